@@ -1,0 +1,56 @@
+"""The published Feature Pyramid Grids detectors (arXiv 2004.03580) on today's torch.
+
+`create_model(name, pretrained=True)` gives a detector; `Predictor(model)` takes it to pictures. Importing this package
+does not import torch; what needs it does so when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fpg_zoo.version import __version__
+
+if TYPE_CHECKING:
+    from fpg_zoo.errors import FPGZooError
+    from fpg_zoo.factory import ModelInfo, create_model, list_models, model_info
+    from fpg_zoo.loading import load_reference_state_dict, reference_state_dict
+    from fpg_zoo.predictor import Predictor
+    from fpg_zoo.structures import Detections
+
+__all__ = [
+    "Detections",
+    "FPGZooError",
+    "ModelInfo",
+    "Predictor",
+    "__version__",
+    "create_model",
+    "list_models",
+    "load_reference_state_dict",
+    "model_info",
+    "reference_state_dict",
+]
+
+_HOMES = {
+    "Detections": "structures",
+    "FPGZooError": "errors",
+    "ModelInfo": "factory",
+    "Predictor": "predictor",
+    "create_model": "factory",
+    "list_models": "factory",
+    "load_reference_state_dict": "loading",
+    "model_info": "factory",
+    "reference_state_dict": "loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fpg_zoo' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"fpg_zoo.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,68 @@
+"""Arithmetic on boxes: (x1, y1, x2, y2) in pixels, x to the right, y down, width = x2 - x1 (no added pixel)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+# exp() of a predicted log-size beyond this would blow a 16-pixel anchor up past 1000 pixels, or shrink it likewise.
+MAX_LOG_SCALE = abs(math.log(16 / 1000))
+
+
+def decode(anchors: Tensor, deltas: Tensor, std: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """Apply predicted deltas to boxes (R-CNN's parametrisation, Girshick et al., arXiv 1311.2524).
+
+    Args:
+        anchors: (..., 4) xyxy.
+        deltas: (..., 4) as (dx, dy, dw, dh): centre shifts in units of the anchor's size, logarithms of size ratios.
+        std: the deltas are multiplied by these first.
+
+    Returns:
+        (..., 4) xyxy in the frame of `anchors`, not clipped.
+    """
+    dx, dy, dw, dh = (deltas * deltas.new_tensor(std)).unbind(-1)
+    x1, y1, x2, y2 = anchors.unbind(-1)
+    width, height = x2 - x1, y2 - y1
+    centre_x = (x1 + x2) * 0.5 + width * dx
+    centre_y = (y1 + y2) * 0.5 + height * dy
+    half_width = width * dw.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp() * 0.5
+    half_height = height * dh.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp() * 0.5
+    return torch.stack(
+        (centre_x - half_width, centre_y - half_height, centre_x + half_width, centre_y + half_height), dim=-1
+    )
+
+
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (..., 4) limited to an image of `size` (height, width): 0 <= x <= width, 0 <= y <= height."""
+    height, width = size
+    return torch.minimum(boxes.clamp(min=0), boxes.new_tensor((width, height, width, height)))
+
+
+def has_area(boxes: Tensor) -> Tensor:
+    """(...,) bool: width and height are both positive."""
+    return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+
+
+def nms_within(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> Tensor:
+    """Non-maximum suppression among boxes of the same group.
+
+    Groups are moved apart by `group * (largest coordinate + 1)` and suppressed together, which is how the published
+    figures were obtained: the shift rounds the coordinates, so that a loop over groups is not always equal.
+
+    Args:
+        boxes: (K, 4) xyxy, coordinates >= 0.
+        scores: (K,).
+        groups: (K,) int64, a class or a level.
+        iou: a box is dropped when its IoU with a kept, better one is greater than this.
+
+    Returns:
+        (M,) int64 indices of the kept boxes, best score first.
+    """
+    if boxes.numel() == 0:
+        return groups.new_zeros(0)
+    shift = groups.to(boxes) * (boxes.max() + 1)
+    kept: Tensor = nms(boxes + shift[:, None], scores, iou)
+    return kept

@@ -1,0 +1,145 @@
+"""The architectures of the zoo, by name. One keyword-only tree per family; a variant passes only what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fpg_zoo.coco_classes import COCO_CLASSES
+from fpg_zoo.config import (
+    AnchorConfig,
+    BoxHeadConfig,
+    DetectorConfig,
+    FPGConfig,
+    FPNConfig,
+    MaskHeadConfig,
+    NASFPNConfig,
+    NeckConfig,
+    PreprocessConfig,
+    ResNetConfig,
+    RetinaHeadConfig,
+    RetinaNetConfig,
+    RPNConfig,
+    TwoStageConfig,
+    triangle_grid,
+)
+
+R50 = ResNetConfig()
+NANO = ResNetConfig(block="basic", depths=(1, 1, 1, 1), width=24)
+RPN_ANCHORS = AnchorConfig(strides=(4, 8, 16, 32, 64), scales=(8.0,))
+RETINA_ANCHORS = AnchorConfig(strides=(8, 16, 32, 64, 128), scales=tuple(4 * 2 ** (i / 3) for i in range(3)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A named detector: `method` and `neck` as the table prints them, and how to make its config."""
+
+    name: str
+    method: str
+    neck: str
+    build_config: Callable[[], DetectorConfig]
+
+
+def _two_stage(
+    *,
+    neck: NeckConfig,
+    mask: MaskHeadConfig | None,
+    backbone: ResNetConfig = R50,
+    rpn_width: int = 256,
+    box_width: int = 1024,
+    longest_side: int = 640,
+) -> TwoStageConfig:
+    return TwoStageConfig(
+        backbone=backbone,
+        neck=neck,
+        rpn=RPNConfig(anchors=RPN_ANCHORS, width=rpn_width),
+        box=BoxHeadConfig(width=box_width),
+        mask=mask,
+        class_names=COCO_CLASSES,
+        preprocess=PreprocessConfig(longest_side=longest_side, pad_divisor=64),
+    )
+
+
+def _retinanet(
+    *,
+    neck: NeckConfig,
+    backbone: ResNetConfig = R50,
+    head_width: int = 256,
+    head_depth: int = 4,
+    longest_side: int = 640,
+    pad_divisor: int = 128,
+) -> RetinaNetConfig:
+    return RetinaNetConfig(
+        backbone=backbone,
+        neck=neck,
+        head=RetinaHeadConfig(anchors=RETINA_ANCHORS, width=head_width, depth=head_depth),
+        class_names=COCO_CLASSES,
+        preprocess=PreprocessConfig(longest_side=longest_side, pad_divisor=pad_divisor),
+    )
+
+
+def _nano_fpg(*, start: int) -> FPGConfig:
+    extra = "pool" if start == 0 else "conv"
+    return FPGConfig(start=start, width=48, grid=triangle_grid(pathways=5), extra_levels=extra)
+
+
+def _nano_two_stage(mask: MaskHeadConfig | None) -> TwoStageConfig:
+    return _two_stage(
+        neck=_nano_fpg(start=0), mask=mask, backbone=NANO, rpn_width=48, box_width=256, longest_side=320
+    )
+
+
+def _row(name: str, method: str, neck: str, build_config: Callable[[], DetectorConfig]) -> Architecture:
+    return Architecture(name=name, method=method, neck=neck, build_config=build_config)
+
+
+_MASK = MaskHeadConfig()
+
+_ROWS = (
+    _row("faster_rcnn_r50_fpg", "Faster R-CNN", "FPG", lambda: _two_stage(neck=FPGConfig(start=0), mask=None)),
+    _row(
+        "faster_rcnn_r50_fpg_chn128",
+        "Faster R-CNN",
+        "FPG-chn128",
+        lambda: _two_stage(neck=FPGConfig(start=0, width=128), mask=None),
+    ),
+    _row("faster_rcnn_r50_fpn", "Faster R-CNN", "FPN", lambda: _two_stage(neck=FPNConfig(start=0), mask=None)),
+    _row("mask_rcnn_r50_fpg", "Mask R-CNN", "FPG", lambda: _two_stage(neck=FPGConfig(start=0), mask=_MASK)),
+    _row(
+        "mask_rcnn_r50_fpg_chn128",
+        "Mask R-CNN",
+        "FPG-chn128",
+        lambda: _two_stage(neck=FPGConfig(start=0, width=128), mask=_MASK),
+    ),
+    _row("mask_rcnn_r50_fpn", "Mask R-CNN", "FPN", lambda: _two_stage(neck=FPNConfig(start=0), mask=_MASK)),
+    _row(
+        "retinanet_r50_fpg",
+        "RetinaNet",
+        "FPG",
+        lambda: _retinanet(neck=FPGConfig(start=1, extra_levels="conv")),
+    ),
+    # Two configurations of this row circulate, with head towers 256 and 128 wide; loading follows the file.
+    _row(
+        "retinanet_r50_fpg_chn128",
+        "RetinaNet",
+        "FPG-chn128",
+        lambda: _retinanet(neck=FPGConfig(start=1, width=128, extra_levels="conv")),
+    ),
+    _row(
+        "retinanet_r50_fpn",
+        "RetinaNet",
+        "FPN",
+        lambda: _retinanet(neck=FPNConfig(start=1, extra_levels="conv"), pad_divisor=64),
+    ),
+    _row("retinanet_r50_nasfpn", "RetinaNet", "NAS-FPN", lambda: _retinanet(neck=NASFPNConfig())),
+    _row("faster_rcnn_nano_fpg", "Faster R-CNN", "FPG-nano", lambda: _nano_two_stage(None)),
+    _row("mask_rcnn_nano_fpg", "Mask R-CNN", "FPG-nano", lambda: _nano_two_stage(MaskHeadConfig(width=48, depth=2))),
+    _row(
+        "retinanet_nano_fpg",
+        "RetinaNet",
+        "FPG-nano",
+        lambda: _retinanet(neck=_nano_fpg(start=1), backbone=NANO, head_width=48, head_depth=2, longest_side=320),
+    ),
+)
+
+ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}

@@ -1,0 +1,81 @@
+"""Detections drawn on their picture, legible on any background."""
+
+from __future__ import annotations
+
+import colorsys
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from fpg_zoo.structures import Detections
+
+MASK_OPACITY = 0.45
+_GOLDEN_RATIO = 0.618034
+
+Colour = tuple[int, int, int]
+
+
+def class_colour(label: int) -> Colour:
+    """A bright colour for a class, well apart from those of the neighbouring classes."""
+    hue = (label * _GOLDEN_RATIO) % 1.0
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def text_colour(background: Colour) -> Colour:
+    """Black or white, whichever stands out more (relative luminance, ITU-R BT.709)."""
+    red, green, blue = background
+    return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 128 else (255, 255, 255)
+
+
+def draw_detections(detections: Detections, image: Image.Image) -> Image.Image:
+    """A copy of `image` in mode RGB with masks, boxes, names and scores, the best on top.
+
+    Raises:
+        ValueError: the image is not of the detections' frame.
+    """
+    if (image.height, image.width) != tuple(detections.size):
+        raise ValueError(
+            f"the image is {image.height}x{image.width} and the detections are of a picture of "
+            f"{detections.size[0]}x{detections.size[1]} (height x width): draw on the picture they were found in"
+        )
+    found = detections.to("cpu").sorted(descending=False)
+    colours = [class_colour(label) for label in found.labels.tolist()]
+    canvas = _with_masks(found, image.convert("RGB"), colours)
+    pen = ImageDraw.Draw(canvas)
+    line = max(round(max(image.size) / 400), 1)
+    font = ImageFont.load_default(max(round(max(image.size) / 50), 10))
+    for box, colour in zip(found.boxes.tolist(), colours, strict=True):
+        # A dark line around the coloured one keeps the box visible where the picture has its colour.
+        pen.rectangle(box, outline=(0, 0, 0), width=line + 2)
+        pen.rectangle([box[0] + 1, box[1] + 1, max(box[2] - 1, box[0] + 1), max(box[3] - 1, box[1] + 1)], outline=colour, width=line)
+    for box, colour, name, score in zip(found.boxes.tolist(), colours, found.names, found.scores.tolist(), strict=True):
+        _label(pen, box, f"{name} {score:.2f}", colour, font, canvas.size)
+    return canvas
+
+
+def _with_masks(found: Detections, image: Image.Image, colours: list[Colour]) -> Image.Image:
+    if found.masks is None or not len(found):
+        return image
+    pixels = np.array(image)
+    for mask, colour in zip(found.masks.numpy(), colours, strict=True):
+        blended = pixels[mask] * (1 - MASK_OPACITY) + np.array(colour) * MASK_OPACITY
+        pixels[mask] = blended.round().astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _label(
+    pen: ImageDraw.ImageDraw,
+    box: list[float],
+    text: str,
+    colour: Colour,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    size: tuple[int, int],
+) -> None:
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    width, height = right - left + 6, bottom - top + 6
+    x = min(max(box[0], 0), max(size[0] - width, 0))
+    # Above the box where there is room, else inside it.
+    y = box[1] - height if box[1] >= height else min(box[1], max(size[1] - height, 0))
+    pen.rectangle([x, y, x + width, y + height], fill=colour, outline=(0, 0, 0))
+    pen.text((x + 3 - left, y + 3 - top), text, fill=text_colour(colour), font=font)

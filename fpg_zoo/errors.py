@@ -1,0 +1,41 @@
+"""Errors about what the user gave or what the world did with it. Each message names the value, the cause, the remedy."""
+
+
+class FPGZooError(Exception):
+    """Base of all of them; the command line prints its message and exits with code 2."""
+
+
+class ConfigError(FPGZooError, ValueError):
+    """A config that describes no buildable detector."""
+
+
+class UnknownNameError(FPGZooError, ValueError):
+    """A model name or tag that is not in the catalogue."""
+
+
+class ImageError(FPGZooError, ValueError):
+    """Something that cannot be read as an image."""
+
+
+class WeightsError(FPGZooError, RuntimeError):
+    """Base of the errors about weights."""
+
+
+class DownloadError(WeightsError):
+    """A file could not be fetched whole."""
+
+
+class DigestError(WeightsError):
+    """A file is not the one that was published or pinned."""
+
+
+class CacheError(WeightsError):
+    """The cache folder cannot be read or written."""
+
+
+class CheckpointError(WeightsError):
+    """A checkpoint file that cannot be read, or that does not fit the architecture."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A checkpoint whose pickle asks for more than tensors and plain data."""

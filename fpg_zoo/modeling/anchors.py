@@ -1,0 +1,48 @@
+"""Anchors: the boxes that dense heads refine, centred on the cells' top-left corners."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fpg_zoo.config import AnchorConfig
+
+
+def cell_anchors(stride: int, config: AnchorConfig) -> Tensor:
+    """(A, 4) float32 xyxy around the origin, in pixels; ratio h/w outer, scale inner."""
+    sizes = [
+        (stride * scale * math.sqrt(1 / ratio), stride * scale * math.sqrt(ratio))
+        for ratio in config.ratios
+        for scale in config.scales
+    ]
+    return torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in sizes])
+
+
+def level_anchors(height: int, width: int, stride: int, config: AnchorConfig, device: torch.device) -> Tensor:
+    """All anchors of a map of `height` x `width` cells.
+
+    Returns:
+        (height * width * A, 4) float32 xyxy in input pixels; rows outermost, then columns, then the cell's anchors.
+        The cell in row i and column j is centred at (j * stride, i * stride).
+    """
+    x = torch.arange(width, device=device) * stride
+    y = torch.arange(height, device=device) * stride
+    centre_y, centre_x = torch.meshgrid(y, x, indexing="ij")
+    centres = torch.stack((centre_x, centre_y, centre_x, centre_y), dim=-1)
+    return (centres[:, :, None] + cell_anchors(stride, config).to(device)).reshape(-1, 4)
+
+
+def anchors_like(maps: Sequence[Tensor], config: AnchorConfig) -> list[Tensor]:
+    """Anchors of each level for head outputs `maps` of (N, C, H_l, W_l); see `level_anchors`."""
+    return [
+        level_anchors(*level.shape[-2:], stride, config, level.device)
+        for level, stride in zip(maps, config.strides, strict=True)
+    ]
+
+
+def per_anchor(x: Tensor, values: int) -> Tensor:
+    """A head's output (N, A * values, H, W) as (N, H * W * A, values), in the order of `level_anchors`."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)

@@ -1,0 +1,165 @@
+"""The detectors: backbone, neck, heads and the choice of detections, one line each.
+
+Legend: N images (N, 3, H, W), RGB, normalised, zero-padded right and bottom; `sizes` their (height, width) before
+padding. Boxes are xyxy in pixels of that frame, 0 <= x1 <= x2 <= width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fpg_zoo.config import (
+    DetectorConfig,
+    FPGConfig,
+    FPNConfig,
+    NeckConfig,
+    RetinaNetConfig,
+    TwoStageConfig,
+)
+from fpg_zoo.modeling.backbone import ResNet
+from fpg_zoo.modeling.fpg import FPG
+from fpg_zoo.modeling.fpn import FPN
+from fpg_zoo.modeling.nasfpn import NASFPN
+from fpg_zoo.modeling.postprocess import to_detections
+from fpg_zoo.modeling.retina_head import DenseSelection, RetinaHead
+from fpg_zoo.modeling.roi_heads import BoxHead, BoxSelection, MaskHead, maps_of_class, regions_of
+from fpg_zoo.modeling.rpn import RPN, ProposalSelection
+from fpg_zoo.structures import Detections, Instances
+
+Sizes = Sequence[tuple[int, int]]
+
+
+def build_neck(config: NeckConfig, channels: Sequence[int]) -> FPG | FPN | NASFPN:
+    """The neck that `config` describes, on backbone stages of `channels`."""
+    if isinstance(config, FPGConfig):
+        return FPG(config, channels)
+    if isinstance(config, FPNConfig):
+        return FPN(config, channels)
+    return NASFPN(config, channels)
+
+
+class Detector(nn.Module, ABC):
+    """What all detectors share. `name` is the catalogue's, "custom" for a config of one's own."""
+
+    # The layers whose shape follows the number of classes, as prefixes of tensor names.
+    class_dependent: tuple[str, ...]
+
+    def __init__(self, config: DetectorConfig, name: str) -> None:
+        super().__init__()
+        self.config = config
+        self.name = name
+        self.backbone = ResNet(config.backbone)
+        self.neck = build_neck(config.neck, self.backbone.channels)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.config.class_names
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.conv1.weight.device
+
+    @abstractmethod
+    def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
+        """Instances per image, best first, mask maps not yet pasted."""
+
+    @torch.no_grad()
+    def detect(self, images: Tensor, sizes: Sizes, output_sizes: Sizes | None = None) -> list[Detections]:
+        """Detect objects in a batch.
+
+        Args:
+            images: (N, 3, H, W) floating point, normalised and padded as `config.preprocess` says, on the model's
+                device; H and W multiples of `config.preprocess.pad_divisor`.
+            sizes: N (height, width) before padding.
+            output_sizes: N (height, width) of the frame that boxes and masks are wanted in; `sizes` if None.
+
+        Returns:
+            N `Detections`, best score first, at most 100 each, on the model's device.
+
+        Raises:
+            ValueError: shapes, dtype or sizes are not as above.
+        """
+        self._check(images, sizes)
+        wanted = sizes if output_sizes is None else output_sizes
+        if len(wanted) != len(sizes) or any(height < 1 or width < 1 for height, width in wanted):
+            raise ValueError(f"output_sizes={list(wanted)}: give one (height, width) of at least 1 for each image")
+        return [
+            to_detections(instances, size, output_size, self.class_names)
+            for instances, size, output_size in zip(self(images, sizes), sizes, wanted, strict=True)
+        ]
+
+    def _check(self, images: Tensor, sizes: Sizes) -> None:
+        divisor = self.config.preprocess.pad_divisor
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images has shape {tuple(images.shape)}: it takes (N, 3, H, W)")
+        if not images.is_floating_point():
+            raise ValueError(f"images is {images.dtype}: normalise it first (fpg_zoo.preprocess) or use fpg_zoo.Predictor")
+        height, width = images.shape[-2:]
+        if height % divisor or width % divisor or not height or not width:
+            raise ValueError(f"images are {height}x{width}: pad height and width to a multiple of {divisor}")
+        if len(sizes) != len(images):
+            raise ValueError(f"{len(sizes)} sizes for {len(images)} images: give one (height, width) for each")
+        for size in sizes:
+            if not (0 < size[0] <= height and 0 < size[1] <= width):
+                raise ValueError(f"size {tuple(size)} does not lie within the padded images of {height}x{width}")
+
+
+class TwoStageDetector(Detector):
+    """Faster R-CNN (Ren et al., arXiv 1506.01497) and, with a mask head, Mask R-CNN (He et al., arXiv 1703.06870)."""
+
+    config: TwoStageConfig
+    class_dependent = ("box_head.classes.", "box_head.deltas.", "mask_head.classes.")
+
+    def __init__(self, config: TwoStageConfig, name: str = "custom") -> None:
+        super().__init__(config, name)
+        width, classes = self.neck.width, len(config.class_names)
+        strides = config.rpn.anchors.strides[: config.roi_levels]
+        self.rpn = RPN(config.rpn, width)
+        self.select_proposals = ProposalSelection(config.rpn)
+        self.box_head = BoxHead(config.box, width, classes, strides)
+        self.select_boxes = BoxSelection(config.box)
+        self.mask_head = MaskHead(config.mask, width, classes, strides) if config.mask else None
+
+    def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
+        pyramid = self.neck(self.backbone(images))
+        proposals = [found.boxes for found in self.select_proposals(*self.rpn(pyramid), sizes)]
+        logits, deltas = self.box_head(pyramid, regions_of(proposals))
+        instances = self.select_boxes(logits, deltas, proposals, sizes)
+        return instances if self.mask_head is None else self._with_masks(self.mask_head, pyramid, instances)
+
+    @staticmethod
+    def _with_masks(head: MaskHead, pyramid: Sequence[Tensor], instances: list[Instances]) -> list[Instances]:
+        logits = head(pyramid, regions_of([found.boxes for found in instances]))
+        maps = maps_of_class(logits, torch.cat([found.labels for found in instances]))
+        per_image = maps.split([len(found) for found in instances])
+        return [found.with_masks(image_maps) for found, image_maps in zip(instances, per_image, strict=True)]
+
+
+class RetinaNet(Detector):
+    """RetinaNet (Lin et al., arXiv 1708.02002)."""
+
+    config: RetinaNetConfig
+    class_dependent = ("head.classes.",)
+
+    def __init__(self, config: RetinaNetConfig, name: str = "custom") -> None:
+        super().__init__(config, name)
+        classes = len(config.class_names)
+        self.head = RetinaHead(config.head, self.neck.width, classes)
+        self.select = DenseSelection(config.head, classes)
+
+    def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
+        pyramid = self.neck(self.backbone(images))
+        logits, deltas = self.head(pyramid)
+        return self.select(logits, deltas, sizes)
+
+
+def build_detector(config: DetectorConfig, name: str = "custom") -> TwoStageDetector | RetinaNet:
+    """The detector that `config` describes, initialised for training, on the current default device, in train mode."""
+    if isinstance(config, TwoStageConfig):
+        return TwoStageDetector(config, name)
+    return RetinaNet(config, name)

@@ -1,0 +1,171 @@
+"""Feature Pyramid Grids (Chen, Cao, Loy, Lin, Feichtenhofer; arXiv 2004.03580).
+
+Pathways stand side by side over the pyramid's levels. A node is the sum of what flows into it:
+
+    level            pathway p-1                     pathway p
+    l+1 (coarser)        o --- across_from_coarser ---.    o
+                                                       v   | from_coarser (pathways running down)
+    l                    o --- lateral ------------->  ( + )  <--- skip --- level input l
+                                                       ^   | from_finer (pathways running up)
+    l-1 (finer)          o --- across_from_finer -----'    o
+
+Legend: N images, W the grid's width, level l of size (H / stride_l, W / stride_l). A column is a list of maps, one per
+level, fine to coarse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fpg_zoo.config import FPGConfig, Mapped
+from fpg_zoo.modeling.layers import ConvNorm, init_xavier, subsample2, upsample2
+
+
+class Transition(ConvNorm):
+    """What happens to a map on its way from one node to another: ReLU, convolution, BatchNorm."""
+
+    def __init__(self, width: int, kernel: int, *, stride: int = 1) -> None:
+        super().__init__(width, width, kernel, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.relu(x))
+
+
+class FromCoarser(Transition):
+    """A map brought from the coarser level: enlarged by 2 (nearest neighbour), then a 3x3 transition."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, kernel=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(upsample2(x))
+
+
+class FromFiner(Transition):
+    """A map brought from the finer level: a 3x3 transition of stride 2."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, kernel=3, stride=2)
+
+
+def _from_same_level(how: Mapped | None, width: int) -> nn.Module:
+    return nn.Identity() if how == "identity" else Transition(width, kernel=1)
+
+
+class LevelInputs(nn.Module):
+    """The backbone's stages on the grid's width, and the levels beyond them.
+
+    `forward`: C2..C5 to one column, (N, width, ...) per level.
+    """
+
+    def __init__(self, config: FPGConfig, channels: Sequence[int]) -> None:
+        super().__init__()
+        used = channels[config.start :]
+        self.start = config.start
+        self.project = nn.ModuleList(nn.Conv2d(stage, config.width, 1) for stage in used)
+        self.subsampled_levels = 0
+        self.extra = nn.ModuleList()
+        extra_levels = config.levels - len(used)
+        if config.extra_levels == "pool":
+            self.subsampled_levels = extra_levels
+        else:
+            self.extra.extend(nn.Conv2d(config.width, config.width, 3, 2, 1) for _ in range(extra_levels))
+
+    def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
+        column = [project(stage) for project, stage in zip(self.project, stages[self.start :], strict=True)]
+        for downsample in self.extra:
+            column.append(downsample(column[-1]))
+        for _ in range(self.subsampled_levels):
+            column.append(subsample2(column[-1]))
+        return column
+
+
+class Pathway(nn.Module):
+    """One column of nodes.
+
+    `forward`: the previous column and the level inputs to the new column; a skipped level keeps the previous map.
+    """
+
+    def __init__(self, config: FPGConfig, index: int) -> None:
+        super().__init__()
+        grid = config.grid
+        make = {
+            "from_finer": lambda: FromFiner(config.width),
+            "from_coarser": lambda: FromCoarser(config.width),
+            "lateral": lambda: _from_same_level(grid.lateral, config.width),
+            "across_from_coarser": lambda: FromCoarser(config.width),
+            "across_from_finer": lambda: FromFiner(config.width),
+            "skip": lambda: _from_same_level(grid.skip, config.width),
+        }
+        computed = [level for level in range(grid.levels) if grid.computes(index, level)]
+        self.order = computed if grid.directions[index] == "up" else computed[::-1]
+        self.nodes = nn.ModuleDict(
+            {
+                str(level): nn.ModuleDict({name: make[name]() for name in grid.transitions(index, level)})
+                for level in computed
+            }
+        )
+
+    def forward(self, previous: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+        column = list(previous)
+        for level in self.order:
+            sources = {
+                "from_finer": (column, level - 1),
+                "from_coarser": (column, level + 1),
+                "lateral": (previous, level),
+                "across_from_coarser": (previous, level + 1),
+                "across_from_finer": (previous, level - 1),
+                "skip": (inputs, level),
+            }
+            arriving = []
+            for name, transition in self.nodes[str(level)].items():
+                maps, source = sources[name]
+                arriving.append(transition(maps[source]))
+            column[level] = sum(arriving[1:], arriving[0])
+        return column
+
+
+class FPG(nn.Module):
+    """The grid between a backbone and heads.
+
+    `forward`: C2..C5 to a tuple of `levels` maps (N, width, H_l, W_l), fine to coarse. The stages' sizes must halve
+    exactly from level to level: pad images to a multiple of the coarsest level's stride.
+
+    Raises:
+        ValueError: at construction, the grid has fewer levels than the backbone gives; in `forward`, two neighbouring
+            levels' sizes are not in the ratio 2.
+    """
+
+    def __init__(self, config: FPGConfig, channels: Sequence[int]) -> None:
+        super().__init__()
+        if not 0 <= config.start < len(channels) or config.levels < len(channels) - config.start:
+            raise ValueError(
+                f"a grid of {config.levels} levels from backbone stage {config.start} of {len(channels)}: choose a "
+                "stage that exists and at least as many levels as there are stages from it"
+            )
+        self.width = config.width
+        self.inputs = LevelInputs(config, channels)
+        self.pathways = nn.ModuleList(Pathway(config, index) for index in range(config.grid.pathways))
+        self.outputs = nn.ModuleList(nn.Conv2d(config.width, config.width, 3, 1, 1) for _ in range(config.levels))
+        init_xavier(self)
+
+    def forward(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        inputs = self.inputs(stages)
+        _check_halving(inputs)
+        column = inputs
+        for pathway in self.pathways:
+            column = pathway(column, inputs)
+        return tuple(output(F.relu(node)) for output, node in zip(self.outputs, column, strict=True))
+
+
+def _check_halving(column: Sequence[Tensor]) -> None:
+    for level in range(1, len(column)):
+        finer, coarser = tuple(column[level - 1].shape[-2:]), tuple(column[level].shape[-2:])
+        if finer != (coarser[0] * 2, coarser[1] * 2):
+            raise ValueError(
+                f"level {level - 1} is {finer[0]}x{finer[1]} and level {level} is {coarser[0]}x{coarser[1]}, not half "
+                "of it: pad the images to a multiple of the coarsest level's stride (config.preprocess.pad_divisor)"
+            )

@@ -1,0 +1,101 @@
+"""RetinaNet's head (Lin et al., arXiv 1708.02002) with shared convolutions and per-level norms, and its detections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fpg_zoo.boxes import clip, decode, has_area, nms_within
+from fpg_zoo.config import RetinaHeadConfig
+from fpg_zoo.modeling.anchors import anchors_like, per_anchor
+from fpg_zoo.modeling.layers import init_normal
+from fpg_zoo.structures import Instances
+
+PRIOR = 0.01  # what every anchor's class scores start from, so that background does not swamp the first steps
+
+
+class SharedConv(nn.Module):
+    """One 3x3 convolution for all levels, a BatchNorm for each: the levels' statistics differ, their features do not.
+
+    `forward`: (N, in, H, W) of level `level` to (N, out, H, W), after ReLU.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, levels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels) for _ in range(levels))
+        init_normal(self.conv, std=0.01)
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        return F.relu(self.norms[level](self.conv(x)))
+
+
+class RetinaHead(nn.Module):
+    """A tower for classes and one for boxes.
+
+    `forward`: maps (N, W, H_l, W_l) to (logits, deltas), lists of (N, A * C, H_l, W_l) and (N, A * 4, H_l, W_l),
+    anchor-major.
+    """
+
+    def __init__(self, config: RetinaHeadConfig, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        levels, per_cell = len(config.anchors.strides), config.anchors.per_cell
+        inputs = [in_channels] + [config.width] * (config.depth - 1)
+        self.class_tower = nn.ModuleList(SharedConv(channels, config.width, levels) for channels in inputs)
+        self.box_tower = nn.ModuleList(SharedConv(channels, config.width, levels) for channels in inputs)
+        self.classes = nn.Conv2d(config.width, per_cell * num_classes, 3, padding=1)
+        self.deltas = nn.Conv2d(config.width, per_cell * 4, 3, padding=1)
+        init_normal(self.classes, std=0.01, bias=-math.log((1 - PRIOR) / PRIOR))
+        init_normal(self.deltas, std=0.01)
+
+    def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, deltas = [], []
+        for level, features in enumerate(pyramid):
+            x = y = features
+            for for_class, for_box in zip(self.class_tower, self.box_tower, strict=True):
+                x, y = for_class(x, level), for_box(y, level)
+            logits.append(self.classes(x))
+            deltas.append(self.deltas(y))
+        return logits, deltas
+
+
+class DenseSelection:
+    """From a dense head's outputs to detections: per level the best (anchor, class) pairs, NMS per class, the best."""
+
+    def __init__(self, config: RetinaHeadConfig, num_classes: int) -> None:
+        self.config = config
+        self.num_classes = num_classes
+
+    def __call__(
+        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[Instances]:
+        """Args: the outputs of `RetinaHead.forward`; `sizes`, each image's (height, width) before padding."""
+        anchors = anchors_like(logits, self.config.anchors)
+        scores = [per_anchor(x, self.num_classes).sigmoid() for x in logits]
+        moves = [per_anchor(x, 4) for x in deltas]
+        return [
+            self._one_image([x[i] for x in scores], [x[i] for x in moves], anchors, size)
+            for i, size in enumerate(sizes)
+        ]
+
+    def _one_image(
+        self, scores: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], size: tuple[int, int]
+    ) -> Instances:
+        candidates, kept_scores, labels = [], [], []
+        for level_scores, delta, anchor in zip(scores, deltas, anchors, strict=True):
+            place, label = (level_scores > self.config.score_threshold).nonzero(as_tuple=True)
+            score = level_scores[place, label]
+            best = score.sort(descending=True, stable=True).indices[: self.config.candidates_per_level]
+            place = place[best]
+            candidates.append(decode(anchor[place], delta[place]))
+            kept_scores.append(score[best])
+            labels.append(label[best])
+        boxes, score, label = clip(torch.cat(candidates), size), torch.cat(kept_scores), torch.cat(labels)
+        valid = has_area(boxes)
+        boxes, score, label = boxes[valid], score[valid], label[valid]
+        keep = nms_within(boxes, score, label, self.config.nms_iou)[: self.config.detections]
+        return Instances(boxes=boxes[keep], scores=score[keep], labels=label[keep])

@@ -1,0 +1,136 @@
+"""Heads on pooled regions: box classification and regression (Fast R-CNN), masks (Mask R-CNN, arXiv 1703.06870).
+
+Legend: R regions over the whole batch, C classes without background, P the pooled size. Regions are (R, 5):
+(image index, x1, y1, x2, y2) in input pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from fpg_zoo.boxes import clip, decode, nms_within
+from fpg_zoo.config import BoxHeadConfig, MaskHeadConfig
+from fpg_zoo.modeling.layers import ConvNorm, init_normal
+from fpg_zoo.structures import Instances
+
+FINEST_SCALE = 56  # regions up to twice this size in pixels, sqrt(w * h), are pooled from the finest level
+
+
+def regions_of(boxes: Sequence[Tensor]) -> Tensor:
+    """Each image's boxes (K_i, 4) as one (R, 5)."""
+    return torch.cat([F.pad(image_boxes, (1, 0), value=float(i)) for i, image_boxes in enumerate(boxes)])
+
+
+class RegionPooling:
+    """RoIAlign, half-pixel aligned, adaptive sampling, each region from the one level that suits its size."""
+
+    def __init__(self, strides: Sequence[int], pool: int) -> None:
+        self.strides = tuple(strides)
+        self.pool = pool
+
+    def levels(self, regions: Tensor) -> Tensor:
+        """(R,) int64: floor(log2(sqrt(w * h) / 56)), limited to the levels there are."""
+        size = ((regions[:, 3] - regions[:, 1]) * (regions[:, 4] - regions[:, 2])).sqrt()
+        level = torch.floor(torch.log2(size / FINEST_SCALE + 1e-6))
+        return level.clamp(0, len(self.strides) - 1).long()
+
+    def __call__(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
+        """Maps (N, W, H_l, W_l) of at least these strides and regions (R, 5) to (R, W, P, P)."""
+        pooled = pyramid[0].new_zeros(len(regions), pyramid[0].shape[1], self.pool, self.pool)
+        levels = self.levels(regions)
+        for level, stride in enumerate(self.strides):
+            here = (levels == level).nonzero().squeeze(1)
+            pooled[here] = roi_align(
+                pyramid[level], regions[here], self.pool, spatial_scale=1 / stride, sampling_ratio=0, aligned=True
+            )
+        return pooled
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers on pooled regions.
+
+    `forward`: pyramid and regions (R, 5) to (logits (R, C + 1), background last; deltas (R, C, 4)).
+    """
+
+    def __init__(self, config: BoxHeadConfig, in_channels: int, num_classes: int, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.pooling = RegionPooling(strides, config.pool)
+        self.fc1 = nn.Linear(in_channels * config.pool**2, config.width)
+        self.fc2 = nn.Linear(config.width, config.width)
+        self.classes = nn.Linear(config.width, num_classes + 1)
+        self.deltas = nn.Linear(config.width, num_classes * 4)
+        for layer in (self.fc1, self.fc2):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        init_normal(self.classes, std=0.01)
+        init_normal(self.deltas, std=0.001)
+
+    def forward(self, pyramid: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.pooling(pyramid, regions).flatten(1)
+        x = F.relu(self.fc1(x))
+        x = F.relu(self.fc2(x))
+        return self.classes(x), self.deltas(x).unflatten(1, (-1, 4))
+
+
+class BoxSelection:
+    """From the box head's outputs to detections: per class the boxes over the threshold, NMS, the best over classes."""
+
+    def __init__(self, config: BoxHeadConfig) -> None:
+        self.config = config
+
+    def __call__(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        proposals: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+    ) -> list[Instances]:
+        """Args: outputs of `BoxHead.forward`; each image's proposals (K_i, 4); `sizes` (height, width) before padding."""
+        counts = [len(boxes) for boxes in proposals]
+        scores = logits.softmax(dim=-1)[:, :-1].split(counts)
+        per_image = zip(scores, deltas.split(counts), proposals, sizes, strict=True)
+        return [self._one_image(*image) for image in per_image]
+
+    def _one_image(self, scores: Tensor, deltas: Tensor, proposals: Tensor, size: tuple[int, int]) -> Instances:
+        region, label = (scores > self.config.score_threshold).nonzero(as_tuple=True)
+        candidates = scores[region, label]
+        boxes = clip(decode(proposals[region], deltas[region, label], self.config.delta_std), size)
+        keep = nms_within(boxes, candidates, label, self.config.nms_iou)[: self.config.detections]
+        return Instances(boxes=boxes[keep], scores=candidates[keep], labels=label[keep])
+
+
+class MaskHead(nn.Module):
+    """Convolutions and one transposed convolution on pooled regions.
+
+    `forward`: pyramid and regions (R, 5) to mask logits (R, C, 2P, 2P).
+    """
+
+    def __init__(self, config: MaskHeadConfig, in_channels: int, num_classes: int, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.pooling = RegionPooling(strides, config.pool)
+        inputs = [in_channels] + [config.width] * (config.depth - 1)
+        self.convs = nn.ModuleList(ConvNorm(channels, config.width, 3) for channels in inputs)
+        self.upsample = nn.ConvTranspose2d(config.width, config.width, 2, stride=2)
+        self.classes = nn.Conv2d(config.width, num_classes, 1)
+        for layer in (*(block.conv for block in self.convs), self.upsample, self.classes):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
+        x = self.pooling(pyramid, regions)
+        for block in self.convs:
+            x = F.relu(block(x))
+        x = F.relu(self.upsample(x))
+        logits: Tensor = self.classes(x)
+        return logits
+
+
+def maps_of_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of mask logits (R, C, S, S) the map of each region's class, as probabilities (R, S, S)."""
+    return logits[torch.arange(len(labels), device=labels.device), labels].sigmoid()

@@ -1,0 +1,72 @@
+"""From pictures to detections in their own pixels."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from tqdm import tqdm
+
+from fpg_zoo.images import ImageLike, read_image, to_pixels
+from fpg_zoo.preprocess import preprocess
+from fpg_zoo.structures import Detections
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from fpg_zoo.modeling.detectors import Detector
+
+
+class Predictor:
+    """A model with everything before and after it.
+
+    Args:
+        model: a detector, in eval mode, on the device to use.
+
+    Raises:
+        ValueError: the model is in train mode, where BatchNorm would follow the pictures at hand.
+    """
+
+    def __init__(self, model: Detector) -> None:
+        if model.training:
+            raise ValueError("the model is in train mode: call model.eval() first")
+        self.model = model
+
+    def __call__(self, images: ImageLike | Sequence[ImageLike], batch_size: int = 1) -> list[Detections]:
+        """Detect objects in pictures; progress is shown on a terminal.
+
+        Args:
+            images: one or several of what `fpg_zoo.images.read_image` takes.
+            batch_size: pictures per pass. Results do not depend on it but for rounding.
+
+        Returns:
+            Per picture its detections, on the CPU, boxes and masks in the picture's own pixels.
+
+        Raises:
+            ImageError: one of them cannot be read as an image.
+            ValueError: `batch_size` is less than 1.
+        """
+        given = list(images) if isinstance(images, (list, tuple)) else [images]
+        with tqdm(total=len(given), unit="image", disable=None, leave=False) as bar:
+            results = []
+            for found in self.stream(given, batch_size):
+                results.append(found)
+                bar.update()
+        return results
+
+    def stream(self, images: Iterable[ImageLike], batch_size: int = 1) -> Iterator[Detections]:
+        """As calling it, but reads pictures and gives detections as it goes, so that memory stays that of one batch."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: it takes at least 1")
+        iterator = iter(images)
+        while batch := [read_image(image) for image in itertools.islice(iterator, batch_size)]:
+            yield from self._detect(batch)
+
+    def _detect(self, images: Sequence[Image.Image]) -> list[Detections]:
+        device = self.model.device
+        batch, sizes = preprocess([to_pixels(image).to(device) for image in images], self.model.config.preprocess)
+        original_sizes = [(image.height, image.width) for image in images]
+        batch = batch.to(next(self.model.parameters()).dtype)
+        return [found.to(torch.device("cpu")) for found in self.model.detect(batch, sizes, original_sizes)]

@@ -1,0 +1,179 @@
+"""What detectors give: instances in the network's frame, and detections in the frame of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fpg_zoo.coco_classes import COCO_CATEGORIES, COCO_CLASSES
+
+if TYPE_CHECKING:
+    import supervision
+    from PIL import Image
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """One image's K instances in the network's frame, best first.
+
+    Attributes:
+        boxes: (K, 4) xyxy in pixels of the network's input.
+        scores: (K,) in 0..1.
+        labels: (K,) int64, 0-based classes.
+        mask_maps: (K, S, S) probabilities over each box, or None.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    mask_maps: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def with_masks(self, mask_maps: Tensor) -> Instances:
+        return replace(self, mask_maps=mask_maps)
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """One image's K detections, as the detector gives them: best score first.
+
+    Attributes:
+        boxes: (K, 4) float32 xyxy in pixels, 0 <= x1 <= x2 <= width, 0 <= y1 <= y2 <= height.
+        scores: (K,) float32 in 0..1.
+        labels: (K,) int64, indices into `class_names`.
+        masks: (K, height, width) bool, or None for a detector without masks.
+        class_names: the detector's classes.
+        size: (height, width) of the frame in pixels.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor | None
+    class_names: tuple[str, ...]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of each detection."""
+        return [self.class_names[label] for label in self.labels.tolist()]
+
+    def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Detections:
+        """The detections chosen by a slice, a sequence of indices or a (K,) bool tensor."""
+        if not isinstance(index, (Tensor, slice)):
+            index = torch.as_tensor(index, dtype=torch.long, device=self.boxes.device)
+        return replace(
+            self,
+            boxes=self.boxes[index],
+            scores=self.scores[index],
+            labels=self.labels[index],
+            masks=None if self.masks is None else self.masks[index],
+        )
+
+    def above(self, score: float) -> Detections:
+        """Those with at least this score.
+
+        Raises:
+            ValueError: `score` is outside 0..1.
+        """
+        if not 0 <= score <= 1:
+            raise ValueError(f"score={score}: a score lies in 0..1")
+        return self[self.scores >= score]
+
+    def sorted(self, *, descending: bool = True) -> Detections:
+        """Ordered by score, the order among equal scores kept."""
+        return self[self.scores.sort(descending=descending, stable=True).indices]
+
+    def to(self, device: torch.device | str) -> Detections:
+        """A copy whose tensors are on `device`."""
+        return replace(
+            self,
+            boxes=self.boxes.to(device),
+            scores=self.scores.to(device),
+            labels=self.labels.to(device),
+            masks=None if self.masks is None else self.masks.to(device),
+        )
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Rows of a COCO results file.
+
+        Args:
+            image_id: the image's id in the annotation file.
+            category_ids: the file's id of each class, in the order of `class_names`. None: COCO's own ids for COCO's
+                80 classes, 1, 2, 3... for any others.
+
+        Returns:
+            A dict per detection: `image_id`, `category_id`, `bbox` as [x, y, width, height] in pixels, `score`, and
+            `segmentation` as compressed RLE where there are masks.
+
+        Raises:
+            ValueError: `category_ids` does not have one id per class.
+        """
+        if category_ids is None:
+            is_coco = self.class_names == COCO_CLASSES
+            category_ids = list(COCO_CATEGORIES.values()) if is_coco else range(1, len(self.class_names) + 1)
+        if len(category_ids) != len(self.class_names):
+            raise ValueError(f"{len(category_ids)} category_ids for {len(self.class_names)} classes: give one for each")
+        found = self.to("cpu")
+        rows: list[dict[str, Any]] = [
+            {
+                "image_id": image_id,
+                "category_id": int(category_ids[label]),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": score,
+            }
+            for (x1, y1, x2, y2), label, score in zip(
+                found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
+            )
+        ]
+        if found.masks is not None:
+            for row, rle in zip(rows, _encode(found.masks), strict=True):
+                row["segmentation"] = rle
+        return rows
+
+    def to_supervision(self) -> supervision.Detections:
+        """As `supervision.Detections`, class names under `data["class_name"]`.
+
+        Raises:
+            ImportError: the package `supervision` is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError("to_supervision() needs the package supervision: pip install fpg-zoo[supervision]") from error
+        found = self.to("cpu")
+        return supervision.Detections(
+            xyxy=found.boxes.numpy(),
+            mask=None if found.masks is None else found.masks.numpy(),
+            confidence=found.scores.numpy(),
+            class_id=found.labels.numpy(),
+            data={"class_name": np.array(found.names, dtype=str)},
+        )
+
+    def draw(self, image: Image.Image) -> Image.Image:
+        """A copy of the image, RGB, with masks, boxes, names and scores drawn on it; `image` itself is unchanged.
+
+        Raises:
+            ValueError: the image is not of this frame's size.
+        """
+        from fpg_zoo.drawing import draw_detections
+
+        return draw_detections(self, image)
+
+
+def _encode(masks: Tensor) -> Iterator[dict[str, Any]]:
+    from pycocotools import mask as mask_api
+
+    for mask in masks.numpy():
+        rle = mask_api.encode(np.asfortranarray(mask.astype(np.uint8)))
+        yield {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}

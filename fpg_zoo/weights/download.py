@@ -1,0 +1,56 @@
+"""One file over HTTP(S) (or from a `file:` mirror), hashed while it streams in."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+from fpg_zoo.errors import DownloadError
+from fpg_zoo.version import __version__
+from fpg_zoo.weights.files import explained
+
+TIMEOUT_SECONDS = 30.0
+_CHUNK = 1 << 20
+_REMEDY = "check the network, or set FPG_ZOO_MIRROR to a mirror's base URL"
+
+
+def download(url: str, target: Path, *, description: str) -> str:
+    """Stream `url` into the file `target`, with progress on a terminal.
+
+    Returns:
+        The SHA-256 of what was written, in hex.
+
+    Raises:
+        DownloadError: the server refuses, cannot be reached, stalls, or closes before the announced length.
+        CacheError: `target` cannot be written.
+    """
+    request = urllib.request.Request(url, headers={"User-Agent": f"fpg-zoo/{__version__}"})
+    digest = hashlib.sha256()
+    received = 0
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+            announced = response.headers.get("Content-Length")
+            total = int(announced) if announced and announced.isdigit() else None
+            with (
+                target.open("wb", buffering=0) as stream,
+                tqdm(total=total, unit="B", unit_scale=True, desc=description, disable=None) as bar,
+            ):
+                while piece := response.read(_CHUNK):
+                    with explained(target.parent):
+                        stream.write(piece)
+                    digest.update(piece)
+                    received += len(piece)
+                    bar.update(len(piece))
+    except urllib.error.HTTPError as error:
+        raise DownloadError(f"{url}: the server answered {error.code} {error.reason}; {_REMEDY}") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise DownloadError(f"{url}: {reason or type(error).__name__} after {received} bytes; {_REMEDY}") from None
+    if total is not None and received != total:
+        raise DownloadError(f"{url}: the connection closed after {received} of {total} bytes; try again")
+    return digest.hexdigest()

@@ -1,0 +1,83 @@
+"""Files written all or nothing, and their digests."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from fpg_zoo.errors import CacheError
+
+_CHUNK = 1 << 20
+
+
+def sha256_of(path: Path, description: str | None = None) -> str:
+    """The file's SHA-256 in hex, read in pieces, with progress on a terminal."""
+    digest = hashlib.sha256()
+    label = description or path.name
+    with (
+        path.open("rb") as stream,
+        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=label, disable=None, leave=False) as bar,
+    ):
+        while piece := stream.read(_CHUNK):
+            digest.update(piece)
+            bar.update(len(piece))
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn an error of the file system into one that names the folder and the way out.
+
+    Raises:
+        CacheError: in place of any OSError in the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"cannot write in {folder}: {error.strerror or error}; make room or the folder writable, or choose another "
+            "(FPG_ZOO_CACHE for the cache)"
+        ) from error
+
+
+@contextlib.contextmanager
+def aside(folder: Path, suffix: str) -> Iterator[Path]:
+    """A new empty file in `folder` (made if need be), removed at the end unless it was renamed.
+
+    Raises:
+        CacheError: the folder cannot be made or written.
+    """
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Not mkstemp: its files are readable by their owner alone, and a cache may be shared.
+        path = folder / f".tmp-{uuid.uuid4().hex}{suffix}"
+        path.touch(exist_ok=False)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors to `path` and flush them to the disk.
+
+    Raises:
+        CacheError: the file cannot be written, or the disk is full.
+    """
+    with explained(path.parent):
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, dict(metadata))
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error)) from error
+        with path.open("rb+") as stream:
+            os.fsync(stream.fileno())

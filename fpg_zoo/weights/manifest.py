@@ -1,0 +1,113 @@
+"""The published checkpoints, as `weights_manifest.json` lists them."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fpg_zoo.errors import UnknownNameError
+
+_FILE = "weights_manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One published checkpoint.
+
+    Attributes:
+        architecture, tag: together its name, `architecture.tag`.
+        url: of the file in the reference's format.
+        sha256: as many leading hex digits of the file's SHA-256 as were published.
+        box_ap, mask_ap: published COCO val2017 AP in percent; None where not published.
+        memory_gb: published peak GPU memory of training, 8 images of 640x640 in fp32.
+        fps: published images per second, where there is one; the note says of what.
+        recipe: the training recipe's name; `recipes` of the manifest says what it is.
+        licence: SPDX identifier of the weights' licence.
+        class_names: the classes in the order of the heads.
+        config_url, log_url: the published training config and log, where there are any.
+        note: what a reader of the figures should know.
+    """
+
+    architecture: str
+    tag: str
+    url: str
+    sha256: str
+    box_ap: float | None
+    mask_ap: float | None
+    memory_gb: float | None
+    fps: float | None
+    recipe: str
+    licence: str
+    class_names: tuple[str, ...]
+    config_url: str | None
+    log_url: str | None
+    note: str | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.architecture}.{self.tag}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All published checkpoints; of one architecture, the first is the default.
+
+    Attributes:
+        host: the published host, which a mirror's base URL replaces.
+        recipes: what each training recipe is, by name.
+    """
+
+    host: str
+    recipes: dict[str, str]
+    checkpoints: tuple[Published, ...]
+
+    def of(self, architecture: str) -> tuple[Published, ...]:
+        """The checkpoints of an architecture, the default first; empty if none was published."""
+        return tuple(entry for entry in self.checkpoints if entry.architecture == architecture)
+
+    def find(self, architecture: str, tag: str | None) -> Published:
+        """The checkpoint with this tag, or the default one.
+
+        Raises:
+            UnknownNameError: the architecture has no published checkpoint, or none with this tag.
+        """
+        entries = self.of(architecture)
+        if not entries:
+            raise UnknownNameError(
+                f"{architecture} has no published checkpoint: pass pretrained=False, or checkpoint=PATH with your own"
+            )
+        if tag is None:
+            return entries[0]
+        for entry in entries:
+            if entry.tag == tag:
+                return entry
+        tags = [entry.tag for entry in entries]
+        raise UnknownNameError(f"{architecture} has no tag {tag!r}: {nearest(tag, tags)}")
+
+
+def nearest(wanted: str, known: Sequence[str]) -> str:
+    """A remedy for a misspelt name: the nearest known ones, or all if nothing comes near."""
+    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
+    return f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(known)}"
+
+
+def manifest_path() -> Path:
+    """The manifest: inside the package when installed, at the top of the repository when run from a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / _FILE
+    return inside if inside.is_file() else package.parent / _FILE
+
+
+@functools.cache
+def load_manifest() -> Manifest:
+    """Read the manifest that came with this installation, once."""
+    data = json.loads(manifest_path().read_text(encoding="utf-8"))
+    classes = {name: tuple(names) for name, names in data["class_names"].items()}
+    entries = tuple(
+        Published(**{**row, "class_names": classes[row["class_names"]]}) for row in data["checkpoints"]
+    )
+    return Manifest(host=data["host"], recipes=data["recipes"], checkpoints=entries)

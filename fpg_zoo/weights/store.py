@@ -1,0 +1,150 @@
+"""The cache of weights: files fetched, verified, converted once, and kept as safetensors.
+
+What the cache promises: a file under its final name is complete (it is written aside and renamed), came from a download
+whose SHA-256 agreed with the published digits, and has the digest that its pin (`NAME.json` beside it) records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from fpg_zoo.errors import CacheError, DigestError, DownloadError
+from fpg_zoo.weights.download import download
+from fpg_zoo.weights.files import aside, explained, sha256_of, write_safetensors
+from fpg_zoo.weights.manifest import Published, load_manifest
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What is known of a cached file: its source with the full SHA-256, and its own SHA-256."""
+
+    source_url: str
+    source_sha256: str
+    sha256: str
+
+
+Verdict = Literal["good", "altered", "foreign"]
+
+
+def cache_folder() -> Path:
+    """`FPG_ZOO_CACHE`, or `fpg_zoo` in the user's cache folder."""
+    chosen = os.environ.get("FPG_ZOO_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fpg_zoo"
+
+
+def is_offline() -> bool:
+    """Whether `HF_HUB_OFFLINE` forbids the network, with the values that huggingface_hub takes for yes."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def mirrored(url: str) -> str:
+    """`url`, with the published host replaced by `FPG_ZOO_MIRROR` if that is set."""
+    mirror = os.environ.get("FPG_ZOO_MIRROR")
+    host = load_manifest().host
+    return mirror.rstrip("/") + url[len(host) :] if mirror and url.startswith(host) else url
+
+
+class Store:
+    """The cache folder. Nothing is created before something is to be kept."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or cache_folder()
+
+    def path(self, entry: Published) -> Path:
+        """Where the converted file is or will be; another digest in the manifest means another name."""
+        return self.folder / f"{entry.name}-{entry.sha256[:8]}.safetensors"
+
+    def pin(self, path: Path) -> Pin | None:
+        """What is recorded of a cached file; None if nothing is.
+
+        Raises:
+            CacheError: the record cannot be read.
+        """
+        record = path.with_suffix(".json")
+        if not record.is_file():
+            return None
+        try:
+            return Pin(**json.loads(record.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise CacheError(f"{record}: unreadable ({error}); delete it and {path.name} to fetch both again") from None
+
+    def cached(self, entry: Published) -> Path | None:
+        """The converted file, if it is there."""
+        path = self.path(entry)
+        return path if path.is_file() else None
+
+    @contextlib.contextmanager
+    def fetched(self, entry: Published) -> Iterator[tuple[Path, str]]:
+        """Download a published file aside and verify it; the file is gone when the block ends, however it ends.
+
+        Yields:
+            Its path and its full SHA-256.
+
+        Raises:
+            DownloadError: it could not be fetched whole, or the network is forbidden.
+            DigestError: it is not the file that was published, or not the one that was pinned before.
+            CacheError: the cache folder cannot be written.
+        """
+        if is_offline():
+            raise DownloadError(
+                f"{entry.name} is not in the cache {self.folder} and HF_HUB_OFFLINE forbids the network: unset it, run "
+                f"`fpg-zoo download {entry.name}` while online, or point FPG_ZOO_CACHE to a cache that has it"
+            )
+        pinned = self.pin(self.path(entry))
+        with aside(self.folder, ".part") as part:
+            url = mirrored(entry.url)
+            found = download(url, part, description=entry.name)
+            expected = pinned.source_sha256 if pinned else entry.sha256
+            if not found.startswith(expected):
+                origin = "pinned at the first download" if pinned else "published"
+                raise DigestError(
+                    f"{url}: expected SHA-256 {expected}{'' if len(expected) == 64 else '...'} ({origin}), found {found}; "
+                    "the file was altered or damaged on its way and has been deleted. Try again or another mirror"
+                )
+            yield part, found
+
+    def keep(
+        self, entry: Published, tensors: Mapping[str, Tensor], source_sha256: str, metadata: Mapping[str, str]
+    ) -> Path:
+        """Write converted tensors under the final name, all or nothing, with their origin in the file's metadata.
+
+        Raises:
+            CacheError: the cache folder cannot be written, or the disk is full.
+        """
+        final = self.path(entry)
+        origin = {
+            "source_url": entry.url,
+            "source_sha256": source_sha256,
+            "tag": entry.tag,
+            "licence": entry.licence,
+            **metadata,
+        }
+        with aside(self.folder, ".safetensors") as temporary:
+            write_safetensors(tensors, temporary, origin)
+            pin = Pin(source_url=entry.url, source_sha256=source_sha256, sha256=sha256_of(temporary))
+            with aside(self.folder, ".json") as record, explained(self.folder):
+                record.write_text(json.dumps(asdict(pin), indent=1) + "\n", encoding="utf-8")
+                # The pin goes first: a file without a pin would count as foreign, a pin without its file is harmless.
+                record.replace(final.with_suffix(".json"))
+                temporary.replace(final)
+        return final
+
+    def verify(self) -> Iterator[tuple[Path, Verdict]]:
+        """Hash every file of the cache again: good, altered since it was pinned, or foreign (no pin of ours)."""
+        for path in sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else ():
+            pin = self.pin(path)
+            if pin is None:
+                yield path, "foreign"
+            else:
+                yield path, "good" if sha256_of(path) == pin.sha256 else "altered"
