@@ -79,14 +79,16 @@ def _retinanet(
 
 
 def _nano_fpg(*, start: int) -> FPGConfig:
-    extra = "pool" if start == 0 else "conv"
-    return FPGConfig(start=start, width=48, grid=triangle_grid(pathways=5), extra_levels=extra)
+    return FPGConfig(
+        start=start,
+        width=48,
+        grid=triangle_grid(pathways=5),
+        extra_levels="pool" if start == 0 else "conv",
+    )
 
 
 def _nano_two_stage(mask: MaskHeadConfig | None) -> TwoStageConfig:
-    return _two_stage(
-        neck=_nano_fpg(start=0), mask=mask, backbone=NANO, rpn_width=48, box_width=256, longest_side=320
-    )
+    return _two_stage(neck=_nano_fpg(start=0), mask=mask, backbone=NANO, rpn_width=48, box_width=256, longest_side=320)
 
 
 def _row(name: str, method: str, neck: str, build_config: Callable[[], DetectorConfig]) -> Architecture:

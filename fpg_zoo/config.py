@@ -74,6 +74,8 @@ class NASFPNConfig:
 
 
 Mapped = Literal["conv", "identity"]
+Direction = Literal["up", "down"]
+_UP: Direction = "up"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ class FPGGrid:
             that nothing flows into.
     """
 
-    directions: tuple[Literal["up", "down"], ...]
+    directions: tuple[Direction, ...]
     skipped: tuple[tuple[int, ...], ...]
     levels: int = 5
     along: bool = True
@@ -169,8 +171,10 @@ def triangle_grid(pathways: int = 9, levels: int = 5) -> FPGGrid:
     Raises:
         ConfigError: see `FPGGrid`.
     """
-    skipped = tuple(tuple(level for level in range(levels) if pathway < levels - 1 - level) for pathway in range(pathways))
-    return FPGGrid(directions=("up",) * pathways, skipped=skipped, levels=levels)
+    skipped = tuple(
+        tuple(level for level in range(levels) if pathway < levels - 1 - level) for pathway in range(pathways)
+    )
+    return FPGGrid(directions=(_UP,) * pathways, skipped=skipped, levels=levels)
 
 
 @dataclass(frozen=True, kw_only=True)

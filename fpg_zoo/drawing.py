@@ -48,7 +48,11 @@ def draw_detections(detections: Detections, image: Image.Image) -> Image.Image:
     for box, colour in zip(found.boxes.tolist(), colours, strict=True):
         # A dark line around the coloured one keeps the box visible where the picture has its colour.
         pen.rectangle(box, outline=(0, 0, 0), width=line + 2)
-        pen.rectangle([box[0] + 1, box[1] + 1, max(box[2] - 1, box[0] + 1), max(box[3] - 1, box[1] + 1)], outline=colour, width=line)
+        pen.rectangle(
+            [box[0] + 1, box[1] + 1, max(box[2] - 1, box[0] + 1), max(box[3] - 1, box[1] + 1)],
+            outline=colour,
+            width=line,
+        )
     for box, colour, name, score in zip(found.boxes.tolist(), colours, found.names, found.scores.tolist(), strict=True):
         _label(pen, box, f"{name} {score:.2f}", colour, font, canvas.size)
     return canvas

@@ -1,4 +1,7 @@
-"""Errors about what the user gave or what the world did with it. Each message names the value, the cause, the remedy."""
+"""Errors about what the user gave or what the world did with it.
+
+Each message names the value, the cause and the remedy.
+"""
 
 
 class FPGZooError(Exception):

@@ -164,9 +164,13 @@ def create_model(
         if pretrained or tag:
             entry = load_manifest().find(architecture.name, tag)
             tensors, _ = loading.read_safetensors(loading.fetch(entry, config))
-            model = loading.assemble(loading.with_classes(config, entry.class_names), architecture.name, tensors, classes)
+            model = loading.assemble(
+                loading.with_classes(config, entry.class_names), architecture.name, tensors, classes
+            )
         else:
-            model = build_detector(loading.with_classes(config, classes) if classes else config, architecture.name).eval()
+            model = build_detector(
+                loading.with_classes(config, classes) if classes else config, architecture.name
+            ).eval()
     return model.to(device)
 
 

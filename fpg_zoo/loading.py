@@ -295,7 +295,9 @@ def _refuse_other_shapes(model: Detector, tensors: Mapping[str, Tensor]) -> None
     ]
     if different:
         more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
-        raise CheckpointError(f"tensors of other shapes: {'; '.join(different[:_SHOWN])}{more}. Is it of another model?")
+        raise CheckpointError(
+            f"tensors of other shapes: {'; '.join(different[:_SHOWN])}{more}. Is it of another model?"
+        )
 
 
 def _some(names: set[str]) -> str:

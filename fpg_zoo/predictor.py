@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from tqdm import tqdm
@@ -48,7 +48,7 @@ class Predictor:
             ImageError: one of them cannot be read as an image.
             ValueError: `batch_size` is less than 1.
         """
-        given = list(images) if isinstance(images, (list, tuple)) else [images]
+        given: list[ImageLike] = list(images) if isinstance(images, (list, tuple)) else [cast(ImageLike, images)]
         with tqdm(total=len(given), unit="image", disable=None, leave=False) as bar:
             results = []
             for found in self.stream(given, batch_size):

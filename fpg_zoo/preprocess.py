@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fpg_zoo.config import PreprocessConfig
+
+_UNIT = 2048  # a weight of 1 in the fixed-point arithmetic of `resize`
 
 
 def resized_size(height: int, width: int, longest_side: int) -> tuple[int, int]:
@@ -22,11 +23,42 @@ def resized_size(height: int, width: int, longest_side: int) -> tuple[int, int]:
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(3, H, W) uint8 to (3, *size) uint8: bilinear, half-pixel centres, no antialiasing, rounded to whole levels."""
+    """Scale bilinearly: half-pixel centres, no antialiasing, edges repeated.
+
+    The arithmetic is that of the 8-bit fixed-point resizers of the published pipeline (OpenCV's, 11-bit weights), to
+    the last grey level: interpolating in floating point moves every tenth value by one, and with it the detections.
+
+    Args:
+        image: (3, H, W) uint8.
+        size: (height, width) wanted, each at least 1.
+
+    Returns:
+        (3, height, width) uint8.
+    """
     if tuple(image.shape[-2:]) == size:
         return image
-    scaled = F.interpolate(image[None].float(), size=size, mode="bilinear", align_corners=False, antialias=False)
-    return scaled[0].round().clamp(0, 255).to(torch.uint8)
+    left, right, left_weight, right_weight = _neighbours(image.shape[-1], size[1], image.device)
+    upper, lower, upper_weight, lower_weight = _neighbours(image.shape[-2], size[0], image.device)
+    wide = image.int()
+    rows = (wide[..., left] * left_weight + wide[..., right] * right_weight) >> 4
+    upper_part = (rows[:, upper] * upper_weight[:, None]) >> 16
+    lower_part = (rows[:, lower] * lower_weight[:, None]) >> 16
+    return ((upper_part + lower_part + 2) >> 2).to(torch.uint8)
+
+
+def _neighbours(given: int, wanted: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For each of `wanted` pixels along an axis: the two source pixels around its centre and their weights of 2048."""
+    scale = 1.0 / (wanted / given)
+    place = ((torch.arange(wanted, dtype=torch.float64) + 0.5) * scale - 0.5).float()
+    first = place.floor()
+    fraction = place - first
+    outside = (first < 0) | (first >= given - 1)
+    fraction[outside] = 0
+    first = first.clamp(0, given - 1).long()
+    second_weight = (fraction * _UNIT).round().int()
+    first_weight = ((1 - fraction) * _UNIT).round().int()
+    second = (first + 1).clamp(max=given - 1)
+    return first.to(device), second.to(device), first_weight.to(device), second_weight.to(device)
 
 
 def normalise(image: Tensor, config: PreprocessConfig) -> Tensor:
@@ -47,7 +79,7 @@ def preprocess(images: Sequence[Tensor], config: PreprocessConfig) -> tuple[Tens
         The batch (N, 3, H, W) float32, H and W the smallest multiples of `pad_divisor` that hold every image, zero
         beyond each; and each image's resized (height, width).
     """
-    sizes = [resized_size(*image.shape[-2:], config.longest_side) for image in images]
+    sizes = [resized_size(image.shape[-2], image.shape[-1], config.longest_side) for image in images]
     height = _round_up(max(size[0] for size in sizes), config.pad_divisor)
     width = _round_up(max(size[1] for size in sizes), config.pad_divisor)
     batch = torch.zeros(len(images), 3, height, width, device=images[0].device)

@@ -104,7 +104,7 @@ class Detections:
             masks=None if self.masks is None else self.masks.to(device),
         )
 
-    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """Rows of a COCO results file.
 
         Args:
@@ -150,7 +150,9 @@ class Detections:
         try:
             import supervision
         except ImportError as error:
-            raise ImportError("to_supervision() needs the package supervision: pip install fpg-zoo[supervision]") from error
+            raise ImportError(
+                "to_supervision() needs the package supervision: pip install fpg-zoo[supervision]"
+            ) from error
         found = self.to("cpu")
         return supervision.Detections(
             xyxy=found.boxes.numpy(),

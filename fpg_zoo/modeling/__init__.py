@@ -1,1 +1,1 @@
-"""The networks: a backbone, a neck, heads, and the detectors composed of them. Nothing here knows of weights or data."""
+"""The networks: backbone, necks, heads, and the detectors composed of them. Nothing here knows of weights or data."""

@@ -38,7 +38,7 @@ def level_anchors(height: int, width: int, stride: int, config: AnchorConfig, de
 def anchors_like(maps: Sequence[Tensor], config: AnchorConfig) -> list[Tensor]:
     """Anchors of each level for head outputs `maps` of (N, C, H_l, W_l); see `level_anchors`."""
     return [
-        level_anchors(*level.shape[-2:], stride, config, level.device)
+        level_anchors(level.shape[-2], level.shape[-1], stride, config, level.device)
         for level, stride in zip(maps, config.strides, strict=True)
     ]
 

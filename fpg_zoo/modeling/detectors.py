@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +97,9 @@ class Detector(nn.Module, ABC):
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images has shape {tuple(images.shape)}: it takes (N, 3, H, W)")
         if not images.is_floating_point():
-            raise ValueError(f"images is {images.dtype}: normalise it first (fpg_zoo.preprocess) or use fpg_zoo.Predictor")
+            raise ValueError(
+                f"images is {images.dtype}: normalise it first (fpg_zoo.preprocess) or use fpg_zoo.Predictor"
+            )
         height, width = images.shape[-2:]
         if height % divisor or width % divisor or not height or not width:
             raise ValueError(f"images are {height}x{width}: pad height and width to a multiple of {divisor}")
@@ -127,16 +128,17 @@ class TwoStageDetector(Detector):
 
     def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
         pyramid = self.neck(self.backbone(images))
-        proposals = [found.boxes for found in self.select_proposals(*self.rpn(pyramid), sizes)]
-        logits, deltas = self.box_head(pyramid, regions_of(proposals))
-        instances = self.select_boxes(logits, deltas, proposals, sizes)
+        objectness, deltas = self.rpn(pyramid)
+        proposals = [found.boxes for found in self.select_proposals(objectness, deltas, sizes)]
+        logits, refinements = self.box_head(pyramid, regions_of(proposals))
+        instances = self.select_boxes(logits, refinements, proposals, sizes)
         return instances if self.mask_head is None else self._with_masks(self.mask_head, pyramid, instances)
 
     @staticmethod
     def _with_masks(head: MaskHead, pyramid: Sequence[Tensor], instances: list[Instances]) -> list[Instances]:
         logits = head(pyramid, regions_of([found.boxes for found in instances]))
         maps = maps_of_class(logits, torch.cat([found.labels for found in instances]))
-        per_image = maps.split([len(found) for found in instances])
+        per_image = torch.split(maps, [len(found) for found in instances])
         return [found.with_masks(image_maps) for found, image_maps in zip(instances, per_image, strict=True)]
 
 

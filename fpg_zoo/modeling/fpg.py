@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpg_zoo.config import FPGConfig, Mapped
+from fpg_zoo.config import FPGConfig
 from fpg_zoo.modeling.layers import ConvNorm, init_xavier, subsample2, upsample2
 
 
@@ -51,8 +51,13 @@ class FromFiner(Transition):
         super().__init__(width, kernel=3, stride=2)
 
 
-def _from_same_level(how: Mapped | None, width: int) -> nn.Module:
-    return nn.Identity() if how == "identity" else Transition(width, kernel=1)
+def _transition(name: str, config: FPGConfig) -> nn.Module:
+    if name.endswith("from_finer"):
+        return FromFiner(config.width)
+    if name.endswith("from_coarser"):
+        return FromCoarser(config.width)
+    how = config.grid.lateral if name == "lateral" else config.grid.skip
+    return nn.Identity() if how == "identity" else Transition(config.width, kernel=1)
 
 
 class LevelInputs(nn.Module):
@@ -83,6 +88,35 @@ class LevelInputs(nn.Module):
         return column
 
 
+class Node(nn.ModuleDict):
+    """One place of the grid; its entries are the transitions into it.
+
+    `forward`: its own pathway's column so far, the previous column and the level inputs to the sum of what arrives.
+    """
+
+    def __init__(self, config: FPGConfig, pathway: int, level: int) -> None:
+        super().__init__({name: _transition(name, config) for name in config.grid.transitions(pathway, level)})
+        self.level = level
+
+    def forward(self, own: Sequence[Tensor], previous: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        sources = {
+            "from_finer": (own, self.level - 1),
+            "from_coarser": (own, self.level + 1),
+            "lateral": (previous, self.level),
+            "across_from_coarser": (previous, self.level + 1),
+            "across_from_finer": (previous, self.level - 1),
+            "skip": (inputs, self.level),
+        }
+        arriving = []
+        for name, transition in self.items():
+            column, level = sources[name]
+            arriving.append(transition(column[level]))
+        total: Tensor = arriving[0]
+        for further in arriving[1:]:
+            total = total + further
+        return total
+
+
 class Pathway(nn.Module):
     """One column of nodes.
 
@@ -92,39 +126,16 @@ class Pathway(nn.Module):
     def __init__(self, config: FPGConfig, index: int) -> None:
         super().__init__()
         grid = config.grid
-        make = {
-            "from_finer": lambda: FromFiner(config.width),
-            "from_coarser": lambda: FromCoarser(config.width),
-            "lateral": lambda: _from_same_level(grid.lateral, config.width),
-            "across_from_coarser": lambda: FromCoarser(config.width),
-            "across_from_finer": lambda: FromFiner(config.width),
-            "skip": lambda: _from_same_level(grid.skip, config.width),
-        }
-        computed = [level for level in range(grid.levels) if grid.computes(index, level)]
-        self.order = computed if grid.directions[index] == "up" else computed[::-1]
-        self.nodes = nn.ModuleDict(
-            {
-                str(level): nn.ModuleDict({name: make[name]() for name in grid.transitions(index, level)})
-                for level in computed
-            }
-        )
+        levels = [level for level in range(grid.levels) if grid.computes(index, level)]
+        if grid.directions[index] == "down":
+            levels.reverse()
+        # In the order of computing, which ModuleDict keeps.
+        self.nodes = nn.ModuleDict({str(level): Node(config, index, level) for level in levels})
 
     def forward(self, previous: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
         column = list(previous)
-        for level in self.order:
-            sources = {
-                "from_finer": (column, level - 1),
-                "from_coarser": (column, level + 1),
-                "lateral": (previous, level),
-                "across_from_coarser": (previous, level + 1),
-                "across_from_finer": (previous, level - 1),
-                "skip": (inputs, level),
-            }
-            arriving = []
-            for name, transition in self.nodes[str(level)].items():
-                maps, source = sources[name]
-                arriving.append(transition(maps[source]))
-            column[level] = sum(arriving[1:], arriving[0])
+        for level, node in self.nodes.items():
+            column[int(level)] = node(column, previous, inputs)
         return column
 
 

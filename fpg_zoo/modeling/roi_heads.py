@@ -90,10 +90,10 @@ class BoxSelection:
         proposals: Sequence[Tensor],
         sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
-        """Args: outputs of `BoxHead.forward`; each image's proposals (K_i, 4); `sizes` (height, width) before padding."""
+        """Args: outputs of `BoxHead.forward`; each image's proposals (K_i, 4) and (height, width) before padding."""
         counts = [len(boxes) for boxes in proposals]
-        scores = logits.softmax(dim=-1)[:, :-1].split(counts)
-        per_image = zip(scores, deltas.split(counts), proposals, sizes, strict=True)
+        scores = torch.split(logits.softmax(dim=-1)[:, :-1], counts)
+        per_image = zip(scores, torch.split(deltas, counts), proposals, sizes, strict=True)
         return [self._one_image(*image) for image in per_image]
 
     def _one_image(self, scores: Tensor, deltas: Tensor, proposals: Tensor, size: tuple[int, int]) -> Instances:
@@ -114,10 +114,11 @@ class MaskHead(nn.Module):
         super().__init__()
         self.pooling = RegionPooling(strides, config.pool)
         inputs = [in_channels] + [config.width] * (config.depth - 1)
-        self.convs = nn.ModuleList(ConvNorm(channels, config.width, 3) for channels in inputs)
+        blocks = [ConvNorm(channels, config.width, 3) for channels in inputs]
+        self.convs = nn.ModuleList(blocks)
         self.upsample = nn.ConvTranspose2d(config.width, config.width, 2, stride=2)
         self.classes = nn.Conv2d(config.width, num_classes, 1)
-        for layer in (*(block.conv for block in self.convs), self.upsample, self.classes):
+        for layer in (*(block.conv for block in blocks), self.upsample, self.classes):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

@@ -107,7 +107,5 @@ def load_manifest() -> Manifest:
     """Read the manifest that came with this installation, once."""
     data = json.loads(manifest_path().read_text(encoding="utf-8"))
     classes = {name: tuple(names) for name, names in data["class_names"].items()}
-    entries = tuple(
-        Published(**{**row, "class_names": classes[row["class_names"]]}) for row in data["checkpoints"]
-    )
+    entries = tuple(Published(**{**row, "class_names": classes[row["class_names"]]}) for row in data["checkpoints"])
     return Manifest(host=data["host"], recipes=data["recipes"], checkpoints=entries)

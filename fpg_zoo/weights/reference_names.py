@@ -1,8 +1,8 @@
 """The names that the published files give to our tensors, as literal tables, one for each part of a detector.
 
 A row maps a module of ours to its module in the reference; what follows in the tensor's name (`weight`, `bias`,
-`running_mean`...) is the same on both sides. `{a}` and `{b}` stand for numbers. `{each}` stands for every pyramid level:
-the reference stores the one tensor that the levels share once per level.
+`running_mean`...) is the same on both sides. `{a}` and `{b}` stand for numbers. `{each}` stands for every pyramid
+level: the reference stores the one tensor that the levels share once per level.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def reference_names(names: Iterable[str], config: DetectorConfig) -> dict[str, t
         matches = [(match, theirs) for pattern, theirs in rows if (match := pattern.fullmatch(name))]
         if len(matches) != 1:
             raise CheckpointError(
-                f"{name}: the published files have no such tensor; only the published architectures have reference names"
+                f"{name}: the published files have no such tensor; only published architectures have reference names"
             )
         match, theirs = matches[0]
         copies = range(levels) if "{each}" in theirs else range(1)
@@ -186,7 +186,9 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> str:
     if any(name.startswith("neck.fpn_transitions.") for name in shapes):
         width = shapes.get("neck.lateral_convs.0.weight", (0,))[0]
         if width not in (128, 256):
-            raise CheckpointError(f"no model of the zoo: a Feature Pyramid Grid {width} wide, the zoo's are 128 and 256")
+            raise CheckpointError(
+                f"no model of the zoo: a Feature Pyramid Grid {width} wide, the zoo's are 128 and 256"
+            )
         return f"{family}_r50_fpg" if width == 256 else f"{family}_r50_fpg_chn128"
     return f"{family}_r50_fpn"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from fpg_zoo.errors import CacheError, DigestError, DownloadError
+from fpg_zoo.errors import CacheError, CheckpointError, DigestError, DownloadError
 from fpg_zoo.weights.download import download
 from fpg_zoo.weights.files import aside, explained, sha256_of, write_safetensors
 from fpg_zoo.weights.manifest import Published, load_manifest
@@ -31,7 +32,16 @@ class Pin:
     sha256: str
 
 
-Verdict = Literal["good", "altered", "foreign"]
+@dataclass(frozen=True)
+class Verdict:
+    """What hashing a file again said of it; `detail` gives the digests or the origin."""
+
+    path: Path
+    state: Literal["good", "altered", "foreign"]
+    detail: str
+
+
+_DIGITS_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
 
 
 def cache_folder() -> Path:
@@ -107,10 +117,11 @@ class Store:
             found = download(url, part, description=entry.name)
             expected = pinned.source_sha256 if pinned else entry.sha256
             if not found.startswith(expected):
-                origin = "pinned at the first download" if pinned else "published"
+                origin = "pinned at the first download" if pinned else "as published"
+                dots = "" if len(expected) == 64 else "..."
                 raise DigestError(
-                    f"{url}: expected SHA-256 {expected}{'' if len(expected) == 64 else '...'} ({origin}), found {found}; "
-                    "the file was altered or damaged on its way and has been deleted. Try again or another mirror"
+                    f"{url}: expected SHA-256 {expected}{dots} ({origin}), found {found}; the file "
+                    "was altered or damaged on its way and has been deleted. Try again or another mirror"
                 )
             yield part, found
 
@@ -140,11 +151,40 @@ class Store:
                 temporary.replace(final)
         return final
 
-    def verify(self) -> Iterator[tuple[Path, Verdict]]:
-        """Hash every file of the cache again: good, altered since it was pinned, or foreign (no pin of ours)."""
+    def verify(self) -> Iterator[Verdict]:
+        """Hash every file of the cache again and compare it with its pin."""
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else ():
-            pin = self.pin(path)
-            if pin is None:
-                yield path, "foreign"
-            else:
-                yield path, "good" if sha256_of(path) == pin.sha256 else "altered"
+            yield self.judge(path)
+
+    def judge(self, path: Path) -> Verdict:
+        """Hash one converted file again and compare it with its pin."""
+        pin = self.pin(path)
+        if pin is None:
+            return Verdict(path, "foreign", "nothing is recorded of its origin; delete it if you do not know it")
+        found = sha256_of(path)
+        if found == pin.sha256:
+            return Verdict(path, "good", f"from {pin.source_url}")
+        return Verdict(path, "altered", f"expected SHA-256 {pin.sha256}, found {found}; delete it to fetch it again")
+
+
+def verify_file(path: Path) -> Verdict:
+    """Hash one file and compare it with its pin, or with the digits that end its name, as published files have them.
+
+    Raises:
+        CheckpointError: no such file, or nothing to compare it with.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    store = Store(path.parent)
+    if store.pin(path) is not None:
+        return store.judge(path)
+    named = _DIGITS_IN_NAME.search(path.name)
+    if named is None:
+        raise CheckpointError(
+            f"{path}: nothing to compare it with, neither a pin beside it nor SHA-256 digits at the end of its name"
+        )
+    expected, found = named.group(1), sha256_of(path)
+    if not found.startswith(expected):
+        return Verdict(path, "altered", f"expected SHA-256 {expected}..., found {found}")
+    known = [entry.name for entry in load_manifest().checkpoints if entry.sha256 == expected]
+    return Verdict(path, "good", f"SHA-256 {found}" + (f", published as {known[0]}" if known else ""))
