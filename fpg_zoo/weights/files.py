@@ -69,15 +69,17 @@ def aside(folder: Path, suffix: str) -> Iterator[Path]:
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write tensors to `path` and flush them to the disk.
+    """Write tensors over the file `path`, which keeps its permissions, and flush them to the disk.
 
     Raises:
         CacheError: the file cannot be written, or the disk is full.
     """
     with explained(path.parent):
+        mode = path.stat().st_mode
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, dict(metadata))
         except SafetensorError as error:
             raise OSError(errno.EIO, str(error)) from error
+        path.chmod(mode)  # safetensors replaces the file by one that its owner alone can read
         with path.open("rb+") as stream:
             os.fsync(stream.fileno())

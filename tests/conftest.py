@@ -1,0 +1,63 @@
+"""Shared fixtures: where real data is, and models filled with the golden weights."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+import golden_weights
+import pytest
+import torch
+
+import fpg_zoo
+from fpg_zoo.modeling.detectors import Detector
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+# Facts of the published table, by hand: behaviour, not code under test, decides this list.
+PUBLISHED = (
+    "faster_rcnn_r50_fpg",
+    "faster_rcnn_r50_fpg_chn128",
+    "faster_rcnn_r50_fpn",
+    "mask_rcnn_r50_fpg",
+    "mask_rcnn_r50_fpg_chn128",
+    "mask_rcnn_r50_fpn",
+    "retinanet_r50_fpg",
+    "retinanet_r50_fpg_chn128",
+    "retinanet_r50_fpn",
+    "retinanet_r50_nasfpn",
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the user's cache, mirror or offline setting."""
+    monkeypatch.setenv("FPG_ZOO_CACHE", str(tmp_path / "cache"))
+    for name in ("FPG_ZOO_MIRROR", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data, from FPG_ZOO_DATA."""
+    given = os.environ.get("FPG_ZOO_DATA")
+    folder = Path(given) if given else ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs real photographs and checkpoints: set FPG_ZOO_DATA to their folder (not at {folder})")
+    return folder
+
+
+def golden_state_dict(model: Detector) -> dict[str, torch.Tensor]:
+    """The golden weights under the reference's names."""
+    return {
+        name: golden_weights.tensor(name, tensor.shape) for name, tensor in fpg_zoo.reference_state_dict(model).items()
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def golden_model(name: str) -> Detector:
+    """A model with the golden weights; the last one is kept, as tests ask for the same one in a row."""
+    model = fpg_zoo.create_model(name)
+    fpg_zoo.load_reference_state_dict(model, golden_state_dict(model))
+    return model

@@ -1,0 +1,294 @@
+"""The cache under faults: each ends in one clear error or a good file, and never in a bad or half-written one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from safetensors import safe_open
+from serving import HOST, Mirror, entry_of, publish, serve
+
+import fpg_zoo
+from fpg_zoo.cli import main
+from fpg_zoo.errors import CacheError, CheckpointError, DigestError, DownloadError
+from fpg_zoo.loading import fetch, read_safetensors
+from fpg_zoo.weights import download
+from fpg_zoo.weights.manifest import Published
+from fpg_zoo.weights.store import Store, mirrored
+
+NAME = "retinanet_nano_fpg"
+CONFIG = fpg_zoo.model_info(NAME).config
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
+    with serve() as running:
+        monkeypatch.setenv("FPG_ZOO_MIRROR", running.url)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = fpg_zoo.create_model(NAME)
+    return publish(fpg_zoo.reference_state_dict(model), tmp_path_factory.mktemp("published"), NAME)
+
+
+@pytest.fixture
+def entry(mirror: Mirror, checkpoint: Path) -> Published:
+    return entry_of(NAME, mirror.add(checkpoint))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "weights")
+
+
+def left_behind(store: Store) -> list[str]:
+    return sorted(path.name for path in store.folder.iterdir()) if store.folder.is_dir() else []
+
+
+def test_a_fetched_file_tells_its_origin_and_is_pinned(entry: Published, store: Store, checkpoint: Path) -> None:
+    path = fetch(entry, CONFIG, store)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    pin = json.loads(path.with_suffix(".json").read_text())
+    whole = subprocess.run(["sha256sum", str(checkpoint), str(path)], capture_output=True, text=True, check=True)
+    source, converted = (line.split()[0] for line in whole.stdout.splitlines())
+    assert metadata["source_url"] == entry.url
+    assert metadata["source_sha256"] == pin["source_sha256"] == source
+    assert metadata["architecture"] == NAME
+    assert pin["sha256"] == converted
+    assert left_behind(store) == sorted([path.name, path.with_suffix(".json").name])
+
+
+def test_the_second_time_nothing_is_asked_of_the_server(entry: Published, store: Store, mirror: Mirror) -> None:
+    first = fetch(entry, CONFIG, store)
+    assert fetch(entry, CONFIG, store) == first
+    assert len(mirror.requests) == 1
+
+
+def test_redirects_are_followed(entry: Published, store: Store, mirror: Mirror) -> None:
+    mirror.fault = "redirect"
+    assert fetch(entry, CONFIG, store).is_file()
+    assert [request.startswith("/moved") for request in mirror.requests] == [False, True]
+
+
+def test_a_folder_serves_as_mirror(
+    entry: Published, store: Store, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "copy" / entry.url[len(HOST) + 1 :]
+    place.parent.mkdir(parents=True)
+    place.write_bytes(checkpoint.read_bytes())
+    monkeypatch.setenv("FPG_ZOO_MIRROR", (tmp_path / "copy").as_uri())
+    assert fetch(entry, CONFIG, store).is_file()
+
+
+def test_a_mirrors_own_path_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FPG_ZOO_MIRROR", "https://example.org/openmmlab/")
+    assert mirrored(f"{HOST}/a/b.pth") == "https://example.org/openmmlab/a/b.pth"
+    assert mirrored("https://elsewhere.org/a/b.pth") == "https://elsewhere.org/a/b.pth"
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "text"),
+    [
+        ("404", DownloadError, "answered 404"),
+        ("500", DownloadError, "answered 500"),
+        ("cut", DownloadError, r"closed after \d+ of \d+ bytes"),
+        ("html", DigestError, r"expected SHA-256 [0-9a-f]{8}\.\.\. \(as published\), found [0-9a-f]{64}"),
+    ],
+)
+def test_a_bad_answer_is_told_and_leaves_nothing(
+    fault: str, error: type[Exception], text: str, entry: Published, store: Store, mirror: Mirror
+) -> None:
+    mirror.fault = fault
+    with pytest.raises(error, match=text) as caught:
+        fetch(entry, CONFIG, store)
+    assert mirror.url in str(caught.value)
+    assert left_behind(store) == []
+    mirror.fault = "none"
+    assert fetch(entry, CONFIG, store).is_file()  # and the next call repairs it
+
+
+def test_a_stalling_server_is_given_up(
+    entry: Published, store: Store, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.5)
+    mirror.fault = "stall"
+    with pytest.raises(DownloadError, match="timed out"):
+        fetch(entry, CONFIG, store)
+    assert left_behind(store) == []
+
+
+def test_a_server_that_is_not_there(entry: Published, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FPG_ZOO_MIRROR", "http://127.0.0.1:9")
+    with pytest.raises(DownloadError, match=r"127\.0\.0\.1:9.*refused.*FPG_ZOO_MIRROR"):
+        fetch(entry, CONFIG, store)
+
+
+@pytest.mark.parametrize("value", ["1", "true", "ON", "yes"])
+def test_offline_without_the_file_asks_no_server(
+    value: str, entry: Published, store: Store, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE forbids"):
+        fetch(entry, CONFIG, store)
+    assert mirror.requests == []
+
+
+def test_every_flipped_byte_is_found(entry: Published, store: Store, mirror: Mirror) -> None:
+    (path, good) = next(iter(mirror.files.items()))
+    for place in (0, len(good) // 3, len(good) - 1):
+        altered = bytearray(good)
+        altered[place] ^= 0x80
+        mirror.files[path] = bytes(altered)
+        with pytest.raises(DigestError):
+            fetch(entry, CONFIG, store)
+    assert left_behind(store) == []
+
+
+def test_another_file_than_the_pinned_one_is_refused(entry: Published, store: Store) -> None:
+    path = fetch(entry, CONFIG, store)
+    path.unlink()
+    record = path.with_suffix(".json")
+    # No second file has these 8 digits, so the pin is moved instead: its first 8 are right, the others not.
+    record.write_text(re.sub(r'("source_sha256": "[0-9a-f]{8})[0-9a-f]{56}', r"\g<1>" + "0" * 56, record.read_text()))
+    with pytest.raises(DigestError, match="pinned at the first download"):
+        fetch(entry, CONFIG, store)
+    assert left_behind(store) == [record.name]
+
+
+def test_a_file_of_another_model_is_not_kept(mirror: Mirror, store: Store, tmp_path: Path) -> None:
+    other = fpg_zoo.create_model("faster_rcnn_nano_fpg")
+    file = publish(fpg_zoo.reference_state_dict(other), tmp_path, "other")
+    with pytest.raises(CheckpointError, match="does not fit the architecture"):
+        fetch(entry_of(NAME, mirror.add(file)), CONFIG, store)
+    assert left_behind(store) == []
+
+
+def test_verify_tells_good_altered_and_foreign(
+    entry: Published, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FPG_ZOO_CACHE", str(store.folder))
+    path = fetch(entry, CONFIG, store)
+    assert main(["verify"]) == 0
+    assert capsys.readouterr().out.startswith("good ")
+    (store.folder / "stranger.safetensors").write_bytes(path.read_bytes())
+    assert main(["verify"]) == 1
+    assert re.search(r"^foreign +.*stranger", capsys.readouterr().out, re.MULTILINE)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert main(["verify", str(path)]) == 1
+    assert re.match(r"altered +.*expected SHA-256 [0-9a-f]{64}, found [0-9a-f]{64}", capsys.readouterr().out)
+
+
+def test_a_cut_safetensors_file_is_refused(entry: Published, store: Store) -> None:
+    path = fetch(entry, CONFIG, store)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        read_safetensors(path)
+
+
+def test_changing_a_loaded_model_does_not_touch_the_cache(entry: Published, store: Store) -> None:
+    path = fetch(entry, CONFIG, store)
+    before = path.read_bytes()
+    model = fpg_zoo.create_model(checkpoint=path)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert path.read_bytes() == before
+
+
+def test_a_cache_below_a_file_cannot_be_written(entry: Published, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match=r"cannot write in .*file/weights.*FPG_ZOO_CACHE"):
+        fetch(entry, CONFIG, Store(tmp_path / "file" / "weights"))
+
+
+def test_a_read_only_file_system_cannot_be_written(entry: Published) -> None:
+    if not Path("/proc").is_dir():
+        pytest.skip("needs /proc, a file system where nobody may make folders")
+    with pytest.raises(CacheError, match=r"cannot write in /proc/fpg_zoo.*FPG_ZOO_CACHE"):
+        fetch(entry, CONFIG, Store(Path("/proc/fpg_zoo")))
+
+
+CHILD = """
+import sys, json
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from serving import entry_of
+import fpg_zoo
+from fpg_zoo.loading import fetch
+from fpg_zoo.weights.store import Store
+{before}
+try:
+    fetch(entry_of({name!r}, {url!r}), fpg_zoo.model_info({name!r}).config, Store(Path({folder!r})))
+except fpg_zoo.FPGZooError as error:
+    print(type(error).__name__, error)
+    sys.exit(2)
+"""
+
+
+def child(entry: Published, folder: Path, before: str = "") -> subprocess.Popen[str]:
+    script = textwrap.dedent(CHILD).format(
+        tests=str(ROOT / "tests"), name=NAME, url=entry.url, folder=str(folder), before=before
+    )
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_an_interrupted_download_leaves_nothing(entry: Published, store: Store, mirror: Mirror) -> None:
+    mirror.fault = "stall"
+    process = child(entry, store.folder)
+    assert mirror.half_sent.wait(timeout=60)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in errors
+    assert left_behind(store) == []
+
+
+def test_a_quota_is_told_and_leaves_nothing(entry: Published, store: Store) -> None:
+    # A limit on the size of files acts as a quota does: the write that crosses it fails.
+    process = child(
+        entry, store.folder, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
+    )
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    assert re.match(r"CacheError cannot write in .*too large", output)
+    assert left_behind(store) == []
+
+
+# The checkpoint and its converted form take about 7.5 MB each.
+@pytest.mark.parametrize("size", ["1m", "12m"], ids=["while downloading", "while converting"])
+def test_a_full_disk_is_told_and_leaves_nothing(size: str, entry: Published, tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    try:
+        store = Store(folder / "weights")
+        with pytest.raises(CacheError, match="No space left on device"):
+            fetch(entry, CONFIG, store)
+        assert left_behind(store) == []
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_temporary_files_are_made_with_the_users_permissions(entry: Published, store: Store) -> None:
+    path = fetch(entry, CONFIG, store)
+    mask = os.umask(0)
+    os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
