@@ -110,7 +110,7 @@ def load_reference_state_dict(model: Detector, state_dict: Mapping[str, Tensor])
             is unchanged then.
     """
     tensors = from_reference(state_dict, model.config)
-    _refuse_other_shapes(model, tensors)
+    _refuse_other_shapes(model.state_dict(), tensors)
     model.load_state_dict(tensors)
 
 
@@ -145,12 +145,11 @@ def assemble(
             fresh = build_on_meta(config, name).class_dependent
         config = with_classes(config, class_names)
     model = build_on_meta(config, name)
-    kept = {key: tensor for key, tensor in tensors.items() if not key.startswith(fresh)} if fresh else dict(tensors)
-    not_loaded = [key for key in model.state_dict() if fresh and key.startswith(fresh)]
-    _refuse_differences(
-        missing=set(model.state_dict()) - set(kept) - set(not_loaded), unexpected=set(kept) - set(model.state_dict())
-    )
-    _refuse_other_shapes(model, kept)
+    wanted = model.state_dict()
+    kept = {key: tensor for key, tensor in tensors.items() if not (fresh and key.startswith(fresh))}
+    not_loaded = [key for key in wanted if fresh and key.startswith(fresh)]
+    _refuse_differences(missing=wanted.keys() - kept.keys() - set(not_loaded), unexpected=kept.keys() - wanted.keys())
+    _refuse_other_shapes(wanted, kept)
     if not_loaded:
         kept.update(_initial_values(config, not_loaded))
         warnings.warn(
@@ -271,7 +270,7 @@ def fetch(entry: Published, config: DetectorConfig, store: Store | None = None) 
     with store.fetched(entry) as (file, sha256):
         tensors = from_reference(read_checkpoint(file).state_dict, config)
         fitted = with_classes(fitted_to(config, tensors), entry.class_names)
-        _refuse_other_shapes(build_on_meta(fitted, entry.architecture), tensors)
+        _refuse_other_shapes(build_on_meta(fitted, entry.architecture).state_dict(), tensors)
         return store.keep(entry, tensors, sha256, metadata_of(fitted, entry.architecture))
 
 
@@ -286,8 +285,7 @@ def _refuse_differences(*, missing: set[str], unexpected: set[str]) -> None:
     raise CheckpointError(f"the file does not fit the architecture, {'; '.join(parts)}. Is it of another model?")
 
 
-def _refuse_other_shapes(model: Detector, tensors: Mapping[str, Tensor]) -> None:
-    wanted = model.state_dict()
+def _refuse_other_shapes(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     different = [
         f"{name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}"
         for name, tensor in tensors.items()

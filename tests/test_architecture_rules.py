@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,7 +110,7 @@ def test_the_modules_are_found():
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("fpg_zoo.modeling.fpg", "from fpg_zoo.weights.store import Store", "lies above|knows nothing of weights"),
+        ("fpg_zoo.modeling.fpg", "from fpg_zoo.weights.store import Store", "modeling knows nothing of weights"),
         ("fpg_zoo.modeling.fpg", "import fpg_zoo.catalog", "modeling knows nothing of catalog"),
         ("fpg_zoo.modeling.fpg", "from fpg_zoo.training.loop import train", "lies above it"),
         ("fpg_zoo.modeling.fpg", "from fpg_zoo import catalog", "modeling knows nothing of catalog"),
@@ -127,7 +128,8 @@ def test_the_modules_are_found():
     ],
 )
 def test_the_rules_catch_a_wrong_import(module, source, complaint):
-    assert pytest.raises(AssertionError, _must_be_kept, module, source).match(complaint)
+    (wrong,) = _broken_rules(module, source, MODULES)
+    assert re.search(complaint, wrong)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +141,7 @@ def test_the_rules_catch_a_wrong_import(module, source, complaint):
     ],
 )
 def test_the_rules_let_a_right_import_pass(module, source):
-    _must_be_kept(module, source)
-
-
-def _must_be_kept(module, source):
-    wrong = _broken_rules(module, source, MODULES)
-    assert not wrong, "; ".join(wrong)
+    assert _broken_rules(module, source, MODULES) == []
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -312,6 +312,7 @@ def test_coco_rows_refuse_another_number_of_ids_than_classes(ids):
         _detections().to_coco(1, category_ids=ids)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside pycocotools' decode
 def test_coco_segmentations_decode_to_the_masks():
     found = _detections()
     for row, mask in zip(found.to_coco(1), found.masks, strict=True):
