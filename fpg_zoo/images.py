@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import http.client
 import io
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +50,12 @@ def read_image(source: ImageLike) -> Image.Image:
         return _from_tensor(source)
     if isinstance(source, (str, Path)):
         text = str(source)
-        if text.startswith(("http://", "https://")):
+        if text.lower().startswith(("http://", "https://")):
             return _open(io.BytesIO(_fetch(text)), text)
-        path = Path(source).expanduser()
-        if path.is_dir():
-            raise ImageError(f"{path}: a folder, not a picture; pass the files in it (fpg_zoo.images.find_images)")
+        with _decoding(text):  # a path may be one that cannot exist
+            path = Path(source).expanduser()
+            if path.is_dir():
+                raise ImageError(f"{path}: a folder, not a picture; pass the files in it (fpg_zoo.images.find_images)")
         return _open(path, text)
     raise ImageError(f"{type(source).__name__}: not an image; pass a path, URL, PIL image, numpy array or torch tensor")
 
@@ -87,34 +90,43 @@ def find_images(sources: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _open(file: Path | io.BytesIO, label: str) -> Image.Image:
+@contextlib.contextmanager
+def _decoding(label: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into one error that names the picture."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of pictures so large that they may be an attack from 89 million pixels on, and refuses from
             # twice that; the warning is not the user's to act on.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                image.load()
-                return _to_rgb(image, label)
+            yield
     except ImageError:
         raise
     except FileNotFoundError:
         raise ImageError(f"{label}: no such file") from None
     except UnidentifiedImageError:
         raise ImageError(f"{label}: not a picture in a format that Pillow reads") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         raise ImageError(f"{label}: cannot be read whole ({error})") from None
+
+
+def _open(file: Path | io.BytesIO, label: str) -> Image.Image:
+    with _decoding(label), Image.open(file) as image:
+        return _to_rgb(image, label)
 
 
 def _to_rgb(image: Image.Image, label: str) -> Image.Image:
     if not image.width or not image.height:
         raise ImageError(f"{label}: empty, {image.width}x{image.height} pixels")
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in _SIXTEEN_BIT_MODES:
-        return _from_array(_sixteen_bit(upright, label))
-    if upright.mode == "F":
-        raise ImageError(f"{label}: floating-point pixels without a known range; convert it to 8 bits first")
-    return upright.convert("RGB")
+    with _decoding(label):
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in _SIXTEEN_BIT_MODES:
+            return _from_array(_sixteen_bit(upright, label))
+        if upright.mode == "F":
+            raise ImageError(f"{label}: floating-point pixels without a known range; convert it to 8 bits first")
+        if "transparency" in upright.info:
+            upright = upright.convert("RGBA")  # else Pillow warns, which is not the user's to act on
+        return upright.convert("RGB")
 
 
 def _sixteen_bit(image: Image.Image, label: str) -> np.ndarray:
@@ -131,7 +143,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
         raise ImageError(f"{label}: not an image; pass (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
     if 0 in array.shape:
         raise ImageError(f"{label}: empty")
-    if array.dtype == np.uint16:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
         array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if array.dtype != np.uint8:
         raise ImageError(f"{label}: pass uint8 in 0..255 (or uint16), so that the range is not guessed")
@@ -162,7 +174,7 @@ def _fetch(url: str) -> bytes:
             content: bytes = response.read(MAX_URL_BYTES + 1)
     except urllib.error.HTTPError as error:
         raise ImageError(f"{url}: the server answered {error.code} {error.reason}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise ImageError(f"{url}: cannot be fetched ({getattr(error, 'reason', error)})") from None
     if len(content) > MAX_URL_BYTES:
         raise ImageError(f"{url}: more than {MAX_URL_BYTES >> 20} MiB; fetch it yourself and pass the file")

@@ -95,6 +95,8 @@ def usable_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {device!r} cannot be used here ({reason}): choose cpu, cuda or mps") from None
+    if chosen.type == "meta":
+        raise ConfigError("device 'meta' holds no values: choose cpu, cuda or mps")
     return chosen
 
 

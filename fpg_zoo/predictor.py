@@ -6,11 +6,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
-import torch
 from tqdm import tqdm
 
 from fpg_zoo.images import ImageLike, read_image, to_pixels
-from fpg_zoo.preprocess import preprocess
+from fpg_zoo.preprocess import padded_size, preprocess, resized_size
 from fpg_zoo.structures import Detections
 
 if TYPE_CHECKING:
@@ -39,7 +38,8 @@ class Predictor:
 
         Args:
             images: one or several of what `fpg_zoo.images.read_image` takes.
-            batch_size: pictures per pass. Results do not depend on it but for rounding.
+            batch_size: pictures taken together; those of equal size after padding share a pass. Results do not depend
+                on it but for rounding.
 
         Returns:
             Per picture its detections, on the CPU, boxes and masks in the picture's own pixels.
@@ -65,8 +65,21 @@ class Predictor:
             yield from self._detect(batch)
 
     def _detect(self, images: Sequence[Image.Image]) -> list[Detections]:
+        # What lies beyond a picture is zero in the input but not in the maps, where biases are added: padding beyond
+        # the picture's own would change its detections. So only pictures of equal padded size share a pass.
+        config = self.model.config.preprocess
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, image in enumerate(images):
+            size = resized_size(image.height, image.width, config.longest_side)
+            groups.setdefault(padded_size(*size, config.pad_divisor), []).append(index)
+        found: dict[int, Detections] = {}
+        for members in groups.values():
+            found.update(zip(members, self._detect_alike([images[index] for index in members]), strict=True))
+        return [found[index] for index in range(len(images))]
+
+    def _detect_alike(self, images: Sequence[Image.Image]) -> list[Detections]:
         device = self.model.device
         batch, sizes = preprocess([to_pixels(image).to(device) for image in images], self.model.config.preprocess)
         original_sizes = [(image.height, image.width) for image in images]
         batch = batch.to(next(self.model.parameters()).dtype)
-        return [found.to(torch.device("cpu")) for found in self.model.detect(batch, sizes, original_sizes)]
+        return [found.to("cpu") for found in self.model.detect(batch, sizes, original_sizes)]

@@ -37,28 +37,33 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(image.shape[-2:]) == size:
         return image
-    left, right, left_weight, right_weight = _neighbours(image.shape[-1], size[1], image.device)
-    upper, lower, upper_weight, lower_weight = _neighbours(image.shape[-2], size[0], image.device)
+    (left, right), columns = _neighbours(image.shape[-1], size[1])
+    (upper, lower), rows = _neighbours(image.shape[-2], size[0])
+    # At the left and right border the one pixel there gets the whole weight; at the top and bottom the border row is
+    # taken twice with both weights, each product cut off on its own.
+    columns[left == right] = 0
+    left_weight, right_weight = _weights(columns, image.device)
+    upper_weight, lower_weight = _weights(rows[:, None], image.device)
     wide = image.int()
-    rows = (wide[..., left] * left_weight + wide[..., right] * right_weight) >> 4
-    upper_part = (rows[:, upper] * upper_weight[:, None]) >> 16
-    lower_part = (rows[:, lower] * lower_weight[:, None]) >> 16
+    across = (wide[..., left.to(image.device)] * left_weight + wide[..., right.to(image.device)] * right_weight) >> 4
+    upper_part = (across[:, upper.to(image.device)] * upper_weight) >> 16
+    lower_part = (across[:, lower.to(image.device)] * lower_weight) >> 16
     return ((upper_part + lower_part + 2) >> 2).to(torch.uint8)
 
 
-def _neighbours(given: int, wanted: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For each of `wanted` pixels along an axis: the two source pixels around its centre and their weights of 2048."""
+def _neighbours(given: int, wanted: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """For each of `wanted` pixels along an axis: the source pixels on either side of its centre, and the way between
+    them, 0..1, that its centre lies from the first."""
     scale = 1.0 / (wanted / given)
     place = ((torch.arange(wanted, dtype=torch.float64) + 0.5) * scale - 0.5).float()
     first = place.floor()
-    fraction = place - first
-    outside = (first < 0) | (first >= given - 1)
-    fraction[outside] = 0
-    first = first.clamp(0, given - 1).long()
-    second_weight = (fraction * _UNIT).round().int()
-    first_weight = ((1 - fraction) * _UNIT).round().int()
-    second = (first + 1).clamp(max=given - 1)
-    return first.to(device), second.to(device), first_weight.to(device), second_weight.to(device)
+    second = (first + 1).clamp(0, given - 1)
+    return (first.clamp(0, given - 1).long(), second.long()), place - first
+
+
+def _weights(fraction: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The weights of 2048 of the first and the second neighbour."""
+    return ((1 - fraction) * _UNIT).round().int().to(device), (fraction * _UNIT).round().int().to(device)
 
 
 def normalise(image: Tensor, config: PreprocessConfig) -> Tensor:
@@ -80,13 +85,13 @@ def preprocess(images: Sequence[Tensor], config: PreprocessConfig) -> tuple[Tens
         beyond each; and each image's resized (height, width).
     """
     sizes = [resized_size(image.shape[-2], image.shape[-1], config.longest_side) for image in images]
-    height = _round_up(max(size[0] for size in sizes), config.pad_divisor)
-    width = _round_up(max(size[1] for size in sizes), config.pad_divisor)
+    height, width = padded_size(max(size[0] for size in sizes), max(size[1] for size in sizes), config.pad_divisor)
     batch = torch.zeros(len(images), 3, height, width, device=images[0].device)
     for index, (image, size) in enumerate(zip(images, sizes, strict=True)):
         batch[index, :, : size[0], : size[1]] = normalise(resize(image, size), config)
     return batch, sizes
 
 
-def _round_up(value: int, divisor: int) -> int:
-    return -(-value // divisor) * divisor
+def padded_size(height: int, width: int, divisor: int) -> tuple[int, int]:
+    """The smallest multiples of `divisor` that hold (height, width)."""
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor

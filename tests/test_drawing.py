@@ -38,11 +38,12 @@ def _changed(pixels):
     return (pixels != GREY).any(axis=-1)
 
 
+@pytest.mark.parametrize("with_masks", [True, False])
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1"])
-def test_draw_gives_an_rgb_copy_and_leaves_the_picture_alone(mode):
+def test_draw_gives_an_rgb_copy_and_leaves_the_picture_alone(mode, with_masks):
     picture = _grey((60, 80), mode)
     before = picture.copy()
-    masks = torch.ones(1, 60, 80, dtype=torch.bool)
+    masks = torch.ones(1, 60, 80, dtype=torch.bool) if with_masks else None
     drawn = _found([[10, 20, 60, 50]], (60, 80), masks=masks).draw(picture)
     assert drawn is not picture
     assert (drawn.mode, drawn.size) == ("RGB", (80, 60))
@@ -150,6 +151,11 @@ def _reference_text():
 )
 def test_the_text_of_a_label_is_wholly_inside_the_picture(box):
     assert int(_text_pixels(_drawn(_found([box], (200, 200)))).sum()) == _reference_text()
+
+
+def test_the_text_of_a_label_is_wholly_inside_a_picture_hardly_higher_than_it():
+    # The label is about 16 pixels high: there is room for it neither above y = 10 nor from there to the bottom at 20.
+    assert int(_text_pixels(_drawn(_found([[50, 10, 150, 20]], (20, 200)))).sum()) == _reference_text()
 
 
 @pytest.mark.parametrize("box", [[190, 100, 200, 150], [190, 0, 200, 200]])

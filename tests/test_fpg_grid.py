@@ -93,6 +93,8 @@ def test_fewer_pathways_than_the_triangle_needs_leave_the_finest_levels_alone():
         ({"skipped": ((-1,), ())}, r"skipped\[0\] names level -1: levels are 0\.\.2"),
         ({"skipped": ((), (0, 1, 2))}, r"skipped\[1\] skips every level: a pathway without nodes; drop it instead"),
         ({"skipped": ((), (2, 0, 1, 0))}, r"skipped\[1\] skips every level"),
+        # FAILS when written: TypeError, 'int' object is not iterable. (0) is easily written for (0,).
+        ({"skipped": ((0), ())}, r"skipped\[0\]"),
         # Nothing leads into the coarsest level but its finer neighbour, and that way is off.
         ({"along": False, "lateral": None, "skip": None}, r"pathway 0 computes level 2, but no transition leads there"),
         # Upwards, nothing leads into the finest level.
@@ -232,10 +234,11 @@ def test_from_coarser_of_a_downward_pathway_reads_its_own_pathway_enlarged():
     assert fine[0, 0].tolist() == [[11, 11, 12, 12], [11, 11, 12, 12], [13, 13, 14, 14], [13, 13, 14, 14]]
 
 
-def test_across_transitions_read_the_previous_pathway():
-    # No transition along the pathway. Level 0: 0 + previous level 1 (5, 6; 7, 8) enlarged. Level 1: 0 + previous
-    # level 0 (0..15) at every second pixel (0, 2; 8, 10).
-    grid = _grid(1, 2, along=False, lateral=None, skip="identity", across_from_finer=True)
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_across_transitions_read_the_previous_pathway(direction):
+    # Whichever level is made first, the other one does not see it. Level 0: 0 + previous level 1 (5, 6; 7, 8) enlarged.
+    # Level 1: 0 + previous level 0 (0..15) at every second pixel (0, 2; 8, 10).
+    grid = _grid(1, 2, direction=direction, along=False, lateral=None, skip="identity", across_from_finer=True)
     inputs = [torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 2, 2)]
     fine, coarse = _pathway(grid)([_ramp(4, 0), _ramp(2, 5)], inputs)
     assert fine[0, 0].tolist() == [[5, 5, 6, 6], [5, 5, 6, 6], [7, 7, 8, 8], [7, 7, 8, 8]]

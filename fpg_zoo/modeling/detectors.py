@@ -81,12 +81,14 @@ class Detector(nn.Module, ABC):
             N `Detections`, best score first, at most 100 each, on the model's device.
 
         Raises:
-            ValueError: shapes, dtype or sizes are not as above.
+            ValueError: shapes, dtype, device or sizes are not as above, or a value is not finite.
         """
         self._check(images, sizes)
         wanted = sizes if output_sizes is None else output_sizes
         if len(wanted) != len(sizes) or any(height < 1 or width < 1 for height, width in wanted):
             raise ValueError(f"output_sizes={list(wanted)}: give one (height, width) of at least 1 for each image")
+        if not len(images):
+            return []
         return [
             to_detections(instances, size, output_size, self.class_names)
             for instances, size, output_size in zip(self(images, sizes), sizes, wanted, strict=True)
@@ -100,6 +102,14 @@ class Detector(nn.Module, ABC):
             raise ValueError(
                 f"images is {images.dtype}: normalise it first (fpg_zoo.preprocess) or use fpg_zoo.Predictor"
             )
+        weight = self.backbone.conv1.weight
+        if images.dtype != weight.dtype or images.device != weight.device:
+            raise ValueError(
+                f"images is {images.dtype} on {images.device} and the model {weight.dtype} on {weight.device}: "
+                "move one of them with .to()"
+            )
+        if not torch.isfinite(images).all():
+            raise ValueError("images holds NaN or infinite values: look at what made them")
         height, width = images.shape[-2:]
         if height % divisor or width % divisor or not height or not width:
             raise ValueError(f"images are {height}x{width}: pad height and width to a multiple of {divisor}")

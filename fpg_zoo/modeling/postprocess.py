@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fpg_zoo.boxes import clip
 from fpg_zoo.structures import Detections, Instances
 
 MASK_THRESHOLD = 0.5
@@ -51,6 +52,7 @@ def to_detections(
     """Boxes and masks of one image, from the network's frame of `size` to one of `output_size` (height, width)."""
     scale_y, scale_x = size[0] / output_size[0], size[1] / output_size[1]
     boxes = instances.boxes / instances.boxes.new_tensor((scale_x, scale_y, scale_x, scale_y))
+    boxes = clip(boxes, output_size)  # dividing may round past the border
     masks = None
     if instances.mask_maps is not None:
         masks = torch.zeros(len(boxes), *output_size, dtype=torch.bool, device=boxes.device)

@@ -1,0 +1,205 @@
+"""The command: what it lists and tells, its exit codes, and that it never ends in a traceback."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import environment, python, run
+
+import fpg_zoo
+
+# Of the published table, by hand, in natural order.
+NAMES = [
+    "faster_rcnn_nano_fpg",
+    "faster_rcnn_r50_fpg",
+    "faster_rcnn_r50_fpg_chn128",
+    "faster_rcnn_r50_fpn",
+    "mask_rcnn_nano_fpg",
+    "mask_rcnn_r50_fpg",
+    "mask_rcnn_r50_fpg_chn128",
+    "mask_rcnn_r50_fpn",
+    "retinanet_nano_fpg",
+    "retinanet_r50_fpg",
+    "retinanet_r50_fpg_chn128",
+    "retinanet_r50_fpn",
+    "retinanet_r50_nasfpn",
+]
+
+
+def _listed(out: str) -> list[str]:
+    return [line.split()[0] for line in out.splitlines()[1:]]
+
+
+# list
+
+
+def test_list_shows_every_model_in_natural_order() -> None:
+    code, out, err = run("list")
+    assert (code, err) == (0, "")
+    assert _listed(out) == NAMES
+    header, *rows = out.splitlines()
+    assert header.split("  ")[0] == "name"
+    row = next(row for row in rows if row.startswith("mask_rcnn_r50_fpg_chn128 "))
+    # The published figures: box AP 41.7, mask AP 37.1, 15.3 GB.
+    assert row.split() == [
+        "mask_rcnn_r50_fpg_chn128",
+        "Mask",
+        "R-CNN",
+        "FPG-chn128",
+        "41.7",
+        "37.1",
+        "15.3",
+        "coco_2022",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["mask*"], NAMES[4:8]),
+        (["retinanet_r50_fpn"], ["retinanet_r50_fpn"]),
+        (["*nano*", "mask_rcnn_r50_fp?"], [NAMES[0], NAMES[4], NAMES[5], NAMES[7], NAMES[8]]),
+        (["--pretrained"], [name for name in NAMES if "nano" not in name]),
+        (["--pretrained", "faster*"], NAMES[1:4]),
+        (["faster*", "--pretrained"], NAMES[1:4]),
+    ],
+)
+def test_list_follows_patterns(arguments: list[str], expected: list[str]) -> None:
+    code, out, err = run("list", *arguments)
+    assert (code, err) == (0, "")
+    assert _listed(out) == expected
+
+
+def test_list_as_json() -> None:
+    code, out, err = run("list", "--json")
+    assert (code, err) == (0, "")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert list(rows) == NAMES
+    assert rows["faster_rcnn_nano_fpg"]["checkpoints"] == []
+    assert rows["faster_rcnn_r50_fpg"]["method"] == "Faster R-CNN"
+    best = rows["mask_rcnn_r50_fpg"]["checkpoints"][0]
+    assert best == {"tag": "coco_2022", "box_ap": 43.0, "mask_ap": 38.1, "memory_gb": 23.2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["mask_rcnn_r50_fpgg"], "did you mean mask_rcnn_r50_fpg"),
+        (["retinanet_r50_nasfpm"], "did you mean retinanet_r50_nasfpn"),
+        (["qqqq"], "known are faster_rcnn_nano_fpg"),
+        (["*nano*", "--pretrained"], "*nano*"),
+    ],
+)
+def test_list_without_a_match_names_the_nearest(arguments: list[str], hint: str) -> None:
+    code, out, err = run("list", *arguments)
+    assert (code, out) == (2, "")
+    assert f"no model matches {arguments[0]}" in err
+    assert hint in err
+    assert err.count("\n") == 1
+
+
+# info
+
+
+def test_info_tells_all_of_a_model() -> None:
+    code, out, err = run("info", "faster_rcnn_r50_fpg")
+    assert (code, err) == (0, "")
+    for fact in ("faster_rcnn_r50_fpg.coco_2022", "box AP 42.3", "20.0 GB", "74109f42", "Apache-2.0", "80: person"):
+        assert fact in out
+    assert "faster_rcnn_r50_fpg.coco_2021" in out
+
+
+def test_info_of_a_tag_tells_that_one_alone() -> None:
+    code, out, _ = run("info", "faster_rcnn_r50_fpg.coco_2021")
+    assert code == 0
+    assert "box AP 42.2" in out
+    assert "76220505" in out
+    assert "coco_2022" not in out
+
+
+def test_info_counts_the_parameters() -> None:
+    _, out, _ = run("info", "retinanet_nano_fpg")
+    model = fpg_zoo.create_model("retinanet_nano_fpg")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert 0 < count < 3_000_000
+    assert f" {count:,}\n" in out
+    assert "none published" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "hints"),
+    [
+        ("mask_rcnn_r50_fgp", ["no model 'mask_rcnn_r50_fgp'", "did you mean", "mask_rcnn_r50_fpg"]),
+        ("faster_rcnn_r50_fpg.coco_2023", ["no tag 'coco_2023'", "coco_2022", "coco_2021"]),
+        ("mask_rcnn_nano_fpg.coco", ["mask_rcnn_nano_fpg has no published checkpoint"]),
+    ],
+)
+def test_unknown_names_and_tags_are_refused_with_the_nearest(name: str, hints: list[str]) -> None:
+    code, out, err = run("info", name)
+    assert (code, out) == (2, "")
+    assert err.startswith("fpg-zoo: ")
+    for hint in hints:
+        assert hint in err
+
+
+# The command itself
+
+
+def test_version_is_the_installed_one() -> None:
+    assert run("--version") == (0, f"fpg-zoo {importlib.metadata.version('fpg-zoo')}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["info"], ["list", "--nonsense"], ["convert", "a.pth"]])
+def test_wrong_usage_is_refused(arguments: list[str]) -> None:
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert err.startswith("usage: fpg-zoo")
+
+
+@pytest.mark.parametrize("arguments", [[], ["list"], ["list", "--json"], ["list", "--pretrained"]])
+def test_importing_and_listing_do_without_torch(arguments: list[str]) -> None:
+    statements = [
+        "import sys, fpg_zoo",
+        "from fpg_zoo.cli import main",
+        f"{arguments} and main({arguments})",
+        "heavy = {'torch', 'torchvision', 'numpy', 'PIL'} & set(sys.modules)",
+        "print(heavy, file=sys.stderr)",
+    ]
+    found = python("-c", "; ".join(statements))
+    assert (found.returncode, found.stderr) == (0, "set()\n")
+    assert bool(found.stdout) == bool(arguments)
+
+
+def test_head_of_the_list_ends_quietly() -> None:
+    command = f"'{sys.executable}' -m fpg_zoo.cli list | head -1"
+    found = subprocess.run(
+        command, shell=True, check=False, capture_output=True, text=True, timeout=60, env=environment()
+    )
+    assert found.stdout.split()[:2] == ["name", "method"]
+    assert found.stdout.count("\n") == 1
+    assert found.stderr == ""
+
+
+@pytest.mark.parametrize("changes", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
+def test_a_reader_that_has_gone_ends_it_quietly(changes: dict[str, str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    found = python("-m", "fpg_zoo.cli", "list", stdout=writing, env=environment(**changes))
+    os.close(writing)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_refused_in_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        found = python("-m", "fpg_zoo.cli", "list", stdout=full)
+    assert found.returncode == 2
+    assert found.stderr.startswith("fpg-zoo: ")
+    assert "No space left" in found.stderr
+    assert found.stderr.count("\n") == 1
