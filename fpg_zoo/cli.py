@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 done but for what was reported, 2 refused, 130 interrupted
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -20,21 +21,32 @@ DONE, INCOMPLETE, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` default to the process's. Returns the exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
+    options = _parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()  # here, where a reader that has gone is handled
+        return code
     except FPGZooError as error:
         return _refuse(str(error))
     except BrokenPipeError:
-        # The reader (`head`, say) has what it wanted. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        _flush_or_drop()
+        return DONE  # the reader (`head`, say) has what it wanted
     except OSError as error:
+        _flush_or_drop()
         return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         print("fpg-zoo: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _flush_or_drop() -> None:
+    """Empty standard output; what cannot be written goes nowhere, or Python would complain of it again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(message: str) -> int:

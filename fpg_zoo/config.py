@@ -127,6 +127,8 @@ class FPGGrid:
                 "pathway, () where it touches all of them"
             )
         for pathway, levels in enumerate(self.skipped):
+            if not isinstance(levels, tuple):
+                raise ConfigError(f"skipped[{pathway}]={levels!r}: give a tuple of levels, () for none")
             for level in levels:
                 if not 0 <= level < self.levels:
                     raise ConfigError(f"skipped[{pathway}] names level {level}: levels are 0..{self.levels - 1}")
@@ -316,9 +318,10 @@ def from_dict(data: Any) -> Any:
         return tuple(from_dict(item) for item in data)
     if not isinstance(data, dict):
         return data
-    cls = _TYPES.get(data.get("type", ""))
+    name = data.get("type")
+    cls = _TYPES.get(name) if isinstance(name, str) else None
     if cls is None:
-        raise ConfigError(f"type={data.get('type')!r} is no config of this version; known are {', '.join(_TYPES)}")
+        raise ConfigError(f"type={name!r} is no config of this version; known are {', '.join(_TYPES)}")
     values = {name: from_dict(value) for name, value in data.items() if name != "type"}
     try:
         return cls(**values)

@@ -78,8 +78,8 @@ def _label(
 ) -> None:
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 6
-    x = min(max(box[0], 0), max(size[0] - width, 0))
+    x = min(max(box[0], 0), max(size[0] - width - 1, 0))
     # Above the box where there is room, else inside it.
-    y = box[1] - height if box[1] >= height else min(box[1], max(size[1] - height, 0))
+    y = box[1] - height if box[1] >= height else min(box[1], max(size[1] - height - 1, 0))
     pen.rectangle([x, y, x + width, y + height], fill=colour, outline=(0, 0, 0))
     pen.text((x + 3 - left, y + 3 - top), text, fill=text_colour(colour), font=font)

@@ -76,12 +76,12 @@ def find_images(sources: Iterable[str]) -> list[str]:
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
-            inside = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            inside = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
             if not inside:
                 raise ImageError(f"{source}: no pictures in this folder (files ending in {', '.join(SUFFIXES)})")
             found.extend(inside)
         elif not path.exists() and glob.has_magic(source) and "://" not in source:
-            matching = sorted(glob.glob(str(path), recursive=True))
+            matching = sorted(file for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
             if not matching:
                 raise ImageError(f"{source}: no file matches this pattern")
             found.extend(matching)
@@ -172,10 +172,15 @@ def _fetch(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=URL_TIMEOUT_SECONDS) as response:
             content: bytes = response.read(MAX_URL_BYTES + 1)
+            announced = response.headers.get("Content-Length", "")
     except urllib.error.HTTPError as error:
         raise ImageError(f"{url}: the server answered {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise ImageError(f"{url}: cannot be fetched ({getattr(error, 'reason', error)})") from None
+    if announced.isdigit() and len(content) < min(int(announced), MAX_URL_BYTES):
+        raise ImageError(
+            f"{url}: cannot be read whole (the connection closed after {len(content)} of {announced} bytes)"
+        )
     if len(content) > MAX_URL_BYTES:
         raise ImageError(f"{url}: more than {MAX_URL_BYTES >> 20} MiB; fetch it yourself and pass the file")
     return content

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import json
+import os
 import sys
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fpg_zoo.errors import ConfigError, ImageError
-from fpg_zoo.factory import create_model, model_info
+from fpg_zoo.factory import create_model, published
 from fpg_zoo.images import read_image
 from fpg_zoo.predictor import Predictor
 from fpg_zoo.structures import Detections
@@ -57,12 +60,16 @@ def predict_files(
     Raises:
         FPGZooError: no such model or device, or nothing can be written at `output` or `results`.
     """
-    if model_name is not None:
-        model_info(model_name)  # a misspelt name is told before a folder is made
-    for folder in {path for path in (output, results.parent if results else None) if path is not None}:
-        with aside(folder, ".tmp"):  # told before the work, not after it
-            pass
-    model = create_model(model_name, pretrained=checkpoint is None, checkpoint=checkpoint, device=usable_device(device))
+    if model_name is not None and checkpoint is None:
+        published(model_name)
+    for place in (output, results.parent if results else None):
+        if place is not None:
+            _check_writable(place)
+    if results is not None and results.is_dir():
+        raise ConfigError(f"{results}: a folder; name the file to write")
+    # Only now what takes time, and only after that the first file is made.
+    target_device = usable_device(device)
+    model = create_model(model_name, pretrained=checkpoint is None, checkpoint=checkpoint, device=target_device)
     predictor, summary, rows = Predictor(model), Summary(), []
     ids, targets = _image_ids(files), _targets(files, output) if output else {}
     with tqdm(total=len(files), unit="image", disable=None) as bar:
@@ -92,7 +99,7 @@ def usable_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(1, device=chosen).fill_(0)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {device!r} cannot be used here ({reason}): choose cpu, cuda or mps") from None
     if chosen.type == "meta":
@@ -112,22 +119,37 @@ def _readable(files: Sequence[str], summary: Summary, bar: Any) -> Iterator[tupl
         yield file, image
 
 
+def _check_writable(folder: Path) -> None:
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"{folder}: cannot be a folder, {existing} is a file; choose another place")
+    if not os.access(existing, os.W_OK):
+        raise ConfigError(f"{folder}: {existing} cannot be written; choose another place")
+
+
+def _stem(file: str) -> str:
+    """A picture's name without folders and suffix; of a URL, without what follows the path."""
+    path = urllib.parse.urlsplit(file).path if "://" in file else file
+    return Path(path).stem or "picture"
+
+
 def _image_ids(files: Sequence[str]) -> dict[str, int | str]:
-    numbers = collections.Counter(int(Path(file).stem) for file in files if Path(file).stem.isdecimal())
-    return {
-        file: int(stem) if (stem := Path(file).stem).isdecimal() and numbers[int(stem)] == 1 else file for file in files
-    }
+    stems = {file: _stem(file) for file in files}
+    numbers = collections.Counter(int(stem) for stem in stems.values() if stem.isdecimal())
+    return {file: int(stem) if stem.isdecimal() and numbers[int(stem)] == 1 else file for file, stem in stems.items()}
 
 
 def _targets(files: Sequence[str], output: Path) -> dict[str, Path]:
-    """A file name for each picture; equal names from different folders are told apart by a number."""
-    taken: collections.Counter[str] = collections.Counter()
+    """A new file for each picture: told apart by a number from each other, and never one of the pictures."""
+    taken = {Path(file).resolve() for file in files}
     targets = {}
     for file in files:
-        stem = Path(file).stem or "picture"
-        taken[stem] += 1
-        number = f"_{taken[stem]}" if taken[stem] > 1 else ""
-        targets[file] = output / f"{stem}{number}_detections.jpg"
+        names = (
+            f"{_stem(file)}{number}_detections.jpg"
+            for number in itertools.chain([""], (f"_{i}" for i in itertools.count(2)))
+        )
+        targets[file] = next(path for name in names if (path := output / name).resolve() not in taken)
+        taken.add(targets[file].resolve())
     return targets
 
 

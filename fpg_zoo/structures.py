@@ -68,10 +68,18 @@ class Detections:
         """The class name of each detection."""
         return [self.class_names[label] for label in self.labels.tolist()]
 
-    def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Detections:
-        """The detections chosen by a slice, a sequence of indices or a (K,) bool tensor."""
-        if not isinstance(index, (Tensor, slice)):
-            index = torch.as_tensor(index, dtype=torch.long, device=self.boxes.device)
+    def __getitem__(self, index: int | slice | Tensor | np.ndarray | Sequence[int] | Sequence[bool]) -> Detections:
+        """The detections chosen by an index (one, still as `Detections`), a slice, several indices, or K bools.
+
+        Raises:
+            TypeError: indices that are neither whole numbers nor bools.
+            IndexError: an index out of range, or another number of bools than K.
+        """
+        if not isinstance(index, slice):
+            index = torch.as_tensor(index, device=self.boxes.device).reshape(-1)
+            if index.is_floating_point() and index.numel():
+                raise TypeError(f"indices of {index.dtype}: pass whole numbers, bools or a slice")
+            index = index if index.dtype == torch.bool else index.long()
         return replace(
             self,
             boxes=self.boxes[index],

@@ -243,7 +243,9 @@ def test_a_name_that_looks_numbered_does_not_collide(checkpoint: Path) -> None:
     assert sorted(sizes) == [(30, 40), (40, 30), (50, 30)]
 
 
-@pytest.mark.parametrize("sources", [["photos"], ["photos/x.jpg"]], ids=["folder", "file"])
+@pytest.mark.parametrize(
+    "sources", [["photos"], ["photos/x.jpg", "./photos/x_detections.jpg"]], ids=["folder", "files"]
+)
 def test_source_pictures_stay_as_they_are(sources: list[str], checkpoint: Path) -> None:
     # One of them has the name that the other's annotated copy would have.
     _add("photos/x.jpg", "photos/x_detections.jpg", "photos/y.png")
@@ -289,6 +291,7 @@ NANO = "mask_rcnn_nano_fpg"
         (["--checkpoint", "gone.safetensors"], "gone.safetensors: no such file"),
         (["--checkpoint", "gone.pth"], "gone.pth: no such file"),
         (["--checkpoint", "notes.pth"], "notes.pth: "),
+        (["--checkpoint", "~no-such-user-here/a.pth"], "~no-such-user-here/a.pth"),
         (["--checkpoint", "NANO", "--model", "retinanet_nano_fpg"], f"holds a {NANO}, not a retinanet_nano_fpg"),
         (["--checkpoint", "NANO", "--device", "nonsense"], "device 'nonsense' cannot be used here"),
         (["--checkpoint", "NANO", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
@@ -329,6 +332,23 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(arguments: list[
     assert err.count("\n") == 1
     assert sorted(path.name for path in Path().iterdir()) == ["a.png", "file", "folder"]
     assert Path("file").read_bytes() == b""
+
+
+def test_a_picture_half_written_when_interrupted_is_not_left(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _add("a.png", "b.png")
+    assert _predict(checkpoint, "a.png", "--output", "out").code == 0
+    before = Path("out/a_detections.jpg").read_bytes()
+
+    def interrupted(self: Image.Image, file: Any, *_: Any, **__: Any) -> None:
+        Path(file).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", interrupted)
+    for picture in ("a.png", "b.png"):
+        code, _, err = _predict(checkpoint, picture, "--output", "out")
+        assert (code, err) == (130, "fpg-zoo: interrupted\n")
+    assert _written("out") == ["a_detections.jpg"]
+    assert Path("out/a_detections.jpg").read_bytes() == before
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signal")

@@ -160,7 +160,7 @@ def test_the_text_of_a_label_is_wholly_inside_a_picture_hardly_higher_than_it():
 
 @pytest.mark.parametrize("box", [[190, 100, 200, 150], [190, 0, 200, 200]])
 def test_the_frame_of_a_label_at_the_right_edge_is_wholly_inside_the_picture(box):
-    # The label's frame is black. FAILS when written: its right side falls one pixel outside of the picture.
+    # The label's frame is black, and its right side must not fall one pixel outside.
     pixels = _drawn(_found([box], (200, 200)))
     rows = np.flatnonzero(_text_pixels(pixels).any(axis=1))
     assert (pixels[rows.min() : rows.max() + 1, 199] == 0).all()

@@ -93,7 +93,7 @@ def test_fewer_pathways_than_the_triangle_needs_leave_the_finest_levels_alone():
         ({"skipped": ((-1,), ())}, r"skipped\[0\] names level -1: levels are 0\.\.2"),
         ({"skipped": ((), (0, 1, 2))}, r"skipped\[1\] skips every level: a pathway without nodes; drop it instead"),
         ({"skipped": ((), (2, 0, 1, 0))}, r"skipped\[1\] skips every level"),
-        # FAILS when written: TypeError, 'int' object is not iterable. (0) is easily written for (0,).
+        # (0) is easily written for (0,).
         ({"skipped": ((0), ())}, r"skipped\[0\]"),
         # Nothing leads into the coarsest level but its finer neighbour, and that way is off.
         ({"along": False, "lateral": None, "skip": None}, r"pathway 0 computes level 2, but no transition leads there"),

@@ -132,9 +132,9 @@ def test_what_is_no_url_is_refused(url: str) -> None:
 
 @pytest.fixture
 def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with pictures, other files, and a subfolder."""
-    (tmp_path / "photos" / "more").mkdir(parents=True)
-    for name in ("b.JPG", "a.png", "c.TiFf", "notes.txt", "no_suffix", "more/d.jpg"):
+    """A working folder with pictures, other files, and subfolders."""
+    (tmp_path / "photos" / "more" / "deep").mkdir(parents=True)
+    for name in ("b.JPG", "a.png", "c.TiFf", "notes.txt", "no_suffix", "more/d.jpg", "more/deep/e.jpg"):
         (tmp_path / "photos" / name).write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -183,7 +183,7 @@ def test_a_folder_without_pictures_is_refused(content: list[str], tmp_path: Path
         ("photos/*.png", ["photos/a.png"]),
         ("photos/[ab].*", ["photos/a.png", "photos/b.JPG"]),
         ("photos/?.TiFf", ["photos/c.TiFf"]),
-        ("photos/**/*.jpg", ["photos/more/d.jpg"]),
+        ("photos/**/*.jpg", ["photos/more/d.jpg", "photos/more/deep/e.jpg"]),
         ("*/*/*.jpg", ["photos/more/d.jpg"]),
     ],
 )
@@ -212,7 +212,16 @@ def test_a_file_named_like_a_pattern_is_itself(tmp_path: Path) -> None:
     assert find_images([str(path)]) == [str(path)]
 
 
-@pytest.mark.parametrize("source", ["gone.jpg", "http://127.0.0.1/a*.jpg?x=[1]", "https://127.0.0.1/photos/"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "gone.jpg",
+        "http://127.0.0.1/a*.jpg?x=[1]",
+        "https://127.0.0.1/photos/",
+        "~no-such-user-here/a.jpg",
+        "a" * 300 + ".jpg",
+    ],
+)
 def test_missing_files_and_urls_are_passed_on(source: str) -> None:
     assert find_images([source]) == [source]
 

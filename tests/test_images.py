@@ -87,6 +87,21 @@ def test_palette_colours_are_looked_up_silently(transparency: Any, tmp_path: Pat
     assert _colours(found) == [[[10, 20, 30], [200, 100, 50]]]
 
 
+@pytest.mark.parametrize(
+    ("mode", "colour", "transparency"),
+    [("1", 255, 255), ("L", 40, 40), ("RGB", (9, 80, 70), (9, 80, 70)), ("I;16", 257 * 40, 257 * 40)],
+)
+def test_a_colour_that_counts_as_transparent_is_kept_silently(
+    mode: str, colour: Any, transparency: Any, tmp_path: Path
+) -> None:
+    Image.new(mode, (2, 1), colour).save(tmp_path / "picture.png", transparency=transparency)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = read_image(tmp_path / "picture.png")
+    expected = {"1": [255] * 3, "L": [40] * 3, "RGB": [9, 80, 70], "I;16": [40] * 3}[mode]
+    assert _colours(found) == [[expected, expected]]
+
+
 # 65535 is 255 * 257, so v / 257 takes 16 bits to 8: 128 / 257 = 0.498, 32639 / 257 = 127, 32768 / 257 = 127.502.
 SIXTEEN_BITS = np.array([[0, 128, 32639, 32768, 65535]])
 EIGHT_BITS = [0, 0, 127, 128, 255]

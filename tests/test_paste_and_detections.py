@@ -58,7 +58,19 @@ def test_a_map_of_ones_fills_the_pixels_whose_centres_lie_in_the_box(box, filled
     assert torch.equal(mask, _rectangle((10, 12), *filled))
 
 
-@pytest.mark.parametrize("box", [(3, 3, 3, 3), (3, 2, 3, 8), (2, 3, 8, 3), (5, 2, 3, 8), (2, 8, 8, 3)])
+@pytest.mark.parametrize(
+    "box",
+    [
+        (3, 3, 3, 3),
+        (3, 2, 3, 8),
+        (2, 3, 8, 3),
+        (3.5, 2, 3.5, 8),  # through the pixels' centres
+        (2, 3.5, 8, 3.5),
+        (5, 2, 3, 8),  # reversed
+        (3.5, 2, 3.2, 8),
+        (2, 3.5, 8, 3.2),
+    ],
+)
 def test_a_box_without_area_has_no_mask(box):
     mask = paste_mask(torch.ones(28, 28), box, (10, 12))
     assert mask.shape == (10, 12)
@@ -155,8 +167,8 @@ def test_to_detections_keeps_what_it_is_given_without_scale_or_masks():
 
 
 def test_boxes_stay_inside_the_frame_whatever_the_scale():
-    # The contract of Detections: x2 <= width, y2 <= height. FAILS when written: a box over the whole network input
-    # comes out larger than the picture by rounding, 524 / (524 / 1659) being 1659.0001 in single precision.
+    # The contract of Detections: x2 <= width, y2 <= height. By rounding alone a box over the whole network input would
+    # come out larger than the picture: 524 / (524 / 1659) is 1659.0001 in single precision.
     outside = []
     for size, output_size in [((524, 498), (1659, 1243)), ((480, 640), (375, 500)), ((427, 640), (333, 499))]:
         box = to_detections(_instances([[0, 0, size[1], size[0]]]), size, output_size, ("a", "b")).boxes[0].tolist()
