@@ -197,6 +197,8 @@ def _convert(options: argparse.Namespace) -> int:
     from fpg_zoo.loading import save
     from fpg_zoo.weights.files import sha256_of
 
+    if options.out.suffix in (".pth", ".pt", ".ckpt", ".bin"):
+        raise ConfigError(f"{options.out}: convert writes safetensors; name a file ending so, or a folder")
     model = create_model(checkpoint=options.file)
     digest = sha256_of(options.file)
     save(model, options.out, {"source_file": options.file.name, "source_sha256": digest})

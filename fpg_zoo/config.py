@@ -13,6 +13,19 @@ from typing import Any, Literal
 from fpg_zoo.errors import ConfigError
 
 SCHEMA_VERSION = 1
+BACKBONE_STAGES = 4  # C2..C5
+
+
+def _check_one_of(allowed: tuple[object, ...], **values: object) -> None:
+    for name, value in values.items():
+        if value not in allowed:
+            raise ConfigError(f"{name}={value!r}: use one of {', '.join(map(repr, allowed))}")
+
+
+def _check_positive(**values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name}={value!r}: it takes a whole number of at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +52,12 @@ class ResNetConfig:
     depths: tuple[int, int, int, int] = (3, 4, 6, 3)
     width: int = 64
 
+    def __post_init__(self) -> None:
+        _check_one_of(("basic", "bottleneck"), block=self.block)
+        _check_positive(width=self.width, **{f"depths[{i}]": depth for i, depth in enumerate(self.depths)})
+        if len(self.depths) != BACKBONE_STAGES:
+            raise ConfigError(f"depths={self.depths!r}: give the blocks of each of {BACKBONE_STAGES} stages")
+
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of C2..C5."""
@@ -63,14 +82,29 @@ class FPNConfig:
     levels: int = 5
     extra_levels: Literal["pool", "conv"] = "pool"
 
+    def __post_init__(self) -> None:
+        _check_positive(width=self.width, levels=self.levels)
+        _check_one_of(("pool", "conv"), extra_levels=self.extra_levels)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NASFPNConfig:
-    """NAS-FPN (Ghiasi et al., arXiv 1904.07392), the 7-merge cell, P3..P7, repeated `stacks` times."""
+    """NAS-FPN (Ghiasi et al., arXiv 1904.07392), the 7-merge cell over P3..P7, repeated `stacks` times."""
 
-    start: int = 1
     width: int = 256
     stacks: int = 7
+
+    def __post_init__(self) -> None:
+        _check_positive(width=self.width, stacks=self.stacks)
+
+    @property
+    def start(self) -> int:
+        """The cell is made for C3..C5."""
+        return 1
+
+    @property
+    def levels(self) -> int:
+        return 5
 
 
 Mapped = Literal["conv", "identity"]
@@ -116,11 +150,8 @@ class FPGGrid:
         if not self.directions:
             raise ConfigError("directions=(): a grid needs at least one pathway; give 'up' or 'down' for each")
         for pathway, direction in enumerate(self.directions):
-            if direction not in ("up", "down"):
-                raise ConfigError(f"directions[{pathway}]={direction!r}: a pathway runs 'up' or 'down'")
-        for name in ("lateral", "skip"):
-            if getattr(self, name) not in ("conv", "identity", None):
-                raise ConfigError(f"{name}={getattr(self, name)!r}: use 'conv', 'identity' or None")
+            _check_one_of(("up", "down"), **{f"directions[{pathway}]": direction})
+        _check_one_of(("conv", "identity", None), lateral=self.lateral, skip=self.skip)
         if len(self.skipped) != self.pathways:
             raise ConfigError(
                 f"skipped has {len(self.skipped)} entries for {self.pathways} pathways: give one tuple of levels per "
@@ -195,6 +226,10 @@ class FPGConfig:
     width: int = 256
     grid: FPGGrid = dataclasses.field(default_factory=triangle_grid)
     extra_levels: Literal["pool", "conv"] = "pool"
+
+    def __post_init__(self) -> None:
+        _check_positive(width=self.width)
+        _check_one_of(("pool", "conv"), extra_levels=self.extra_levels)
 
     @property
     def levels(self) -> int:
@@ -275,6 +310,10 @@ class TwoStageConfig:
     preprocess: PreprocessConfig
     roi_levels: int = 4
 
+    def __post_init__(self) -> None:
+        _check_strides(self.rpn.anchors, self.neck)
+        _check_one_of(tuple(range(1, self.neck.levels + 1)), roi_levels=self.roi_levels)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetinaNetConfig:
@@ -285,6 +324,16 @@ class RetinaNetConfig:
     head: RetinaHeadConfig
     class_names: tuple[str, ...]
     preprocess: PreprocessConfig
+
+    def __post_init__(self) -> None:
+        _check_strides(self.head.anchors, self.neck)
+
+
+def _check_strides(anchors: AnchorConfig, neck: NeckConfig) -> None:
+    if len(anchors.strides) != neck.levels:
+        raise ConfigError(
+            f"anchors have {len(anchors.strides)} strides for {neck.levels} pyramid levels: give one each"
+        )
 
 
 DetectorConfig = TwoStageConfig | RetinaNetConfig

@@ -45,7 +45,9 @@ def draw_detections(detections: Detections, image: Image.Image) -> Image.Image:
     pen = ImageDraw.Draw(canvas)
     line = max(round(max(image.size) / 400), 1)
     font = ImageFont.load_default(max(round(max(image.size) / 50), 10))
-    for box, colour in zip(found.boxes.tolist(), colours, strict=True):
+    right, bottom = canvas.width - 1, canvas.height - 1
+    for (x1, y1, x2, y2), colour in zip(found.boxes.tolist(), colours, strict=True):
+        box = [min(x1, right), min(y1, bottom), min(x2, right), min(y2, bottom)]
         # A dark line around the coloured one keeps the box visible where the picture has its colour.
         pen.rectangle(box, outline=(0, 0, 0), width=line + 2)
         pen.rectangle(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,11 +152,11 @@ def create_model(
     if checkpoint is not None and (pretrained or (name or "").startswith(LOCAL)):
         raise ConfigError(f"checkpoint={str(checkpoint)!r} and another source of weights: give one of them")
     if name is not None and name.startswith(LOCAL):
-        config, local_name, tensors = loading.read_local(Path(name[len(LOCAL) :]).expanduser())
+        config, local_name, tensors = loading.read_local(Path(os.path.expanduser(name[len(LOCAL) :])))
         model = loading.assemble(config, local_name, tensors, classes)
     elif checkpoint is not None:
         architecture = None if name is None else _without_tag(name)
-        model = _from_checkpoint(architecture, Path(checkpoint).expanduser(), classes)
+        model = _from_checkpoint(architecture, Path(os.path.expanduser(checkpoint)), classes)
     elif name is None:
         raise ConfigError("neither a name nor a checkpoint: give one; fpg_zoo.list_models() lists the names")
     else:

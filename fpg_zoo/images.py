@@ -6,6 +6,7 @@ import contextlib
 import glob
 import http.client
 import io
+import os
 import urllib.error
 import urllib.request
 import warnings
@@ -52,10 +53,9 @@ def read_image(source: ImageLike) -> Image.Image:
         text = str(source)
         if text.lower().startswith(("http://", "https://")):
             return _open(io.BytesIO(_fetch(text)), text)
-        with _decoding(text):  # a path may be one that cannot exist
-            path = Path(source).expanduser()
-            if path.is_dir():
-                raise ImageError(f"{path}: a folder, not a picture; pass the files in it (fpg_zoo.images.find_images)")
+        path = Path(os.path.expanduser(source))
+        if os.path.isdir(path):
+            raise ImageError(f"{path}: a folder, not a picture; pass the files in it (fpg_zoo.images.find_images)")
         return _open(path, text)
     raise ImageError(f"{type(source).__name__}: not an image; pass a path, URL, PIL image, numpy array or torch tensor")
 
@@ -74,13 +74,14 @@ def find_images(sources: Iterable[str]) -> list[str]:
     """
     found: list[str] = []
     for source in sources:
-        path = Path(source).expanduser()
-        if path.is_dir():
+        path = Path(os.path.expanduser(source))
+        # os.path answers no where Path raises, for a name that is too long, say.
+        if os.path.isdir(path):
             inside = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
             if not inside:
                 raise ImageError(f"{source}: no pictures in this folder (files ending in {', '.join(SUFFIXES)})")
             found.extend(inside)
-        elif not path.exists() and glob.has_magic(source) and "://" not in source:
+        elif not os.path.exists(path) and glob.has_magic(source) and "://" not in source:
             matching = sorted(file for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
             if not matching:
                 raise ImageError(f"{source}: no file matches this pattern")

@@ -82,6 +82,7 @@ def predict_files(
             if output:
                 _save_picture(found.draw(image), targets[file])
             bar.write(f"{file}: {_counts(found)}", file=sys.stdout)
+            sys.stdout.flush()
             bar.update()
     if results:
         with aside(results.parent, ".json") as temporary, explained(results.parent):

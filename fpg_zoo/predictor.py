@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, get_args
 
 from tqdm import tqdm
 
@@ -57,10 +57,22 @@ class Predictor:
         return results
 
     def stream(self, images: Iterable[ImageLike], batch_size: int = 1) -> Iterator[Detections]:
-        """As calling it, but reads pictures and gives detections as it goes, so that memory stays that of one batch."""
+        """As calling it, but reads pictures and gives detections as it goes, so that memory stays that of one batch.
+
+        Raises:
+            TypeError: `images` is a single picture.
+            ImageError: one of them cannot be read as an image; raised when its turn comes.
+            ValueError: `batch_size` is less than 1.
+        """
+        if isinstance(images, get_args(ImageLike)):
+            raise TypeError(
+                f"images is a single {type(images).__name__}: pass an iterable of pictures, or call the predictor"
+            )
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: it takes at least 1")
-        iterator = iter(images)
+        return self._stream(iter(images), batch_size)
+
+    def _stream(self, iterator: Iterator[ImageLike], batch_size: int) -> Iterator[Detections]:
         while batch := [read_image(image) for image in itertools.islice(iterator, batch_size)]:
             yield from self._detect(batch)
 

@@ -84,9 +84,9 @@ def test_fewer_pathways_than_the_triangle_needs_leave_the_finest_levels_alone():
     [
         ({"levels": 1, "skipped": ((), ())}, r"levels=1: a grid needs at least 2 levels"),
         ({"pathways": 0}, r"directions=\(\): a grid needs at least one pathway"),
-        ({"direction": "left"}, r"directions\[0\]='left': a pathway runs 'up' or 'down'"),
-        ({"lateral": "linear"}, r"lateral='linear': use 'conv', 'identity' or None"),
-        ({"skip": False}, r"skip=False: use 'conv', 'identity' or None"),
+        ({"direction": "left"}, r"directions\[0\]='left': use one of 'up', 'down'"),
+        ({"lateral": "linear"}, r"lateral='linear': use one of 'conv', 'identity', None"),
+        ({"skip": False}, r"skip=False: use one of 'conv', 'identity', None"),
         ({"skipped": ((),)}, r"skipped has 1 entries for 2 pathways: give one tuple of levels per pathway"),
         ({"skipped": ((), (), ())}, r"skipped has 3 entries for 2 pathways"),
         ({"skipped": ((), (3,))}, r"skipped\[1\] names level 3: levels are 0\.\.2"),
@@ -124,7 +124,7 @@ def test_a_wrong_grid_is_refused_with_the_reason(arguments, reason):
 )
 def test_a_grid_that_does_not_fit_the_backbone_is_refused(start, levels):
     config = FPGConfig(start=start, width=2, grid=_grid(1, levels))
-    with pytest.raises(ValueError, match=rf"a grid of {levels} levels from backbone stage {start} of 4"):
+    with pytest.raises(ValueError, match=rf"a pyramid of {levels} levels from backbone stage {start} of 4"):
         FPG(config, CHANNELS)
 
 

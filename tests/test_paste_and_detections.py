@@ -214,6 +214,12 @@ def _nothing(size=(6, 8)):
         ([], []),
         (range(2), [0, 1]),
         (np.array([2, 3]), [2, 3]),
+        # Bools are a choice, not the indices 0 and 1, wherever they come from.
+        ([True, False, False, True], [0, 3]),
+        (np.array([True, False, False, True]), [0, 3]),
+        # One index gives one detection, with all dimensions.
+        (2, [2]),
+        (-1, [3]),
     ],
 )
 def test_indexing_chooses_the_same_rows_of_everything(index, expected):
@@ -225,23 +231,20 @@ def test_indexing_chooses_the_same_rows_of_everything(index, expected):
     assert (chosen.class_names, chosen.size) == (found.class_names, found.size)
 
 
-@pytest.mark.parametrize("index", [[True, False, False, True], np.array([True, False, False, True])])
-def test_bools_that_are_no_tensor_are_not_taken_for_the_indices_0_and_1(index):
-    # FAILS when written: they are cast to whole numbers. Refusing them is right as well.
-    try:
-        chosen = _detections()[index]
-    except (TypeError, ValueError, IndexError):
-        return
-    assert chosen.scores.tolist() == [0.5, 0.5]
-
-
-def test_a_single_index_gives_no_detections_of_broken_shape():
-    # FAILS when written: boxes of shape (4,), so that len() is 4. Refusing it is right as well.
-    try:
-        chosen = _detections()[2]
-    except (TypeError, ValueError, IndexError):
-        return
-    assert (chosen.boxes.shape, chosen.scores.shape) == ((1, 4), (1,))
+@pytest.mark.parametrize(
+    ("index", "error"),
+    [
+        ([0.0, 1.0], TypeError),
+        (torch.tensor([0.5]), TypeError),
+        ([4], IndexError),  # there are four
+        (4, IndexError),
+        ([True, False, True], IndexError),  # bools for three of the four
+        (torch.ones(5, dtype=torch.bool), IndexError),
+    ],
+)
+def test_indexing_refuses_what_names_no_detections(index, error):
+    with pytest.raises(error):
+        _detections()[index]
 
 
 def test_indexing_without_masks_leaves_none():

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpg_zoo.config import FPGConfig
-from fpg_zoo.modeling.layers import ConvNorm, init_xavier, subsample2, upsample2
+from fpg_zoo.modeling.layers import ConvNorm, check_levels, init_xavier, subsample2, upsample2
 
 
 class Transition(ConvNorm):
@@ -146,17 +146,13 @@ class FPG(nn.Module):
     exactly from level to level: pad images to a multiple of the coarsest level's stride.
 
     Raises:
-        ValueError: at construction, the grid has fewer levels than the backbone gives; in `forward`, two neighbouring
-            levels' sizes are not in the ratio 2.
+        ConfigError: at construction, the grid has fewer levels than the backbone gives.
+        ValueError: in `forward`, two neighbouring levels' sizes are not in the ratio 2.
     """
 
     def __init__(self, config: FPGConfig, channels: Sequence[int]) -> None:
         super().__init__()
-        if not 0 <= config.start < len(channels) or config.levels < len(channels) - config.start:
-            raise ValueError(
-                f"a grid of {config.levels} levels from backbone stage {config.start} of {len(channels)}: choose a "
-                "stage that exists and at least as many levels as there are stages from it"
-            )
+        check_levels(config.start, config.levels, len(channels))
         self.width = config.width
         self.inputs = LevelInputs(config, channels)
         self.pathways = nn.ModuleList(Pathway(config, index) for index in range(config.grid.pathways))

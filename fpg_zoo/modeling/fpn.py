@@ -8,17 +8,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpg_zoo.config import FPNConfig
-from fpg_zoo.modeling.layers import ConvNorm, init_xavier, subsample2
+from fpg_zoo.modeling.layers import ConvNorm, check_levels, init_xavier, subsample2
 
 
 class FPN(nn.Module):
     """Lateral 1x1 convolutions, a top-down pathway of nearest-neighbour additions, 3x3 output convolutions.
 
     `forward`: C2..C5 to a tuple of `levels` maps (N, width, H_l, W_l), fine to coarse.
+
+    Raises:
+        ConfigError: the pyramid has fewer levels than the backbone gives.
     """
 
     def __init__(self, config: FPNConfig, channels: Sequence[int]) -> None:
         super().__init__()
+        check_levels(config.start, config.levels, len(channels))
         width, used = config.width, channels[config.start :]
         extra_levels = config.levels - len(used)
         self.width = width

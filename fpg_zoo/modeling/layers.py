@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fpg_zoo.errors import ConfigError
+
 
 class ConvNorm(nn.Module):
     """A convolution, "same" padding, then BatchNorm; (N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
@@ -19,6 +21,19 @@ class ConvNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normed: Tensor = self.norm(self.conv(x))
         return normed
+
+
+def check_levels(start: int, levels: int, stages: int) -> None:
+    """Refuse a pyramid of `levels` from backbone stage `start` of `stages` that leaves stages over.
+
+    Raises:
+        ConfigError: there is no such stage, or there are more stages from it than levels.
+    """
+    if not 0 <= start < stages or levels < stages - start:
+        raise ConfigError(
+            f"a pyramid of {levels} levels from backbone stage {start} of {stages}: choose a stage that exists and at "
+            "least as many levels as there are stages from it"
+        )
 
 
 def upsample2(x: Tensor) -> Tensor:

@@ -75,8 +75,9 @@ class DenseSelection:
     ) -> list[Instances]:
         """Args: the outputs of `RetinaHead.forward`; `sizes`, each image's (height, width) before padding."""
         anchors = anchors_like(logits, self.config.anchors)
-        scores = [per_anchor(x, self.num_classes).sigmoid() for x in logits]
-        moves = [per_anchor(x, 4) for x in deltas]
+        # In float32 whatever the network computes in: 8 or 11 bits do not tell pixels apart.
+        scores = [per_anchor(x.float(), self.num_classes).sigmoid() for x in logits]
+        moves = [per_anchor(x.float(), 4) for x in deltas]
         return [
             self._one_image([x[i] for x in scores], [x[i] for x in moves], anchors, size)
             for i, size in enumerate(sizes)

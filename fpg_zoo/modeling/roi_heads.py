@@ -45,9 +45,15 @@ class RegionPooling:
         levels = self.levels(regions)
         for level, stride in enumerate(self.strides):
             here = (levels == level).nonzero().squeeze(1)
+            # In float32 whatever the network computes in: 8 or 11 bits do not hold a region's coordinates.
             pooled[here] = roi_align(
-                pyramid[level], regions[here], self.pool, spatial_scale=1 / stride, sampling_ratio=0, aligned=True
-            )
+                pyramid[level].float(),
+                regions[here],
+                self.pool,
+                spatial_scale=1 / stride,
+                sampling_ratio=0,
+                aligned=True,
+            ).to(pooled.dtype)
         return pooled
 
 
@@ -92,8 +98,8 @@ class BoxSelection:
     ) -> list[Instances]:
         """Args: outputs of `BoxHead.forward`; each image's proposals (K_i, 4) and (height, width) before padding."""
         counts = [len(boxes) for boxes in proposals]
-        scores = torch.split(logits.softmax(dim=-1)[:, :-1], counts)
-        per_image = zip(scores, torch.split(deltas, counts), proposals, sizes, strict=True)
+        scores = torch.split(logits.float().softmax(dim=-1)[:, :-1], counts)
+        per_image = zip(scores, torch.split(deltas.float(), counts), proposals, sizes, strict=True)
         return [self._one_image(*image) for image in per_image]
 
     def _one_image(self, scores: Tensor, deltas: Tensor, proposals: Tensor, size: tuple[int, int]) -> Instances:
@@ -134,4 +140,4 @@ class MaskHead(nn.Module):
 
 def maps_of_class(logits: Tensor, labels: Tensor) -> Tensor:
     """Of mask logits (R, C, S, S) the map of each region's class, as probabilities (R, S, S)."""
-    return logits[torch.arange(len(labels), device=labels.device), labels].sigmoid()
+    return logits[torch.arange(len(labels), device=labels.device), labels].float().sigmoid()

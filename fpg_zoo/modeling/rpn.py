@@ -54,8 +54,9 @@ class ProposalSelection:
     ) -> list[Proposals]:
         """Args: the outputs of `RPN.forward`; `sizes`, each image's (height, width) before padding."""
         anchors = anchors_like(objectness, self.config.anchors)
-        scores = [per_anchor(x, 1).squeeze(-1).sigmoid() for x in objectness]
-        moves = [per_anchor(x, 4) for x in deltas]
+        # In float32 whatever the network computes in: 8 or 11 bits do not tell pixels apart.
+        scores = [per_anchor(x.float(), 1).squeeze(-1).sigmoid() for x in objectness]
+        moves = [per_anchor(x.float(), 4) for x in deltas]
         return [
             self._one_image([x[i] for x in scores], [x[i] for x in moves], anchors, size)
             for i, size in enumerate(sizes)

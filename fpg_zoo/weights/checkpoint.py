@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from dataclasses import dataclass
@@ -49,7 +50,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         UnsafeCheckpointError: its pickle asks for classes or functions that the safe unpickler does not admit.
         CheckpointError: it cannot be opened, is no torch file, is damaged, or holds no tensors.
     """
-    if not path.is_file():
+    if os.path.isdir(path):
+        raise CheckpointError(f"{path}: a folder, not a checkpoint file; local-dir:{path} reads a model's folder")
+    if not os.path.exists(path):
         raise CheckpointError(f"{path}: no such file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

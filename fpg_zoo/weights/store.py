@@ -48,7 +48,7 @@ def cache_folder() -> Path:
     """`FPG_ZOO_CACHE`, or `fpg_zoo` in the user's cache folder."""
     chosen = os.environ.get("FPG_ZOO_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "fpg_zoo"
 
