@@ -68,10 +68,12 @@ def _summary(values: list[float]) -> Spread:
 def _synchronise() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    elif torch.backends.mps.is_available():
+        torch.mps.synchronize()
 
 
-def environment() -> dict[str, Any]:
-    """What the figures depend on: versions, machine, threads, commit."""
+def environment(device: str) -> dict[str, Any]:
+    """What the figures depend on: versions, machine, the device measured on, threads, commit."""
     return {
         "date": datetime.date.today().isoformat(),
         "commit": _commit(),
@@ -82,16 +84,16 @@ def environment() -> dict[str, Any]:
         "safetensors": safetensors.__version__,
         "platform": platform.platform(),
         "processor": _processor(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "threads": torch.get_num_threads(),
     }
 
 
-def write(name: str, command: str, rows: list[dict[str, Any]]) -> Path:
-    """Write a record to `benchmarks/results/NAME.json`."""
+def write(name: str, command: str, rows: list[dict[str, Any]], *, device: str) -> Path:
+    """Write a record to `benchmarks/results/NAME.json`; `device` is cpu, cuda or mps, as measured on."""
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{name}.json"
-    record = {"command": command, "environment": environment(), "rows": rows}
+    record = {"command": command, "environment": environment(device), "rows": rows}
     target.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return target
 

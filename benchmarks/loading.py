@@ -14,7 +14,8 @@ from harness import measure_in_turn, write
 
 import fpg_zoo
 from fpg_zoo.factory import published
-from fpg_zoo.loading import build_on_meta, metadata_of, read_safetensors
+from fpg_zoo.fitting import build_on_meta
+from fpg_zoo.model_files import metadata_of, read_safetensors
 from fpg_zoo.weights.store import Store
 
 LIMIT = 1.5  # of the baseline
@@ -49,7 +50,7 @@ def main() -> None:
             times = f"{ours.median * 1e3:6.1f} ms, baseline {baseline.median * 1e3:6.1f} ms"
             print(f"{name:28} {times}, ratio {ratio.median:.2f}", flush=True)
             path.unlink()
-    print(write("loading", "python benchmarks/loading.py", rows))
+    print(write("loading", "python benchmarks/loading.py", rows, device="cpu"))
 
 
 if __name__ == "__main__":

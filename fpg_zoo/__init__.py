@@ -14,8 +14,8 @@ from fpg_zoo.version import __version__
 if TYPE_CHECKING:
     from fpg_zoo.errors import FPGZooError
     from fpg_zoo.factory import ModelInfo, create_model, list_models, model_info
-    from fpg_zoo.loading import load_reference_state_dict, reference_state_dict
     from fpg_zoo.predictor import Predictor
+    from fpg_zoo.reference import load_reference_state_dict, reference_state_dict
     from fpg_zoo.structures import Detections
 
 __all__ = [
@@ -38,9 +38,9 @@ _HOMES = {
     "Predictor": "predictor",
     "create_model": "factory",
     "list_models": "factory",
-    "load_reference_state_dict": "loading",
+    "load_reference_state_dict": "reference",
     "model_info": "factory",
-    "reference_state_dict": "loading",
+    "reference_state_dict": "reference",
 }
 
 

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,6 +105,8 @@ def _list(options: argparse.Namespace) -> int:
     from fpg_zoo.weights.manifest import nearest
 
     names = list_models(*options.pattern, pretrained=options.pretrained)
+    if not names and list_models(*options.pattern):
+        raise UnknownNameError(f"no model that matches {' '.join(options.pattern)} has a published checkpoint")
     if not names:
         raise UnknownNameError(
             f"no model matches {' '.join(options.pattern)}: {nearest(options.pattern[0], list_models())}"
@@ -194,8 +197,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _convert(options: argparse.Namespace) -> int:
     from fpg_zoo.factory import create_model
-    from fpg_zoo.loading import save
-    from fpg_zoo.weights.files import sha256_of
+    from fpg_zoo.model_files import save
+    from fpg_zoo.files import sha256_of
 
     if options.out.suffix in (".pth", ".pt", ".ckpt", ".bin"):
         raise ConfigError(f"{options.out}: convert writes safetensors; name a file ending so, or a folder")
@@ -212,9 +215,13 @@ def _predict(options: argparse.Namespace) -> int:
         raise ConfigError(f"--score {options.score}: a score lies in 0..1")
     if options.model is None and options.checkpoint is None:
         raise ConfigError("no model: give --model NAME (`fpg-zoo list` has the names) or --checkpoint FILE")
+    from PIL import Image
+
     from fpg_zoo.images import find_images
     from fpg_zoo.prediction_files import predict_files
 
+    # Pillow warns of pictures so large that they may be an attack from 89 million pixels on, and refuses from twice that.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     files = find_images(options.images)
     output = options.output
     if output is None and options.json is None:
@@ -232,7 +239,7 @@ def _predict(options: argparse.Namespace) -> int:
         if place is not None:
             print(f"written: {place}")
     print(f"{summary.detected} of {len(files)} pictures, {summary.objects} objects")
-    return INCOMPLETE if summary.unreadable else DONE
+    return INCOMPLETE if summary.skipped else DONE
 
 
 if __name__ == "__main__":

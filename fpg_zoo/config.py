@@ -1,31 +1,34 @@
-"""What a detector is made of, as data: frozen dataclasses without torch, writable as JSON and read back.
+"""What a detector is made of, as data: frozen dataclasses without torch; `config_io` writes and reads them as JSON.
 
 A detector config holds everything that decides the tensors of a model and the arithmetic of its detections.
-Each config is consumed once, by the module of the same name in `fpg_zoo.modeling`.
+Each config is consumed once, by the module of the same name in `fpg_zoo.modeling`. All raise ConfigError when they are
+made of values that describe no detector.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from reprlib import repr as shown  # the beginning of what may be long
+from typing import Literal
 
+from fpg_zoo.config_checks import (
+    check_above_zero,
+    check_fractions,
+    check_numbers,
+    check_one_of,
+    check_positive,
+    check_tuples,
+    entries,
+)
 from fpg_zoo.errors import ConfigError
 
 SCHEMA_VERSION = 1
 BACKBONE_STAGES = 4  # C2..C5
 
-
-def _check_one_of(allowed: tuple[object, ...], **values: object) -> None:
-    for name, value in values.items():
-        if value not in allowed:
-            raise ConfigError(f"{name}={value!r}: use one of {', '.join(map(repr, allowed))}")
-
-
-def _check_positive(**values: object) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name}={value!r}: it takes a whole number of at least 1")
+# Limits that nobody should meet, so that no file keeps its reader building.
+_MOST_REPEATED = 256  # of what is built again and again: blocks, pathways, stacks, cells of a pooled region
+_MOST_LEVELS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,11 @@ class PreprocessConfig:
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     pad_divisor: int = 64
 
+    def __post_init__(self) -> None:
+        check_positive(longest_side=self.longest_side, pad_divisor=self.pad_divisor)
+        check_numbers(**entries(3, mean=self.mean))
+        check_above_zero(**entries(3, std=self.std))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig:
@@ -53,16 +61,15 @@ class ResNetConfig:
     width: int = 64
 
     def __post_init__(self) -> None:
-        _check_one_of(("basic", "bottleneck"), block=self.block)
-        _check_positive(width=self.width, **{f"depths[{i}]": depth for i, depth in enumerate(self.depths)})
-        if len(self.depths) != BACKBONE_STAGES:
-            raise ConfigError(f"depths={self.depths!r}: give the blocks of each of {BACKBONE_STAGES} stages")
+        check_one_of(("basic", "bottleneck"), block=self.block)
+        check_positive(width=self.width)
+        check_positive(_MOST_REPEATED, **entries(BACKBONE_STAGES, depths=self.depths))
 
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of C2..C5."""
         expansion = 4 if self.block == "bottleneck" else 1
-        return tuple(self.width * 2**stage * expansion for stage in range(4))
+        return tuple(self.width * 2**stage * expansion for stage in range(BACKBONE_STAGES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +90,9 @@ class FPNConfig:
     extra_levels: Literal["pool", "conv"] = "pool"
 
     def __post_init__(self) -> None:
-        _check_positive(width=self.width, levels=self.levels)
-        _check_one_of(("pool", "conv"), extra_levels=self.extra_levels)
+        check_positive(width=self.width)
+        check_positive(_MOST_LEVELS, levels=self.levels)
+        check_one_of(("pool", "conv"), extra_levels=self.extra_levels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +103,8 @@ class NASFPNConfig:
     stacks: int = 7
 
     def __post_init__(self) -> None:
-        _check_positive(width=self.width, stacks=self.stacks)
+        check_positive(width=self.width)
+        check_positive(_MOST_REPEATED, stacks=self.stacks)
 
     @property
     def start(self) -> int:
@@ -145,13 +154,20 @@ class FPGGrid:
     across_from_finer: bool = False
 
     def __post_init__(self) -> None:
+        check_tuples(directions=self.directions, skipped=self.skipped)
+        check_positive(_MOST_LEVELS, levels=self.levels)
         if self.levels < 2:
             raise ConfigError(f"levels={self.levels}: a grid needs at least 2 levels to pass anything between them")
         if not self.directions:
             raise ConfigError("directions=(): a grid needs at least one pathway; give 'up' or 'down' for each")
+        check_positive(_MOST_REPEATED, pathways=self.pathways)
         for pathway, direction in enumerate(self.directions):
-            _check_one_of(("up", "down"), **{f"directions[{pathway}]": direction})
-        _check_one_of(("conv", "identity", None), lateral=self.lateral, skip=self.skip)
+            check_one_of(("up", "down"), **{f"directions[{pathway}]": direction})
+        check_one_of(("conv", "identity", None), lateral=self.lateral, skip=self.skip)
+        check_one_of((True, False), along=self.along)
+        check_one_of(
+            (True, False), across_from_coarser=self.across_from_coarser, across_from_finer=self.across_from_finer
+        )
         if len(self.skipped) != self.pathways:
             raise ConfigError(
                 f"skipped has {len(self.skipped)} entries for {self.pathways} pathways: give one tuple of levels per "
@@ -159,10 +175,10 @@ class FPGGrid:
             )
         for pathway, levels in enumerate(self.skipped):
             if not isinstance(levels, tuple):
-                raise ConfigError(f"skipped[{pathway}]={levels!r}: give a tuple of levels, () for none")
+                raise ConfigError(f"skipped[{pathway}]={shown(levels)}: give a tuple of levels, () for none")
             for level in levels:
-                if not 0 <= level < self.levels:
-                    raise ConfigError(f"skipped[{pathway}] names level {level}: levels are 0..{self.levels - 1}")
+                if type(level) is not int or not 0 <= level < self.levels:
+                    raise ConfigError(f"skipped[{pathway}] names level {shown(level)}: levels are 0..{self.levels - 1}")
             if len(set(levels)) == self.levels:
                 raise ConfigError(f"skipped[{pathway}] skips every level: a pathway without nodes; drop it instead")
         for pathway in range(self.pathways):
@@ -228,8 +244,8 @@ class FPGConfig:
     extra_levels: Literal["pool", "conv"] = "pool"
 
     def __post_init__(self) -> None:
-        _check_positive(width=self.width)
-        _check_one_of(("pool", "conv"), extra_levels=self.extra_levels)
+        check_positive(width=self.width)
+        check_one_of(("pool", "conv"), extra_levels=self.extra_levels)
 
     @property
     def levels(self) -> int:
@@ -247,6 +263,11 @@ class AnchorConfig:
     scales: tuple[float, ...]
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
 
+    def __post_init__(self) -> None:
+        check_positive(**entries(strides=self.strides))
+        check_above_zero(**entries(scales=self.scales, ratios=self.ratios))
+        check_positive(_MOST_REPEATED, per_cell=self.per_cell)
+
     @property
     def per_cell(self) -> int:
         return len(self.scales) * len(self.ratios)
@@ -262,6 +283,10 @@ class RPNConfig:
     nms_iou: float = 0.7
     proposals: int = 1000
 
+    def __post_init__(self) -> None:
+        check_positive(width=self.width, candidates_per_level=self.candidates_per_level, proposals=self.proposals)
+        check_fractions(nms_iou=self.nms_iou)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BoxHeadConfig:
@@ -274,6 +299,12 @@ class BoxHeadConfig:
     nms_iou: float = 0.5
     detections: int = 100
 
+    def __post_init__(self) -> None:
+        check_positive(width=self.width, detections=self.detections)
+        check_positive(_MOST_REPEATED, pool=self.pool)
+        check_above_zero(**entries(4, delta_std=self.delta_std))
+        check_fractions(score_threshold=self.score_threshold, nms_iou=self.nms_iou)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskHeadConfig:
@@ -282,6 +313,10 @@ class MaskHeadConfig:
     width: int = 256
     depth: int = 4
     pool: int = 14
+
+    def __post_init__(self) -> None:
+        check_positive(width=self.width)
+        check_positive(_MOST_REPEATED, depth=self.depth, pool=self.pool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,6 +330,11 @@ class RetinaHeadConfig:
     candidates_per_level: int = 1000
     nms_iou: float = 0.5
     detections: int = 100
+
+    def __post_init__(self) -> None:
+        check_positive(width=self.width, candidates_per_level=self.candidates_per_level, detections=self.detections)
+        check_positive(_MOST_REPEATED, depth=self.depth)
+        check_fractions(score_threshold=self.score_threshold, nms_iou=self.nms_iou)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,8 +351,9 @@ class TwoStageConfig:
     roi_levels: int = 4
 
     def __post_init__(self) -> None:
+        _check_classes(self.class_names)
         _check_strides(self.rpn.anchors, self.neck)
-        _check_one_of(tuple(range(1, self.neck.levels + 1)), roi_levels=self.roi_levels)
+        check_one_of(tuple(range(1, self.neck.levels + 1)), roi_levels=self.roi_levels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,53 +367,29 @@ class RetinaNetConfig:
     preprocess: PreprocessConfig
 
     def __post_init__(self) -> None:
+        _check_classes(self.class_names)
         _check_strides(self.head.anchors, self.neck)
 
 
+def _check_classes(names: tuple[str, ...]) -> None:
+    seen = set()
+    for place, name in entries(class_names=names).items():
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigError(f"{place}={shown(name)}: it takes a text that is not blank")
+        if name in seen:
+            raise ConfigError(f"{place}={shown(name)} is there twice: give each class a name of its own")
+        seen.add(name)
+
+
 def _check_strides(anchors: AnchorConfig, neck: NeckConfig) -> None:
-    if len(anchors.strides) != neck.levels:
+    check_one_of(tuple(range(BACKBONE_STAGES)), **{"neck.start": neck.start})
+    # C2 has stride 4, and each stage or level half the cells of the one before.
+    strides = tuple(4 * 2 ** (neck.start + level) for level in range(neck.levels))
+    if anchors.strides != strides:
         raise ConfigError(
-            f"anchors have {len(anchors.strides)} strides for {neck.levels} pyramid levels: give one each"
+            f"anchors have strides {shown(anchors.strides)}: the neck's {neck.levels} levels from backbone stage "
+            f"{neck.start} have {strides}, give the anchors those or choose another neck"
         )
 
 
 DetectorConfig = TwoStageConfig | RetinaNetConfig
-
-_TYPES: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (
-        PreprocessConfig, ResNetConfig, FPNConfig, NASFPNConfig, FPGGrid, FPGConfig, AnchorConfig, RPNConfig,
-        BoxHeadConfig, MaskHeadConfig, RetinaHeadConfig, TwoStageConfig, RetinaNetConfig,
-    )
-}  # fmt: skip
-
-
-def to_dict(config: Any) -> Any:
-    """A config as JSON-ready data; each dataclass becomes a dict with its class under `type`."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        fields = {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
-        return {"type": type(config).__name__, **fields}
-    if isinstance(config, tuple):
-        return [to_dict(item) for item in config]
-    return config
-
-
-def from_dict(data: Any) -> Any:
-    """The config that `to_dict` wrote.
-
-    Raises:
-        ConfigError: an unknown type or field, a missing field, or a value the type refuses.
-    """
-    if isinstance(data, list):
-        return tuple(from_dict(item) for item in data)
-    if not isinstance(data, dict):
-        return data
-    name = data.get("type")
-    cls = _TYPES.get(name) if isinstance(name, str) else None
-    if cls is None:
-        raise ConfigError(f"type={name!r} is no config of this version; known are {', '.join(_TYPES)}")
-    values = {name: from_dict(value) for name, value in data.items() if name != "type"}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ConfigError(f"{cls.__name__}: {error}") from None

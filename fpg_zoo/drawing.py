@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fpg_zoo.structures import Detections
+from fpg_zoo.images import ImageLike, read_image
+
+if TYPE_CHECKING:
+    from fpg_zoo.structures import Detections
 
 MASK_OPACITY = 0.45
 _GOLDEN_RATIO = 0.618034
@@ -28,23 +34,24 @@ def text_colour(background: Colour) -> Colour:
     return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 128 else (255, 255, 255)
 
 
-def draw_detections(detections: Detections, image: Image.Image) -> Image.Image:
-    """A copy of `image` in mode RGB with masks, boxes, names and scores, the best on top.
-
-    Raises:
-        ValueError: the image is not of the detections' frame.
-    """
-    if (image.height, image.width) != tuple(detections.size):
+def draw_detections(detections: Detections, image: ImageLike) -> Image.Image:
+    """A copy of a picture with masks, boxes, names and scores, the best on top; see `Detections.draw`."""
+    canvas = read_image(image)
+    if (canvas.height, canvas.width) != tuple(detections.size):
         raise ValueError(
-            f"the image is {image.height}x{image.width} and the detections are of a picture of "
+            f"the image is {canvas.height}x{canvas.width} and the detections are of a picture of "
             f"{detections.size[0]}x{detections.size[1]} (height x width): draw on the picture they were found in"
         )
-    found = detections.to("cpu").sorted(descending=False)
+    order = detections.scores.sort(stable=True).indices
+    found = replace(detections, masks=None)[order].to("cpu")
     colours = [class_colour(label) for label in found.labels.tolist()]
-    canvas = _with_masks(found, image.convert("RGB"), colours)
+    if detections.masks is not None and len(found):
+        # One by one: reordered or moved together, a large picture's masks would take twice their memory.
+        masks = (detections.masks[index].cpu().numpy() for index in order.tolist())
+        canvas = _tinted(canvas, zip(masks, colours, strict=True))
     pen = ImageDraw.Draw(canvas)
-    line = max(round(max(image.size) / 400), 1)
-    font = ImageFont.load_default(max(round(max(image.size) / 50), 10))
+    line = max(round(max(canvas.size) / 400), 1)
+    font = ImageFont.load_default(max(round(max(canvas.size) / 50), 10))
     right, bottom = canvas.width - 1, canvas.height - 1
     for (x1, y1, x2, y2), colour in zip(found.boxes.tolist(), colours, strict=True):
         box = [min(x1, right), min(y1, bottom), min(x2, right), min(y2, bottom)]
@@ -60,13 +67,22 @@ def draw_detections(detections: Detections, image: Image.Image) -> Image.Image:
     return canvas
 
 
-def _with_masks(found: Detections, image: Image.Image, colours: list[Colour]) -> Image.Image:
-    if found.masks is None or not len(found):
-        return image
+def _tinted(image: Image.Image, masks: Iterable[tuple[np.ndarray, Colour]]) -> Image.Image:
+    """The image with each mask's pixels, (height, width) bool, blended with its colour."""
     pixels = np.array(image)
-    for mask, colour in zip(found.masks.numpy(), colours, strict=True):
-        blended = pixels[mask] * (1 - MASK_OPACITY) + np.array(colour) * MASK_OPACITY
-        pixels[mask] = blended.round().astype(np.uint8)
+    values = np.arange(256)
+    for mask, colour in masks:
+        rows = np.flatnonzero(mask.any(axis=1))
+        if not len(rows):
+            continue
+        down = slice(rows[0], rows[-1] + 1)
+        columns = np.flatnonzero(mask[down].any(axis=0))
+        across = slice(columns[0], columns[-1] + 1)
+        region, inside = pixels[down, across], mask[down, across]
+        for channel, tint in enumerate(colour):
+            # There are but 256 values to blend; looking them up takes a tenth of the time.
+            blended = (values * (1 - MASK_OPACITY) + tint * MASK_OPACITY).round().astype(np.uint8)
+            np.copyto(region[..., channel], blended[region[..., channel]], where=inside)
     return Image.fromarray(pixels)
 
 

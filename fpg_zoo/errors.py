@@ -20,6 +20,10 @@ class ImageError(FPGZooError, ValueError):
     """Something that cannot be read as an image."""
 
 
+class StorageError(FPGZooError, RuntimeError):
+    """A file or folder cannot be written, or a record in the cache not be read."""
+
+
 class WeightsError(FPGZooError, RuntimeError):
     """Base of the errors about weights."""
 
@@ -30,10 +34,6 @@ class DownloadError(WeightsError):
 
 class DigestError(WeightsError):
     """A file is not the one that was published or pinned."""
-
-
-class CacheError(WeightsError):
-    """The cache folder cannot be read or written."""
 
 
 class CheckpointError(WeightsError):

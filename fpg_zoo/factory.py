@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +20,11 @@ from fpg_zoo.weights.manifest import Published, load_manifest, nearest
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from fpg_zoo.modeling.detectors import Detector
 
 LOCAL = "local-dir:"
-DEFAULT_CLASS_COUNT_HINT = "give class_names, or a num_classes of at least 1"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class ModelInfo:
     @cached_property
     def parameters(self) -> int:
         """Number of trained values (BatchNorm statistics are none)."""
-        from fpg_zoo.loading import build_on_meta
+        from fpg_zoo.fitting import build_on_meta
 
         return sum(parameter.numel() for parameter in build_on_meta(self.config, self.name).parameters())
 
@@ -111,10 +113,22 @@ def published(name: str) -> Published:
 
 
 def _architecture(name: str) -> tuple[Architecture, str | None]:
-    base, _, tag = name.partition(".")
+    base, dot, tag = name.partition(".")
     if base not in ARCHITECTURES:
         raise UnknownNameError(f"no model {base!r} in the zoo: {nearest(base, list(ARCHITECTURES))}")
+    if dot and not tag:
+        raise UnknownNameError(f"{name!r} ends in a dot: name a tag after it, or leave it out")
     return ARCHITECTURES[base], tag or None
+
+
+def check_source(name: str) -> None:
+    """Whether `name` is one that gives a model with weights, without fetching anything.
+
+    Raises:
+        UnknownNameError: no such architecture or tag, or none was published.
+    """
+    if not name.startswith(LOCAL):
+        published(name)
 
 
 def create_model(
@@ -133,45 +147,53 @@ def create_model(
             implies `pretrained`), or `local-dir:PATH`, a folder with `config.json` and `model.safetensors`. May be left
             out with `checkpoint`, which is then recognised by its tensors.
         pretrained: load the published checkpoint; downloaded, verified and converted on first use.
-        checkpoint: load this file instead: `.safetensors` of ours, or a file in the reference's format. It decides the
-            number of classes and their names unless they are given.
+        checkpoint: load this instead: a `.safetensors` file or a folder of ours, or a file in the reference's format.
+            It decides the number of classes and their names unless they are given.
         num_classes: number of classes without background. Where it is not the checkpoint's, all layers but those that
-            depend on it are loaded, and a warning names the ones that were not.
-        class_names: the classes' names, in order of the heads.
+            depend on it are loaded, and a warning names the ones that were not. The classes are then numbered.
+        class_names: the classes' names, in order of the heads; their number counts as `num_classes`.
         device: where to put the model.
 
     Raises:
         UnknownNameError: no such name or tag; the message holds the nearest ones.
         ConfigError: arguments that contradict each other.
         WeightsError: the weights cannot be fetched, trusted or fitted.
+        StorageError: they cannot be kept in the cache.
     """
     from fpg_zoo import loading
+    from fpg_zoo.fitting import with_classes
+    from fpg_zoo.model_files import read_safetensors
     from fpg_zoo.modeling.detectors import build_detector
 
     classes = _wanted_classes(num_classes, class_names)
-    if checkpoint is not None and (pretrained or (name or "").startswith(LOCAL)):
+    local = name is not None and name.startswith(LOCAL)
+    if checkpoint is not None and (pretrained or local):
         raise ConfigError(f"checkpoint={str(checkpoint)!r} and another source of weights: give one of them")
-    if name is not None and name.startswith(LOCAL):
-        config, local_name, tensors = loading.read_local(Path(os.path.expanduser(name[len(LOCAL) :])))
-        model = loading.assemble(config, local_name, tensors, classes)
-    elif checkpoint is not None:
-        architecture = None if name is None else _without_tag(name)
-        model = _from_checkpoint(architecture, Path(os.path.expanduser(checkpoint)), classes)
-    elif name is None:
+    if name is None and checkpoint is None:
         raise ConfigError("neither a name nor a checkpoint: give one; fpg_zoo.list_models() lists the names")
+    if name is None or local or checkpoint is not None:
+        source = checkpoint if checkpoint is not None else str(name)[len(LOCAL) :]
+        architecture = None if name is None or local else _without_tag(name)
+        config, found, tensors = _read(Path(os.path.expanduser(source)), architecture, named=class_names is not None)
+        with _naming(source):
+            model, fresh = loading.assemble(config, found, tensors, classes)
     else:
         architecture, tag = _architecture(name)
         config = architecture.build_config()
         if pretrained or tag:
             entry = load_manifest().find(architecture.name, tag)
-            tensors, _ = loading.read_safetensors(loading.fetch(entry, config))
-            model = loading.assemble(
-                loading.with_classes(config, entry.class_names), architecture.name, tensors, classes
-            )
+            path = loading.fetch(entry, config)
+            with _naming(path):
+                tensors, _ = read_safetensors(path)
+                named = with_classes(config, entry.class_names)
+                model, fresh = loading.assemble(named, architecture.name, tensors, classes)
         else:
-            model = build_detector(
-                loading.with_classes(config, classes) if classes else config, architecture.name
-            ).eval()
+            model, fresh = build_detector(with_classes(config, classes), architecture.name).eval(), []
+    if fresh:
+        warnings.warn(
+            f"{model.name} for {len(model.class_names)} classes: not loaded, initialised at random: {', '.join(fresh)}",
+            stacklevel=2,
+        )
     return model.to(device)
 
 
@@ -182,43 +204,61 @@ def _without_tag(name: str) -> Architecture:
     return architecture
 
 
-def _wanted_classes(num_classes: int | None, class_names: Sequence[str] | None) -> tuple[str, ...] | None:
-    from fpg_zoo.loading import numbered_classes
-
+def _wanted_classes(num_classes: int | None, class_names: Sequence[str] | None) -> tuple[str, ...] | int | None:
     if isinstance(class_names, str):
         raise ConfigError(f"class_names={class_names!r} is one text: give a list of names")
-    if class_names is not None:
-        if num_classes is not None and num_classes != len(class_names):
-            raise ConfigError(f"num_classes={num_classes}, but class_names holds {len(class_names)} names")
-        num_classes = len(class_names)
-    if num_classes is not None and num_classes < 1:
-        raise ConfigError(f"num_classes={num_classes}: {DEFAULT_CLASS_COUNT_HINT}")
-    if class_names is not None:
-        return tuple(class_names)
-    return None if num_classes is None else numbered_classes(num_classes)
+    if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 1):
+        raise ConfigError(f"num_classes={num_classes!r}: give a whole number of at least 1, or class_names")
+    if class_names is None:
+        return num_classes
+    if num_classes is not None and num_classes != len(class_names):
+        raise ConfigError(f"num_classes={num_classes}, but class_names holds {len(class_names)} names")
+    return tuple(class_names)
 
 
-def _from_checkpoint(architecture: Architecture | None, path: Path, classes: tuple[str, ...] | None) -> Detector:
-    from fpg_zoo import loading
+def _read(
+    path: Path, architecture: Architecture | None, *, named: bool
+) -> tuple[DetectorConfig, str, dict[str, Tensor]]:
+    """Config, architecture name and tensors under our names, of a file of ours, a folder, or a file of the reference.
+
+    `named`: the user gives class names, so that the file's do not matter.
+    """
+    from fpg_zoo.fitting import fitted_to, with_classes
+    from fpg_zoo.model_files import described, read_folder, read_safetensors
+    from fpg_zoo.reference import architecture_of, from_reference
     from fpg_zoo.weights.checkpoint import read_checkpoint
-    from fpg_zoo.weights.reference_names import recognise
 
-    if path.suffix == ".safetensors":
-        tensors, metadata = loading.read_safetensors(path)
-        config, found_name = loading.described(path, metadata)
-        if architecture is not None and architecture.name != found_name:
-            raise CheckpointError(f"{path} holds a {found_name}, not a {architecture.name}")
-        return loading.assemble(config, found_name, tensors, classes)
+    if os.path.isdir(path) or path.suffix == ".safetensors":
+        if os.path.isdir(path):
+            config, name, tensors = read_folder(path)
+        else:
+            tensors, metadata = read_safetensors(path)
+            config, name = described(path, metadata)
+        if architecture is not None and architecture.name != name:
+            raise CheckpointError(f"{path} holds a {name}, not a {architecture.name}")
+        return config, name, tensors
     content = read_checkpoint(path)
-    try:
+    with _naming(path):
         if architecture is None:
-            architecture = ARCHITECTURES[recognise(content.shapes)]
-        config = architecture.build_config()
-        tensors = loading.from_reference(content.state_dict, config)
-        fitted = loading.fitted_to(config, tensors)
+            architecture = ARCHITECTURES[architecture_of(content.state_dict)]
+        tensors = from_reference(content.state_dict, architecture.build_config())
+        config = fitted_to(architecture.build_config(), tensors)
         told = content.class_names
-        if told is not None and len(told) == len(fitted.class_names):
-            fitted = loading.with_classes(fitted, told)
-        return loading.assemble(fitted, architecture.name, tensors, classes)
+        if told is not None and not named and len(told) != len(config.class_names):
+            raise CheckpointError(
+                f"its meta names {len(told)} classes, its head has {len(config.class_names)}: pass class_names"
+            )
+        try:
+            return with_classes(config, None if named else told), architecture.name, tensors
+        except ConfigError as error:
+            raise CheckpointError(f"its meta's class names cannot be used ({error}): pass class_names") from None
+
+
+@contextlib.contextmanager
+def _naming(source: str | Path) -> Iterator[None]:
+    """Put the file's name before what is said of its content."""
+    try:
+        yield
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        told = str(error)
+        raise CheckpointError(told if told.startswith(str(source)) else f"{source}: {told}") from None

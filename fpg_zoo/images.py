@@ -9,7 +9,6 @@ import io
 import os
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -41,7 +40,10 @@ def read_image(source: ImageLike) -> Image.Image:
         The picture in mode RGB, a copy.
 
     Raises:
-        ImageError: it is none of these, cannot be read whole, or has no pixels.
+        ImageError: it is none of these, cannot be read whole, or has no pixels. From twice
+            `PIL.Image.MAX_IMAGE_PIXELS` on, 179 million, Pillow refuses a file, and so does this; from once that on it
+            gives a `DecompressionBombWarning`, which is left to the program's own warning filters: they are the
+            process's, and changing them here would change them under other threads.
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source, "the PIL image")
@@ -95,17 +97,15 @@ def find_images(sources: Iterable[str]) -> list[str]:
 def _decoding(label: str) -> Iterator[None]:
     """Turn whatever a decoder raises into one error that names the picture."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of pictures so large that they may be an attack from 89 million pixels on, and refuses from
-            # twice that; the warning is not the user's to act on.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            yield
+        yield
     except ImageError:
         raise
     except FileNotFoundError:
         raise ImageError(f"{label}: no such file") from None
     except UnidentifiedImageError:
         raise ImageError(f"{label}: not a picture in a format that Pillow reads") from None
+    except MemoryError:
+        raise ImageError(f"{label}: not enough memory to read it; make it smaller") from None
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         raise ImageError(f"{label}: cannot be read whole ({error})") from None
 

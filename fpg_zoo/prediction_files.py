@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
+import io
 import itertools
 import json
 import os
 import sys
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,25 @@ from PIL import Image
 from tqdm import tqdm
 
 from fpg_zoo.errors import ConfigError, ImageError
-from fpg_zoo.factory import create_model, published
+from fpg_zoo.factory import check_source, create_model
 from fpg_zoo.images import read_image
 from fpg_zoo.predictor import Predictor
 from fpg_zoo.structures import Detections
-from fpg_zoo.weights.files import aside, explained
+from fpg_zoo.files import aside, explained
 
 JPEG_QUALITY = 92
+JPEG_MAX_SIDE = 65500  # pixels; of libjpeg, in which Pillow writes them
+# How torch tells it where it has no error class of its own: on the CPU (Linux, Windows), MPS, and in CUDA's libraries.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
 
 @dataclass
 class Summary:
-    """What came of a run: pictures detected in, objects found, and why pictures were skipped."""
+    """What came of a run: how many pictures were detected in and objects found, and which pictures were skipped."""
 
     detected: int = 0
     objects: int = 0
-    unreadable: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
 
 def predict_files(
@@ -49,19 +53,24 @@ def predict_files(
     """Detect objects in picture files one after the other; a line per picture goes to standard output.
 
     Args:
-        files: paths and URLs. One that cannot be read is reported on standard error and skipped.
+        files: paths and URLs. One that cannot be read, or for which memory does not suffice, is reported on standard
+            error and skipped.
         model_name, checkpoint: as of `create_model`; without a checkpoint, the published weights.
         device: where the model runs.
-        score: detections below it are left out.
-        output: folder for annotated pictures, `NAME_detections.jpg`.
+        score: the least score, 0..1; what is below it is left out before masks are made of it.
+        output: folder for annotated pictures, `NAME_detections.jpg`, or `.png` where a side is too long for JPEG.
         results: a COCO results file, written whole at the end. A picture's id is its file name if that is a number, as
             COCO's are, and otherwise its path as given.
 
+    Returns:
+        The pictures and objects counted. Of a skipped picture nothing is counted or written.
+
     Raises:
         FPGZooError: no such model or device, or nothing can be written at `output` or `results`.
+        ValueError: `score` is outside 0..1.
     """
     if model_name is not None and checkpoint is None:
-        published(model_name)
+        check_source(model_name)
     for place in (output, results.parent if results else None):
         if place is not None:
             _check_writable(place)
@@ -73,16 +82,22 @@ def predict_files(
     predictor, summary, rows = Predictor(model), Summary(), []
     ids, targets = _image_ids(files), _targets(files, output) if output else {}
     with tqdm(total=len(files), unit="image", disable=None) as bar:
-        pictures = _readable(files, summary, bar)
-        for file, image in pictures:
-            found = predictor(image)[0].above(score)
-            summary.detected += 1
-            summary.objects += len(found)
-            rows.extend(found.to_coco(ids[file]))
-            if output:
-                _save_picture(found.draw(image), targets[file])
-            bar.write(f"{file}: {_counts(found)}", file=sys.stdout)
-            sys.stdout.flush()
+        for file in files:
+            try:
+                objects, line = _predict_file(predictor, file, score, ids[file], targets.get(file))
+            except ImageError as error:
+                _skip(file, str(error), summary, bar)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                reason = f"{file}: not enough memory to detect in it or draw on it; make it smaller, or raise the score"
+                _skip(file, reason, summary, bar)
+            else:
+                summary.detected += 1
+                summary.objects += len(objects)
+                rows.extend(objects)
+                bar.write(line, file=sys.stdout)
+                sys.stdout.flush()
             bar.update()
     if results:
         with aside(results.parent, ".json") as temporary, explained(results.parent):
@@ -108,16 +123,30 @@ def usable_device(device: str) -> torch.device:
     return chosen
 
 
-def _readable(files: Sequence[str], summary: Summary, bar: Any) -> Iterator[tuple[str, Image.Image]]:
-    for file in files:
-        try:
-            image = read_image(file)
-        except ImageError as error:
-            summary.unreadable.append(file)
-            bar.write(f"skipped: {error}", file=sys.stderr)
-            bar.update()
-            continue
-        yield file, image
+def _predict_file(
+    predictor: Predictor, file: str, score: float, image_id: int | str, target: Path | None
+) -> tuple[list[dict[str, Any]], str]:
+    """One picture's COCO rows and the line about it; drawn at `target` (without suffix) unless that is None.
+
+    A function of its own, so that one picture's masks are gone before the next one's are made.
+    """
+    image = read_image(file)
+    (found,) = predictor.stream([image], score=score)
+    rows = found.to_coco(image_id)
+    if target is not None:
+        _save_picture(found.draw(image), target)
+    return rows, f"{file}: {_counts(found)}"
+
+
+def _skip(file: str, reason: str, summary: Summary, bar: Any) -> None:
+    summary.skipped.append(file)
+    bar.write(f"skipped: {reason}", file=sys.stderr)
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return type(error) is RuntimeError and any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def _check_writable(folder: Path) -> None:
@@ -141,23 +170,39 @@ def _image_ids(files: Sequence[str]) -> dict[str, int | str]:
 
 
 def _targets(files: Sequence[str], output: Path) -> dict[str, Path]:
-    """A new file for each picture: told apart by a number from each other, and never one of the pictures."""
+    """A new file for each picture, without suffix: with whichever it gets, it is none of the pictures or the others."""
     taken = {Path(file).resolve() for file in files}
     targets = {}
     for file in files:
         names = (
-            f"{_stem(file)}{number}_detections.jpg"
+            f"{_stem(file)}{number}_detections"
             for number in itertools.chain([""], (f"_{i}" for i in itertools.count(2)))
         )
-        targets[file] = next(path for name in names if (path := output / name).resolve() not in taken)
-        taken.add(targets[file].resolve())
+        targets[file] = next(path for name in names if taken.isdisjoint(_resolved(path := output / name)))
+        taken |= _resolved(targets[file])
     return targets
 
 
+def _resolved(target: Path) -> set[Path]:
+    return {_suffixed(target, suffix).resolve() for suffix in (".jpg", ".png")}
+
+
+def _suffixed(target: Path, suffix: str) -> Path:
+    return target.with_name(target.name + suffix)  # a name may hold dots, which with_suffix would take for a suffix
+
+
 def _save_picture(picture: Image.Image, target: Path) -> None:
-    with aside(target.parent, ".jpg") as temporary, explained(target.parent):
-        picture.save(temporary, quality=JPEG_QUALITY)
-        temporary.replace(target)
+    """Write `target` with the suffix of its format."""
+    encoded = io.BytesIO()  # what fails below is the file system, and not the encoder
+    if max(picture.size) <= JPEG_MAX_SIDE:
+        suffix = ".jpg"
+        picture.save(encoded, "JPEG", quality=JPEG_QUALITY)
+    else:
+        suffix = ".png"
+        picture.save(encoded, "PNG")
+    with aside(target.parent, suffix) as temporary, explained(target.parent):
+        temporary.write_bytes(encoded.getbuffer())
+        temporary.replace(_suffixed(target, suffix))
 
 
 def _counts(found: Detections) -> str:

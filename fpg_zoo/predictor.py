@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from fpg_zoo.images import ImageLike, read_image, to_pixels
 from fpg_zoo.preprocess import padded_size, preprocess, resized_size
-from fpg_zoo.structures import Detections
+from fpg_zoo.structures import Detections, check_score
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,47 +22,58 @@ class Predictor:
     """A model with everything before and after it.
 
     Args:
-        model: a detector, in eval mode, on the device to use.
-
-    Raises:
-        ValueError: the model is in train mode, where BatchNorm would follow the pictures at hand.
+        model: a detector, in eval mode whenever it is used, of the device and floating-point type to compute in.
     """
 
     def __init__(self, model: Detector) -> None:
-        if model.training:
-            raise ValueError("the model is in train mode: call model.eval() first")
         self.model = model
 
-    def __call__(self, images: ImageLike | Sequence[ImageLike], batch_size: int = 1) -> list[Detections]:
-        """Detect objects in pictures; progress is shown on a terminal.
+    def __call__(
+        self, images: ImageLike | Sequence[ImageLike], batch_size: int = 1, *, score: float = 0.0
+    ) -> list[Detections]:
+        """Detect objects in pictures; of more than one, progress is shown on a terminal.
 
         Args:
-            images: one or several of what `fpg_zoo.images.read_image` takes.
+            images: one of what `fpg_zoo.images.read_image` takes, or a list or tuple of several.
             batch_size: pictures taken together; those of equal size after padding share a pass. Results do not depend
                 on it but for rounding.
+            score: the least score, 0..1. Masks of what is below it are not made: each takes a byte for every pixel of
+                its picture.
 
         Returns:
-            Per picture its detections, on the CPU, boxes and masks in the picture's own pixels.
+            Per picture its detections, best score first, on the CPU, boxes and masks in pixels of the picture upright:
+            (height, width) as `read_image` gives it.
 
         Raises:
             ImageError: one of them cannot be read as an image.
-            ValueError: `batch_size` is less than 1.
+            ValueError: `batch_size` is less than 1, `score` outside 0..1, or the model in train mode.
         """
         given: list[ImageLike] = list(images) if isinstance(images, (list, tuple)) else [cast(ImageLike, images)]
-        with tqdm(total=len(given), unit="image", disable=None, leave=False) as bar:
+        # For a single picture a bar would tell nothing, and it would stand under the bar of a caller's own loop.
+        with tqdm(total=len(given), unit="image", disable=None if len(given) > 1 else True, leave=False) as bar:
             results = []
-            for found in self.stream(given, batch_size):
+            for found in self.stream(given, batch_size, score=score):
                 results.append(found)
                 bar.update()
         return results
 
-    def stream(self, images: Iterable[ImageLike], batch_size: int = 1) -> Iterator[Detections]:
+    def stream(self, images: Iterable[ImageLike], batch_size: int = 1, *, score: float = 0.0) -> Iterator[Detections]:
         """As calling it, but reads pictures and gives detections as it goes, so that memory stays that of one batch.
+
+        No progress is shown.
+
+        Args:
+            images: any iterable of what `fpg_zoo.images.read_image` takes.
+            batch_size, score: as of calling it.
+
+        Returns:
+            An iterator over the pictures' detections, in their order.
 
         Raises:
             TypeError: `images` is a single picture.
             ImageError: one of them cannot be read as an image; raised when its turn comes.
-            ValueError: `batch_size` is less than 1.
+            ValueError: `batch_size` is less than 1 or `score` outside 0..1; or, when the first turn comes, the model
+                is in train mode.
         """
         if isinstance(images, get_args(ImageLike)):
             raise TypeError(
@@ -70,13 +81,14 @@ class Predictor:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: it takes at least 1")
-        return self._stream(iter(images), batch_size)
+        check_score(score)
+        return self._stream(iter(images), batch_size, score)
 
-    def _stream(self, iterator: Iterator[ImageLike], batch_size: int) -> Iterator[Detections]:
+    def _stream(self, iterator: Iterator[ImageLike], batch_size: int, score: float) -> Iterator[Detections]:
         while batch := [read_image(image) for image in itertools.islice(iterator, batch_size)]:
-            yield from self._detect(batch)
+            yield from self._detect(batch, score)
 
-    def _detect(self, images: Sequence[Image.Image]) -> list[Detections]:
+    def _detect(self, images: Sequence[Image.Image], score: float) -> list[Detections]:
         # What lies beyond a picture is zero in the input but not in the maps, where biases are added: padding beyond
         # the picture's own would change its detections. So only pictures of equal padded size share a pass.
         config = self.model.config.preprocess
@@ -86,12 +98,12 @@ class Predictor:
             groups.setdefault(padded_size(*size, config.pad_divisor), []).append(index)
         found: dict[int, Detections] = {}
         for members in groups.values():
-            found.update(zip(members, self._detect_alike([images[index] for index in members]), strict=True))
+            found.update(zip(members, self._detect_alike([images[index] for index in members], score), strict=True))
         return [found[index] for index in range(len(images))]
 
-    def _detect_alike(self, images: Sequence[Image.Image]) -> list[Detections]:
-        device = self.model.device
-        batch, sizes = preprocess([to_pixels(image).to(device) for image in images], self.model.config.preprocess)
+    def _detect_alike(self, images: Sequence[Image.Image], score: float) -> list[Detections]:
+        model = self.model
+        batch, sizes = preprocess([to_pixels(image).to(model.device) for image in images], model.config.preprocess)
         original_sizes = [(image.height, image.width) for image in images]
-        batch = batch.to(next(self.model.parameters()).dtype)
-        return [found.to("cpu") for found in self.model.detect(batch, sizes, original_sizes)]
+        results = model.detect(batch.to(model.dtype), sizes, original_sizes, score=score)
+        return [found.to("cpu") for found in results]

@@ -16,16 +16,28 @@ if TYPE_CHECKING:
     import supervision
     from PIL import Image
 
+    from fpg_zoo.images import ImageLike
+
+
+def check_score(score: float) -> None:
+    """Refuse what cannot be a least score.
+
+    Raises:
+        ValueError: `score` is outside 0..1, or NaN.
+    """
+    if not 0 <= score <= 1:
+        raise ValueError(f"score={score}: a score lies in 0..1")
+
 
 @dataclass(frozen=True, eq=False)
 class Instances:
     """One image's K instances in the network's frame, best first.
 
     Attributes:
-        boxes: (K, 4) xyxy in pixels of the network's input.
-        scores: (K,) in 0..1.
+        boxes: (K, 4) float32 xyxy in pixels of the network's input, within the picture there, its padding left out.
+        scores: (K,) float32 in 0..1.
         labels: (K,) int64, 0-based classes.
-        mask_maps: (K, S, S) probabilities over each box, or None.
+        mask_maps: (K, S, S) float32 probabilities over each box, 0..1; None for a detector without masks.
     """
 
     boxes: Tensor
@@ -36,8 +48,14 @@ class Instances:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def with_masks(self, mask_maps: Tensor) -> Instances:
-        return replace(self, mask_maps=mask_maps)
+    def __getitem__(self, index: Tensor) -> Instances:
+        """The instances chosen by K bools, or by int64 indices, on the instances' device."""
+        return Instances(
+            boxes=self.boxes[index],
+            scores=self.scores[index],
+            labels=self.labels[index],
+            mask_maps=None if self.mask_maps is None else self.mask_maps[index],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +110,9 @@ class Detections:
         """Those with at least this score.
 
         Raises:
-            ValueError: `score` is outside 0..1.
+            ValueError: `score` is outside 0..1, or NaN.
         """
-        if not 0 <= score <= 1:
-            raise ValueError(f"score={score}: a score lies in 0..1")
+        check_score(score)
         return self[self.scores >= score]
 
     def sorted(self, *, descending: bool = True) -> Detections:
@@ -170,11 +187,19 @@ class Detections:
             data={"class_name": np.array(found.names, dtype=str)},
         )
 
-    def draw(self, image: Image.Image) -> Image.Image:
-        """A copy of the image, RGB, with masks, boxes, names and scores drawn on it; `image` itself is unchanged.
+    def draw(self, image: ImageLike) -> Image.Image:
+        """A copy of the picture with masks, boxes, names and scores drawn on it; `image` itself is unchanged.
+
+        Args:
+            image: the picture they were found in, as anything that `fpg_zoo.images.read_image` takes, and read in the
+                same way: an EXIF rotation is applied, 16 bits are scaled to 8.
+
+        Returns:
+            A PIL image in mode RGB, of this frame's size.
 
         Raises:
-            ValueError: the image is not of this frame's size.
+            ImageError: it cannot be read as an image.
+            ValueError: it is not of this frame's size.
         """
         from fpg_zoo.drawing import draw_detections
 

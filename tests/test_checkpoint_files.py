@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -110,3 +111,25 @@ def test_a_cut_checkpoint_is_refused(zip_file: bool, tmp_path: Path) -> None:
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"gone\.pth: no such file"):
         read_checkpoint(tmp_path / "gone.pth")
+
+
+@pytest.mark.parametrize("zip_file", [True, False], ids=["zip", "legacy"])
+def test_damage_anywhere_gives_one_error_and_no_other(zip_file: bool, tmp_path: Path) -> None:
+    file = tmp_path / "damaged.pth"
+    content = {"meta": {"CLASSES": ("a", "b"), "epoch": 50}, "state_dict": {"a": torch.ones(3), "b": torch.zeros(2)}}
+    torch.save(content, file, _use_new_zipfile_serialization=zip_file)
+    whole = file.read_bytes()
+    random = np.random.default_rng(0)
+    damaged = [whole[:cut] for cut in range(0, len(whole), max(len(whole) // 150, 1))]
+    for _ in range(400):
+        bytes_ = bytearray(whole)
+        bytes_[random.integers(len(bytes_))] ^= int(random.integers(1, 256))
+        damaged.append(bytes(bytes_))
+    refused = 0
+    for data in damaged:
+        file.write_bytes(data)
+        try:
+            read_checkpoint(file)
+        except CheckpointError:
+            refused += 1
+    assert refused >= 100  # damage to a tensor's values goes unseen, which is what digests are for

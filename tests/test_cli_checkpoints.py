@@ -15,7 +15,7 @@ from safetensors import safe_open
 from tiny_models import tiny_model
 
 import fpg_zoo
-from fpg_zoo import loading
+from fpg_zoo import model_files
 
 # convert
 
@@ -173,7 +173,7 @@ def test_verify_of_an_empty_cache_says_so(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_verify_reports_a_file_of_unknown_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FPG_ZOO_CACHE", str(tmp_path))
-    loading.save(tiny_model(), tmp_path / "mine.safetensors", {})
+    model_files.save(tiny_model(), tmp_path / "mine.safetensors", {})
     code, out, _ = run("verify")
     assert code == 1
     assert out.split()[:2] == ["foreign", str(tmp_path / "mine.safetensors")]

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,9 @@ from pycocotools.coco import COCO
 from serving import serve
 from tiny_models import tiny_model
 
-from fpg_zoo import Predictor, loading
+from fpg_zoo import Predictor, model_files
+from fpg_zoo.cli import main
+from fpg_zoo.modeling.postprocess import paste_mask
 
 WIDTH, HEIGHT = 64, 48
 NO_COCO_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # of 1..90, those that COCO's detection task leaves out
@@ -43,7 +46,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "nano.safetensors"
-    loading.save(tiny_model(), path, {})
+    model_files.save(tiny_model(), path, {})
     return path
 
 
@@ -170,7 +173,123 @@ def test_a_picture_with_damaged_metadata_does_not_stop_the_others(checkpoint: Pa
     assert "2 of 5 pictures" in out
 
 
+def _exhausted(kind: str) -> None:
+    if kind == "Python":
+        raise MemoryError
+    if kind == "accelerator":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    torch.empty(1 << 55, dtype=torch.uint8)  # 32 PiB, which the CPU's allocator refuses in its own way
+
+
+@pytest.mark.parametrize("kind", ["Python", "accelerator", "CPU"])
+@pytest.mark.parametrize("where", ["fpg_zoo.modeling.detectors.to_detections", "fpg_zoo.drawing.draw_detections"])
+def test_pictures_that_memory_does_not_suffice_for_are_skipped(
+    where: str, kind: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _add("1.png", "3.png")
+    _add("2.png", size=(96, 72))
+    module, _, name = where.rpartition(".")
+    original = getattr(sys.modules[module], name)
+
+    def exhausted_for_one(*arguments: Any) -> Any:
+        # The frame's (height, width) is among what detections are made of, and on the detections that are drawn.
+        if (72, 96) in (getattr(arguments[0], "size", None), arguments[2:3] and arguments[2]):
+            _exhausted(kind)
+        return original(*arguments)
+
+    monkeypatch.setattr(where, exhausted_for_one)
+    code, out, err = _predict(checkpoint, "1.png", "2.png", "3.png", "--json", "r.json", "--output", "out")
+    assert code == 1
+    assert err == (
+        "skipped: 2.png: not enough memory to detect in it or draw on it; make it smaller, or raise the score\n"
+    )
+    assert "2 of 3 pictures" in out
+    assert _written("out") == ["1_detections.jpg", "3_detections.jpg"]
+    assert {row["image_id"] for row in _rows("r.json")} == {1, 3}
+
+
+def test_other_errors_of_torch_are_not_taken_for_a_lack_of_memory(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _add("1.png")
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("fpg_zoo.modeling.detectors.to_detections", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        _predict(checkpoint, "1.png")
+
+
+def test_masks_below_the_score_are_not_made(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _add("1.png")
+    pasted = []
+
+    def counting(*arguments: Any) -> torch.Tensor:
+        pasted.append(arguments)
+        return paste_mask(*arguments)
+
+    monkeypatch.setattr("fpg_zoo.modeling.postprocess.paste_mask", counting)
+    (everything,) = Predictor(tiny_model())("1.png")
+    assert len(pasted) == len(everything) > len(everything.above(float(SCORE)))
+    pasted.clear()
+    assert _predict(checkpoint, "1.png", "--json", "r.json").code == 0
+    assert len(pasted) == len(_rows("r.json")) == len(everything.above(float(SCORE)))
+
+
 # What is written
+
+
+@pytest.mark.parametrize(("height", "suffix"), [(65500, ".jpg"), (65501, ".png")])
+def test_a_picture_too_high_for_jpeg_is_written_as_png(height: int, suffix: str, checkpoint: Path) -> None:
+    Image.new("RGB", (2, height), (90, 120, 150)).save("high.v1.png")
+    _add("b.png")
+    code, _, err = _predict(checkpoint, "high.v1.png", "b.png", "--output", "out")
+    assert (code, err) == (0, "")
+    assert sorted(path.name for path in Path("out").iterdir()) == ["b_detections.jpg", f"high.v1_detections{suffix}"]
+    with Image.open(f"out/high.v1_detections{suffix}") as image:
+        image.load()
+        assert (image.size, image.format) == ((2, height), {".jpg": "JPEG", ".png": "PNG"}[suffix])
+
+
+def test_a_png_overwrites_no_picture_either(checkpoint: Path) -> None:
+    Image.new("RGB", (2, 65501), (90, 120, 150)).save("x.png")
+    _add("x_detections.png")
+    before = Path("x_detections.png").read_bytes()
+    assert _predict(checkpoint, "x.png", "x_detections.png", "--output", ".").code == 0
+    assert Path("x_detections.png").read_bytes() == before
+    assert Path("x_2_detections.png").is_file()
+
+
+def test_what_the_encoder_refuses_is_not_told_as_a_lack_of_room(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _add("a.png")
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError("broken data stream when writing image file")
+
+    monkeypatch.setattr(Image.Image, "save", refused)
+    code, _, err = _predict(checkpoint, "a.png", "--output", "out")
+    assert code == 2
+    assert "broken data stream" in err
+    assert "make room" not in err
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_there_is_one_bar_of_progress(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _add("1.png", "2.png", "3.png")
+    terminal = _Terminal()
+    arguments = ["predict", "--checkpoint", str(checkpoint), "1.png", "2.png", "3.png", "--json", "r.json"]
+    with contextlib.redirect_stderr(terminal), contextlib.redirect_stdout(io.StringIO()):
+        assert main(arguments) == 0
+    # Every state of every bar reads "NUMBER/TOTAL [".
+    assert set(re.findall(r"\d+/\d+ \[", terminal.getvalue())) >= {"0/3 [", "3/3 ["}
+    assert set(re.findall(r"\d+/(\d+) \[", terminal.getvalue())) == {"3"}
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
@@ -339,11 +458,12 @@ def test_a_picture_half_written_when_interrupted_is_not_left(checkpoint: Path, m
     assert _predict(checkpoint, "a.png", "--output", "out").code == 0
     before = Path("out/a_detections.jpg").read_bytes()
 
-    def interrupted(self: Image.Image, file: Any, *_: Any, **__: Any) -> None:
-        Path(file).write_bytes(b"half")
+    def interrupted(self: Path, *_: Any) -> None:
+        with self.open("wb") as stream:
+            stream.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Image.Image, "save", interrupted)
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
     for picture in ("a.png", "b.png"):
         code, _, err = _predict(checkpoint, picture, "--output", "out")
         assert (code, err) == (130, "fpg-zoo: interrupted\n")

@@ -9,8 +9,9 @@ import torch
 
 import fpg_zoo
 from fpg_zoo.catalog import ARCHITECTURES
-from fpg_zoo.config import from_dict, to_dict
+from fpg_zoo.config_io import from_dict, to_dict
 from fpg_zoo.errors import ConfigError
+from fpg_zoo.modeling.postprocess import paste_mask
 
 NAMES = fpg_zoo.list_models()
 NANO = [name for name in NAMES if "_nano_" in name]
@@ -163,7 +164,86 @@ def test_detect_refuses_output_sizes_that_do_not_fit(model, output_sizes):
     assert str(output_sizes) in str(caught.value)
 
 
+def test_detect_refuses_a_model_in_train_mode(model):
+    model.train()
+    try:
+        with pytest.raises(ValueError, match=r"the model is in train mode: call model\.eval\(\) first"):
+            model.detect(_images(), [SIZE])
+    finally:
+        model.eval()
+
+
+@pytest.mark.parametrize("score", [-0.01, 1.5, float("nan")])
+def test_detect_refuses_what_is_no_score(model, score):
+    with pytest.raises(ValueError, match=rf"score={score}: a score lies in 0\.\.1"):
+        model.detect(_images(), [SIZE], score=score)
+
+
 # --- the tiny twins ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [0, 5, -1])
+def test_detect_leaves_out_what_is_below_the_score_and_pastes_no_mask_of_it(nano, rank, monkeypatch):
+    (everything,) = nano.detect(_images(), [SIZE])
+    score = float(everything.scores[rank])
+    pasted = []
+
+    def counting(*arguments):
+        pasted.append(arguments)
+        return paste_mask(*arguments)
+
+    monkeypatch.setattr("fpg_zoo.modeling.postprocess.paste_mask", counting)
+    (found,) = nano.detect(_images(), [SIZE], score=score)
+    wanted = everything.above(score)
+    assert 0 < len(wanted) <= len(everything)
+    assert (len(wanted) < len(everything)) == (rank != -1)
+    for name in ("boxes", "scores", "labels"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name))
+    if wanted.masks is None:
+        assert found.masks is None
+        assert pasted == []
+    else:
+        assert torch.equal(found.masks, wanted.masks)
+        assert len(pasted) == len(wanted)
+
+
+def test_a_score_that_nothing_reaches_leaves_empty_detections(nano):
+    (found,) = nano.detect(_images(), [SIZE], score=1.0)
+    assert found.boxes.shape == (0, 4)
+    assert found.masks is None or found.masks.shape == (0, *SIZE)
+
+
+def test_the_mask_head_is_left_alone_where_there_is_nothing_to_mask(monkeypatch):
+    torch.manual_seed(0)
+    model = fpg_zoo.create_model("mask_rcnn_nano_fpg")  # as initialised, all scores are under the threshold
+
+    def refused(*_):
+        raise AssertionError("convolutions of an empty batch")
+
+    monkeypatch.setattr(model.mask_head, "forward", refused)
+    with torch.no_grad():
+        instances = model(_images(2), [SIZE, SIZE])
+    # 28: twice the 14 that regions are pooled to.
+    assert [tuple(found.mask_maps.shape) for found in instances] == [(0, 28, 28)] * 2
+    assert [found.mask_maps.dtype for found in instances] == [torch.float32] * 2
+    assert [found.masks.shape for found in model.detect(_images(2), [SIZE, SIZE])] == [(0, *SIZE)] * 2
+
+
+@torch.no_grad()
+def test_an_image_without_instances_beside_one_with_them_has_no_maps():
+    model = _build("mask_rcnn_nano_fpg")
+    images = _images(2)
+    images[1] = float("nan")  # no score of it is over any threshold
+    some, none = model(images, [SIZE, SIZE])
+    assert len(some.mask_maps) == len(some) > 0
+    assert none.mask_maps.shape == (0, *some.mask_maps.shape[1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_device_and_dtype_are_those_of_the_parameters(dtype):
+    model = fpg_zoo.create_model("retinanet_nano_fpg").to(dtype)
+    assert (model.device, model.dtype) == (torch.device("cpu"), dtype)
+    assert model.to("meta").device == torch.device("meta")
 
 
 def test_a_batch_gives_what_its_images_give_alone(nano):
@@ -273,13 +353,16 @@ def test_no_two_architectures_have_the_same_config():
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        ({"type": "YOLOConfig"}, r"type='YOLOConfig' is no config of this version; known are .*FPGConfig"),
-        ({"start": 1}, r"type=None is no config of this version"),
+        ({"type": "YOLOConfig"}, r"type='YOLOConfig': this version takes .*FPGConfig"),
+        ({"start": 1}, r"type=None: this version takes"),
         # A list cannot be looked up among the names.
-        ({"type": ["FPGConfig"]}, r"type=\['FPGConfig'\] is no config of this version"),
-        ({"type": "FPNConfig", "start": 1, "depth": 3}, r"FPNConfig: .*unexpected keyword argument 'depth'"),
-        ({"type": "FPNConfig", "width": 256}, r"FPNConfig: .*missing .* 'start'"),
-        ({"type": "FPGConfig", "start": 0, "grid": {"type": "FPGGrid"}}, r"FPGGrid: .*missing .* 'directions'"),
+        ({"type": ["FPGConfig"]}, r"type=\['FPGConfig'\]: this version takes"),
+        ({"type": "FPNConfig", "start": 1, "depth": 3}, r"'depth' is no field of FPNConfig, which has start, width,"),
+        ({"type": "FPNConfig", "width": 256}, r"start is missing: it takes a whole number"),
+        (
+            {"type": "FPGConfig", "start": 0, "grid": {"type": "FPGGrid"}},
+            r"grid\.directions is missing: it takes a list",
+        ),
         (
             {"type": "FPGGrid", "directions": ["up"], "skipped": [[]], "levels": 1},
             r"levels=1: a grid needs at least 2 levels",

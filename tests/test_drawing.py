@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from fpg_zoo.drawing import class_colour, text_colour
+from fpg_zoo.errors import ImageError
 from fpg_zoo.structures import Detections
 
 GREY = (128, 128, 128)
@@ -113,6 +114,76 @@ def test_a_mask_tints_its_own_pixels_only():
     # Between grey and the class's colour, on every channel.
     for tint, grey, colour in zip(tints[0], GREY, class_colour(0), strict=True):
         assert min(grey, colour) < tint < max(grey, colour)
+
+
+def _blended_whole(picture, found, order):
+    """The tint by its definition, on the whole picture: 0.45 of the class's colour, to the nearest level."""
+    pixels = np.array(picture)
+    for index in order:
+        mask = found.masks[index].numpy()
+        colour = np.array(class_colour(int(found.labels[index])))
+        pixels[mask] = (pixels[mask] * (1 - 0.45) + colour * 0.45).round().astype(np.uint8)
+    return pixels
+
+
+def test_masks_are_blended_one_over_the_other_pixel_for_pixel_wherever_they_lie():
+    random = np.random.default_rng(3)
+    picture = Image.fromarray(random.integers(0, 256, (90, 120, 3), dtype=np.uint8))
+    masks = torch.zeros(6, 90, 120, dtype=torch.bool)
+    masks[0, 20:70, 30:100] = torch.from_numpy(random.random((50, 70)) < 0.5)
+    masks[1, 40:90, 60:120] = True  # up to the last row and column
+    masks[2, 45, 7] = masks[2, 80, 110] = True  # two pixels far apart
+    masks[3, :, 50] = True  # one column
+    masks[4, 60, :] = True  # one row; and the last mask is empty
+    scores = [0.3, 0.9, 0.5, 0.7, 0.5, 0.6]
+    # The boxes, with their labels, stay in the upper left corner: the masks all reach beyond them.
+    found = _found([[1, 1, 4, 4]] * 6, (90, 120), labels=[0, 1, 0, 1, 1, 0], scores=scores, masks=masks)
+    # Worst first; numbers 2 and 4 have the same score and keep their order.
+    expected = _blended_whole(picture, found, [0, 2, 4, 5, 3, 1])
+    drawn = np.array(found.draw(picture))
+    assert np.array_equal(drawn[30:], expected[30:])
+    assert (drawn[30:] != np.array(picture)[30:]).any(axis=-1).mean() > 0.4
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("kind", ["PIL image", "path", "str"])
+def test_a_rotated_picture_is_drawn_on_upright(kind, orientation, tmp_path):
+    stored = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "x.png", exif=exif)
+    # 3: seen upside down. 6: the stored top is seen at the right, a quarter turn clockwise.
+    upright = stored.transpose({3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270}[orientation])
+    found = _found([[5, 30, 40, 55]], (upright.height, upright.width))
+    expected = found.draw(upright)
+    with Image.open(tmp_path / "x.png") as opened:
+        source = {"PIL image": opened, "path": tmp_path / "x.png", "str": str(tmp_path / "x.png")}[kind]
+        assert np.array_equal(np.array(found.draw(source)), np.array(expected))
+        assert opened.size == (80, 60)
+
+
+def test_a_picture_of_sixteen_bits_is_scaled_not_clipped(tmp_path):
+    # 128 * 257 is grey 128 on the scale 0..65535; Pillow's own conversion would leave it white.
+    sixteen = np.full((60, 80), 128 * 257, np.uint16)
+    found = _found([[5, 30, 40, 55]], (60, 80))
+    Image.fromarray(sixteen).save(tmp_path / "x.png")
+    for source in (Image.fromarray(sixteen), sixteen, tmp_path / "x.png"):
+        assert np.array_equal(np.array(found.draw(source)), _drawn(found))
+
+
+def test_arrays_and_tensors_are_drawn_on_and_left_alone():
+    found = _found([[5, 30, 40, 55]], (60, 80), masks=torch.ones(1, 60, 80, dtype=torch.bool))
+    array = np.full((60, 80, 3), 128, np.uint8)
+    tensor = torch.full((3, 60, 80), 128, dtype=torch.uint8)
+    for source in (array, tensor):
+        assert np.array_equal(np.array(found.draw(source)), _drawn(found))
+    assert (array == 128).all()
+    assert (tensor == 128).all()
+
+
+def test_what_is_no_picture_cannot_be_drawn_on(tmp_path):
+    with pytest.raises(ImageError, match=r"gone\.png: no such file"):
+        _found([[5, 30, 40, 55]], (60, 80)).draw(tmp_path / "gone.png")
 
 
 def test_the_better_of_two_detections_is_drawn_over_the_other():

@@ -22,7 +22,7 @@ ENTRIES: dict[str, dict[str, Any]] = json.loads((GOLDEN / "end_to_end.json").rea
 # that Pillow's wheels carry gives 100 of 100 and the same pixels.
 SAME_BOX_IOU = 0.9
 SAME_SCORE = 0.02
-MATCHED = 90
+MATCHED = 97
 MASK_IOU = 0.9
 GREY_LEVEL = 1 / 57  # one level after division by the smallest standard deviation
 WRITTEN = 1e-4  # the file has four decimals

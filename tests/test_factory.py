@@ -12,7 +12,7 @@ from conftest import PUBLISHED
 
 import fpg_zoo
 from fpg_zoo.errors import CheckpointError, ConfigError, UnknownNameError
-from fpg_zoo.loading import save
+from fpg_zoo.model_files import save
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, build_detector
 
 NANO = ("faster_rcnn_nano_fpg", "mask_rcnn_nano_fpg", "retinanet_nano_fpg")
@@ -101,7 +101,9 @@ def test_an_unknown_tag_is_answered_with_the_nearest() -> None:
 
 
 def test_a_model_without_published_weights_says_so() -> None:
-    with pytest.raises(UnknownNameError, match=r"no published checkpoint: pass pretrained=False, or checkpoint=PATH"):
+    with pytest.raises(
+        UnknownNameError, match=r"no published checkpoint: give a checkpoint of your own, or build it untrained"
+    ):
         fpg_zoo.create_model(NAME, pretrained=True)
 
 
@@ -115,6 +117,7 @@ def test_an_unknown_keyword_is_an_error() -> None:
     [
         ({}, "neither a name nor a checkpoint"),
         ({"name": NAME, "num_classes": 0}, "num_classes=0"),
+        ({"name": NAME, "num_classes": 2.0}, r"num_classes=2\.0: give a whole number"),
         ({"name": NAME, "num_classes": 3, "class_names": ["a"]}, "num_classes=3, but class_names holds 1"),
         ({"name": NAME, "class_names": "cell"}, "is one text: give a list"),
         ({"name": NAME, "pretrained": True, "checkpoint": "x.pth"}, "another source of weights"),
@@ -254,3 +257,94 @@ def test_everything_public_is_there() -> None:
     assert set(fpg_zoo.__all__) == set(dir(fpg_zoo))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         fpg_zoo.nonsense  # noqa: B018
+
+
+def test_a_number_of_classes_that_is_the_files_own_keeps_the_names(model: Detector, tmp_path: Path) -> None:
+    save(model, tmp_path / "two.safetensors", {})
+    assert fpg_zoo.create_model(checkpoint=tmp_path / "two.safetensors", num_classes=2).class_names == model.class_names
+    # COCO's category ids have gaps, and go by the names.
+    assert fpg_zoo.create_model(NAME, num_classes=80).class_names[11] == "stop sign"
+
+
+def test_class_names_that_contradict_the_head_are_refused_unless_others_are_given(
+    model: Detector, tmp_path: Path
+) -> None:
+    path = reference_file(model, tmp_path / "odd.pth", {"CLASSES": ("a", "b", "c")})
+    with pytest.raises(CheckpointError, match=r"odd\.pth: its meta names 3 classes, its head has 2: pass class_names"):
+        fpg_zoo.create_model(NAME, checkpoint=path)
+    assert fpg_zoo.create_model(NAME, checkpoint=path, class_names=["x", "y"]).class_names == ("x", "y")
+
+
+def test_class_names_that_cannot_be_used_are_refused_unless_others_are_given(model: Detector, tmp_path: Path) -> None:
+    path = reference_file(model, tmp_path / "twice.pth", {"CLASSES": ("a", "a")})
+    with pytest.raises(CheckpointError, match=r"twice\.pth: its meta's class names cannot be used .*pass class_names"):
+        fpg_zoo.create_model(NAME, checkpoint=path)
+    assert fpg_zoo.create_model(NAME, checkpoint=path, class_names=["x", "y"]).class_names == ("x", "y")
+
+
+def test_new_class_layers_are_initialised_as_those_of_a_new_model(tmp_path: Path) -> None:
+    save(fpg_zoo.create_model("retinanet_nano_fpg"), tmp_path / "m.safetensors", {})
+    with pytest.warns(UserWarning, match=r"head\.classes\.weight, head\.classes\.bias$"):
+        other = fpg_zoo.create_model(checkpoint=tmp_path / "m.safetensors", num_classes=3)
+    assert isinstance(other, RetinaNet)
+    # The bias gives a score of 0.01: ln(0.01 / 0.99) = -4.595.
+    assert other.head.classes.bias.tolist() == pytest.approx([-4.59512] * 27, abs=1e-5)
+    assert other.head.classes.weight.detach().std() == pytest.approx(0.01, rel=0.1)
+    assert all(parameter.requires_grad for parameter in other.parameters())
+
+
+def test_half_precision_files_give_float32_models(model: Detector, tmp_path: Path) -> None:
+    state_dict = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in fpg_zoo.reference_state_dict(model).items()
+    }
+    torch.save({"state_dict": state_dict}, tmp_path / "half.pth")
+    loaded = fpg_zoo.create_model(NAME, checkpoint=tmp_path / "half.pth")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tensor: tensor.to(torch.int32), r"backbone\.conv1\.weight is torch\.int32"),
+        (lambda tensor: tensor.to(torch.complex64), r"is torch\.complex64"),
+        (lambda tensor: tensor.to_sparse(), r"torch\.sparse_coo"),
+        (lambda tensor: tensor[0, 0, 0, 0], r"no model of the zoo: .*backbone\.conv1\.weight is \(\)"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(change, reason: str, model: Detector, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    state_dict = fpg_zoo.reference_state_dict(model)
+    state_dict["backbone.conv1.weight"] = change(state_dict["backbone.conv1.weight"])
+    torch.save({"state_dict": state_dict}, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=reason):
+        fpg_zoo.create_model(checkpoint=tmp_path / "odd.pth")
+
+
+def test_tensors_that_share_memory_are_written(model: Detector, tmp_path: Path) -> None:
+    state_dict = fpg_zoo.reference_state_dict(model)
+    # Equal tensors, one of them in the other's memory, as torch.save keeps it.
+    state_dict["backbone.bn1.bias"] = state_dict["backbone.bn1.weight"]
+    torch.save({"state_dict": state_dict}, tmp_path / "shared.pth")
+    shared = fpg_zoo.create_model(checkpoint=tmp_path / "shared.pth")
+    save(shared, tmp_path / "apart.safetensors", {})
+    assert equal(fpg_zoo.create_model(checkpoint=tmp_path / "apart.safetensors"), shared)
+
+
+def test_a_folder_can_be_given_as_checkpoint(model: Detector, tmp_path: Path) -> None:
+    save(model, tmp_path / "mine", {})
+    assert equal(fpg_zoo.create_model(NAME, checkpoint=tmp_path / "mine"), model)
+
+
+def test_a_name_that_ends_in_a_dot_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="ends in a dot"):
+        fpg_zoo.create_model("faster_rcnn_r50_fpg.")
+
+
+@pytest.mark.parametrize("name", [*NANO, "retinanet_r50_fpg_chn128"])
+def test_loading_the_reference_state_dict_and_reading_it_back_is_the_identity(name: str) -> None:
+    source, target = fpg_zoo.create_model(name), fpg_zoo.create_model(name)
+    given = fpg_zoo.reference_state_dict(source)
+    fpg_zoo.load_reference_state_dict(target, given)
+    back = fpg_zoo.reference_state_dict(target)
+    assert back.keys() == given.keys()
+    assert all(torch.equal(back[key], given[key]) for key in given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import io
 import struct
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, features
+from PIL import Image, ImageFile, features
 
 from fpg_zoo.errors import ImageError
 from fpg_zoo.images import read_image, to_pixels
@@ -262,6 +263,58 @@ def test_the_picture_read_is_a_copy() -> None:
         found.putpixel((0, 0), (99, 99, 99))
     assert np.array_equal(np.array(given), GRADIENT)
     assert np.array_equal(array, GRADIENT)
+
+
+@pytest.mark.parametrize("limit", [40, 20, 10], ids=["below", "warned of", "refused"])
+def test_the_limits_of_pillow_are_pillows(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Pillow warns over the limit and refuses over twice the limit. The picture has 30 pixels.
+    path = tmp_path / "x.png"
+    _picture(6, 5).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        if limit == 10:
+            assert f"{path}: cannot be read whole (Image size (30 pixels) exceeds limit of 20 pixels" in _refusal(path)
+        else:
+            assert read_image(path).size == (6, 5)
+    assert [warning.category for warning in told] == ([Image.DecompressionBombWarning] if limit == 20 else [])
+
+
+def test_reading_on_several_threads_leaves_the_warning_filters_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    _picture(64, 48).save(path)
+    before = list(warnings.filters)
+    seen = []
+
+    def read(_: int) -> None:
+        read_image(path)
+        seen.append(list(warnings.filters))
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(read, range(400)))
+    assert len(seen) == 400
+    assert all(filters == before for filters in seen)
+    assert warnings.filters == before
+
+
+def test_a_picture_that_memory_does_not_suffice_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _picture(6, 5).save(tmp_path / "x.png")
+
+    def exhausted(_: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", exhausted)
+    assert _refusal(tmp_path / "x.png") == f"{tmp_path / 'x.png'}: not enough memory to read it; make it smaller"
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.tif", "x.webp"])
+def test_reading_what_was_read_changes_nothing(name: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    _picture(6, 5).save(tmp_path / name, exif=exif)
+    once = read_image(tmp_path / name)
+    assert once.size == (5, 6)
+    assert np.array_equal(np.array(read_image(once)), np.array(once))
 
 
 # Arrays and tensors

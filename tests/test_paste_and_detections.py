@@ -146,6 +146,24 @@ def _instances(boxes, maps=None):
     )
 
 
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [([True, False, True], [0, 2]), ([False] * 3, []), ([2, 0], [2, 0])],
+)
+@pytest.mark.parametrize("with_maps", [True, False])
+def test_instances_are_chosen_with_their_maps(index, expected, with_maps):
+    maps = torch.arange(3.0)[:, None, None].expand(3, 28, 28) if with_maps else None
+    given = _instances([[1, 2, 10, 20], [3, 4, 5, 6], [0, 0, 9, 9]], maps)
+    chosen = given[torch.tensor(index)]
+    assert len(chosen) == len(expected)
+    for name in ("boxes", "scores", "labels"):
+        assert getattr(chosen, name).tolist() == [getattr(given, name)[i].tolist() for i in expected]
+    assert (chosen.mask_maps is None) == (not with_maps)
+    if with_maps:
+        assert chosen.mask_maps.shape == (len(expected), 28, 28)
+        assert chosen.mask_maps[:, 0, 0].tolist() == expected
+
+
 def test_to_detections_scales_each_axis_by_its_own_factor():
     # From 30 x 40 (height x width) to 60 x 160: y doubles, x becomes four times as large.
     found = to_detections(_instances([[1, 2, 10, 20]], torch.ones(1, 28, 28)), (30, 40), (60, 160), ("a", "b"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,11 +66,15 @@ def _same(one: Detections, other: Detections) -> bool:
     )
 
 
-def _assert_equal_but_for_rounding(one: Detections, other: Detections) -> None:
-    assert len(one) == len(other)
+def _assert_close(one: Detections, other: Detections) -> None:
+    assert len(one) == len(other) > 0
     assert float((one.scores - other.scores).abs().max()) < SAME_SCORE
     assert float((one.boxes - other.boxes).abs().max()) < SAME_PLACE
     assert torch.equal(one.labels, other.labels)
+
+
+def _assert_equal_but_for_rounding(one: Detections, other: Detections) -> None:
+    _assert_close(one, other)
     assert one.masks is not None
     assert other.masks is not None
     assert int((one.masks != other.masks).sum()) <= one.masks.sum() * 1e-3
@@ -283,9 +289,40 @@ def test_a_picture_of_one_row_runs(predictor: Predictor) -> None:
 
 
 def test_a_model_in_train_mode_is_refused() -> None:
-    model = fpg_zoo.create_model("faster_rcnn_nano_fpg").train()
-    with pytest.raises(ValueError, match=r"the model is in train mode: call model\.eval\(\) first"):
-        Predictor(model)
+    # Also one that was in eval mode when the predictor was made.
+    predictor = Predictor(fpg_zoo.create_model("faster_rcnn_nano_fpg"))
+    predictor.model.train()
+    for call in (lambda: predictor(PIXELS), lambda: next(predictor.stream([PIXELS]))):
+        with pytest.raises(ValueError, match=r"the model is in train mode: call model\.eval\(\) first"):
+            call()
+
+
+@pytest.mark.parametrize("score", [-0.1, 30, float("nan")])
+@pytest.mark.parametrize("images", [[], [PIXELS]], ids=["none", "one"])
+def test_what_is_no_score_is_refused(images: list[np.ndarray], score: float, predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match=rf"score={score}: a score lies in 0\.\.1"):
+        predictor(images, score=score)
+    with pytest.raises(ValueError, match=rf"score={score}: a score lies in 0\.\.1"):
+        predictor.stream(images, score=score)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_least_score_leaves_out_what_above_would(batch_size: int, predictor: Predictor, found: Detections) -> None:
+    score = (float(found.scores[4]) + float(found.scores[5])) / 2
+    assert 0 < len(found.above(score)) < len(found)
+    for results in (
+        predictor([PIXELS, PIXELS], batch_size, score=score),
+        list(predictor.stream([PIXELS, PIXELS], batch_size, score=score)),
+    ):
+        for result in results:
+            _assert_equal_but_for_rounding(result, found.above(score))
+
+
+def test_a_model_of_another_floating_point_type_is_given_its_own() -> None:
+    model = copy.deepcopy(tiny_model("retinanet_nano_fpg")).double()
+    (result,) = Predictor(model)(PIXELS)
+    (single,) = Predictor(tiny_model("retinanet_nano_fpg"))(PIXELS)
+    _assert_close(result, single)
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
@@ -329,3 +366,23 @@ def test_no_progress_is_shown_where_there_is_no_terminal(
 ) -> None:
     predictor([PIXELS, PIXELS])
     assert capsys.readouterr() == ("", "")
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("count", "shown"), [(1, False), (2, True)])
+def test_progress_is_shown_on_a_terminal_for_more_than_one_picture(
+    count: int, shown: bool, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", _Terminal())
+    predictor([PIXELS] * count)
+    assert ("image" in sys.stderr.getvalue()) == shown
+
+
+def test_a_stream_shows_no_progress(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", _Terminal())
+    assert len(list(predictor.stream([PIXELS, PIXELS]))) == 2
+    assert sys.stderr.getvalue() == ""

@@ -98,7 +98,7 @@ def test_a_served_checkpoint_gives_the_golden_detections_then_offline_from_the_c
     check_golden(tmp_path / "a.npz")
     digits = installation.checkpoint.stem[-8:]
     assert sorted(file.name for file in cache.iterdir()) == [
-        f"{NAME}.coco_2022-{digits}.json",
+        f"{NAME}.coco_2022-{digits}.pin.json",
         f"{NAME}.coco_2022-{digits}.safetensors",
     ]
     asked = len(mirror.requests)

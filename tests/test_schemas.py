@@ -10,8 +10,9 @@ from conftest import GOLDEN, PUBLISHED
 
 import fpg_zoo
 from fpg_zoo.errors import CheckpointError
-from fpg_zoo.loading import build_on_meta, from_reference, to_reference
-from fpg_zoo.weights.reference_names import recognise, reference_names
+from fpg_zoo.fitting import build_on_meta
+from fpg_zoo.reference import architecture_of, from_reference, to_reference
+from fpg_zoo.weights.reference_names import reference_names
 
 SCHEMAS = {
     name: {tensor: (tuple(shape), getattr(torch, dtype)) for tensor, shape, dtype in rows}
@@ -43,7 +44,15 @@ def test_loading_and_reading_back_is_the_identity(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_architecture_is_recognised_from_its_tensors(name: str) -> None:
-    assert recognise({key: shape for key, (shape, _) in SCHEMAS[name].items()}) == name
+    assert architecture_of(_numbered(name)) == name
+
+
+def test_architecture_is_recognised_whatever_the_classes_and_the_tower_width() -> None:
+    other = {name: tensor.shape for name, tensor in _numbered("retinanet_r50_fpg_chn128").items()}
+    tower = {name: torch.Size(128 if side == 256 else side for side in shape) for name, shape in other.items()}
+    narrow = {name: tower[name] if name.startswith("bbox_head") else shape for name, shape in other.items()}
+    narrow |= {"bbox_head.retina_cls.weight": (9 * 3, 128, 3, 3), "bbox_head.retina_cls.bias": (9 * 3,)}
+    assert architecture_of({name: torch.empty(shape, device="meta") for name, shape in narrow.items()}) == RETINA
 
 
 def _numbered(name: str) -> dict[str, torch.Tensor]:
@@ -101,12 +110,20 @@ def test_an_unpublished_grid_has_no_reference_names() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"rpn_head.rpn_conv.weight": None}, "neither an RPN with RoI heads nor a RetinaNet head"),
-        ({"backbone.layer3.6.conv1.weight": (256, 1024, 1, 1)}, "no ResNet-50"),
-        ({"neck.lateral_convs.0.weight": (96, 256, 1, 1)}, "Grid 96 wide"),
+        ({"rpn_head.rpn_conv.weight": None}, r"nearest, faster_rcnn_r50_fpg, 1 tensors missing: rpn_head\.rpn_conv"),
+        ({"backbone.layer3.6.conv1.weight": (256, 1024, 1, 1)}, r"1 tensors too many: backbone\.layer3\.6\.conv1"),
+        (
+            {"neck.lateral_convs.0.weight": (96, 256, 1, 1)},
+            r"inputs\.project\.0\.weight is \(96, 256, 1, 1\), not \(256",
+        ),
+        ({"roi_head.bbox_head.fc_cls.weight": ()}, r"box_head\.classes\.weight is \(\), not \(81, 1024\)"),
+        ({"roi_head.bbox_head.fc_cls.weight": (0, 1024)}, r"box_head\.classes\.weight is \(0, 1024\)"),
     ],
 )
-def test_what_is_not_of_the_zoo_is_refused_with_the_reason(change: dict[str, tuple[int, ...]], reason: str) -> None:
+def test_what_is_not_of_the_zoo_is_refused_with_the_reason(
+    change: dict[str, tuple[int, ...] | None], reason: str
+) -> None:
     shapes = {key: shape for key, (shape, _) in SCHEMAS["faster_rcnn_r50_fpg"].items()} | change
-    with pytest.raises(CheckpointError, match=reason):
-        recognise({key: shape for key, shape in shapes.items() if shape is not None})
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items() if shape is not None}
+    with pytest.raises(CheckpointError, match=f"^no model of the zoo: .*{reason}"):
+        architecture_of(tensors)

@@ -20,11 +20,12 @@ from serving import HOST, Mirror, entry_of, publish, serve
 
 import fpg_zoo
 from fpg_zoo.cli import main
-from fpg_zoo.errors import CacheError, CheckpointError, DigestError, DownloadError
-from fpg_zoo.loading import fetch, read_safetensors
+from fpg_zoo.errors import StorageError, CheckpointError, DigestError, DownloadError
+from fpg_zoo.loading import fetch
+from fpg_zoo.model_files import read_safetensors
 from fpg_zoo.weights import download
 from fpg_zoo.weights.manifest import Published
-from fpg_zoo.weights.store import Store, mirrored
+from fpg_zoo.weights.store import Store, mirrored, pin_path
 
 NAME = "retinanet_nano_fpg"
 CONFIG = fpg_zoo.model_info(NAME).config
@@ -62,14 +63,15 @@ def test_a_fetched_file_tells_its_origin_and_is_pinned(entry: Published, store: 
     path = fetch(entry, CONFIG, store)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    pin = json.loads(path.with_suffix(".json").read_text())
+    pin = json.loads(pin_path(path).read_text())
     whole = subprocess.run(["sha256sum", str(checkpoint), str(path)], capture_output=True, text=True, check=True)
     source, converted = (line.split()[0] for line in whole.stdout.splitlines())
     assert metadata["source_url"] == entry.url
     assert metadata["source_sha256"] == pin["source_sha256"] == source
-    assert metadata["architecture"] == NAME
+    description = json.loads(metadata["description"])
+    assert (description["schema_version"], description["architecture"]) == (1, NAME)
     assert pin["sha256"] == converted
-    assert left_behind(store) == sorted([path.name, path.with_suffix(".json").name])
+    assert left_behind(store) == sorted([path.name, pin_path(path).name])
 
 
 def test_the_second_time_nothing_is_asked_of_the_server(entry: Published, store: Store, mirror: Mirror) -> None:
@@ -161,7 +163,7 @@ def test_every_flipped_byte_is_found(entry: Published, store: Store, mirror: Mir
 def test_another_file_than_the_pinned_one_is_refused(entry: Published, store: Store) -> None:
     path = fetch(entry, CONFIG, store)
     path.unlink()
-    record = path.with_suffix(".json")
+    record = pin_path(path)
     # No second file has these 8 digits, so the pin is moved instead: its first 8 are right, the others not.
     record.write_text(re.sub(r'("source_sha256": "[0-9a-f]{8})[0-9a-f]{56}', r"\g<1>" + "0" * 56, record.read_text()))
     with pytest.raises(DigestError, match="pinned at the first download"):
@@ -213,14 +215,14 @@ def test_changing_a_loaded_model_does_not_touch_the_cache(entry: Published, stor
 
 def test_a_cache_below_a_file_cannot_be_written(entry: Published, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match=r"cannot write in .*file/weights.*FPG_ZOO_CACHE"):
+    with pytest.raises(StorageError, match=r"cannot write in .*file/weights.*FPG_ZOO_CACHE"):
         fetch(entry, CONFIG, Store(tmp_path / "file" / "weights"))
 
 
 def test_a_read_only_file_system_cannot_be_written(entry: Published) -> None:
     if not Path("/proc").is_dir():
         pytest.skip("needs /proc, a file system where nobody may make folders")
-    with pytest.raises(CacheError, match=r"cannot write in /proc/fpg_zoo.*FPG_ZOO_CACHE"):
+    with pytest.raises(StorageError, match=r"cannot write in /proc/fpg_zoo.*FPG_ZOO_CACHE"):
         fetch(entry, CONFIG, Store(Path("/proc/fpg_zoo")))
 
 
@@ -266,7 +268,7 @@ def test_a_quota_is_told_and_leaves_nothing(entry: Published, store: Store) -> N
     )
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 2, errors
-    assert re.match(r"CacheError cannot write in .*too large", output)
+    assert re.match(r"StorageError cannot write in .*too large", output)
     assert left_behind(store) == []
 
 
@@ -280,11 +282,50 @@ def test_a_full_disk_is_told_and_leaves_nothing(size: str, entry: Published, tmp
         pytest.skip("needs the right to mount a small tmpfs")
     try:
         store = Store(folder / "weights")
-        with pytest.raises(CacheError, match="No space left on device"):
+        with pytest.raises(StorageError, match="No space left on device"):
             fetch(entry, CONFIG, store)
         assert left_behind(store) == []
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_by_a_few_bytes_is_told(mirror: Mirror, tmp_path: Path) -> None:
+    # The last write is the one that falls short: 100 bytes more than the file system holds.
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1536k", "tmpfs", str(folder)], capture_output=True
+    ).returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    try:
+        mirror.files["/big.bin"] = bytes(1536 * 1024 + 100)
+        with pytest.raises(StorageError, match="No space left on device"):
+            download.download(f"{mirror.url}/big.bin", folder / "part", description="big")
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_verify_goes_on_after_a_record_that_cannot_be_read(
+    entry: Published, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FPG_ZOO_CACHE", str(store.folder))
+    path = fetch(entry, CONFIG, store)
+    first = store.folder / "a.safetensors"
+    first.write_bytes(path.read_bytes())
+    pin_path(first).write_text("{")
+    assert main(["verify"]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told] == ["foreign", "good"]
+
+
+def test_a_file_of_other_settings_beside_a_checkpoint_is_no_pin(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / checkpoint.name
+    copy.write_bytes(checkpoint.read_bytes())
+    copy.with_suffix(".json").write_text("{}")
+    assert main(["verify", str(copy)]) == 0
+    assert capsys.readouterr().out.startswith("good ")
 
 
 def test_temporary_files_are_made_with_the_users_permissions(entry: Published, store: Store) -> None:

@@ -11,8 +11,9 @@ import functools
 from conftest import golden_state_dict
 
 import fpg_zoo
-from fpg_zoo import loading
+from fpg_zoo.loading import assemble
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.reference import from_reference
 
 LONGEST_SIDE = 128
 
@@ -22,5 +23,5 @@ def tiny_model(name: str = "mask_rcnn_nano_fpg") -> Detector:
     """A nano model in eval mode; the same object for every test, not to be changed."""
     config = fpg_zoo.model_info(name).config
     config = dataclasses.replace(config, preprocess=dataclasses.replace(config.preprocess, longest_side=LONGEST_SIDE))
-    tensors = loading.from_reference(golden_state_dict(fpg_zoo.create_model(name)), config)
-    return loading.assemble(config, name, tensors, None)
+    tensors = from_reference(golden_state_dict(fpg_zoo.create_model(name)), config)
+    return assemble(config, name, tensors, None)[0]

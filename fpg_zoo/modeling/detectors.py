@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from fpg_zoo.modeling.postprocess import to_detections
 from fpg_zoo.modeling.retina_head import DenseSelection, RetinaHead
 from fpg_zoo.modeling.roi_heads import BoxHead, BoxSelection, MaskHead, maps_of_class, regions_of
 from fpg_zoo.modeling.rpn import RPN, ProposalSelection
-from fpg_zoo.structures import Detections, Instances
+from fpg_zoo.structures import Detections, Instances, check_score
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -61,28 +62,55 @@ class Detector(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
+        """Where the parameters are, and images are to be."""
         return self.backbone.conv1.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the parameters, and of images."""
+        return self.backbone.conv1.weight.dtype
+
+    @abstractmethod
+    def reset_classes(self) -> None:
+        """Initialise the layers whose size follows the number of classes (`class_dependent`) for training."""
 
     @abstractmethod
     def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
-        """Instances per image, best first, mask maps not yet pasted."""
+        """Find instances: what `detect` does after its checks and before pasting masks.
+
+        Args:
+            images: (N, 3, H, W), as of `detect`.
+            sizes: N (height, width) in pixels before padding.
+
+        Returns:
+            Each image's instances, best first, in pixels of the padded batch; mask maps not yet pasted.
+        """
 
     @torch.no_grad()
-    def detect(self, images: Tensor, sizes: Sizes, output_sizes: Sizes | None = None) -> list[Detections]:
+    def detect(
+        self, images: Tensor, sizes: Sizes, output_sizes: Sizes | None = None, *, score: float = 0.0
+    ) -> list[Detections]:
         """Detect objects in a batch.
 
         Args:
-            images: (N, 3, H, W) floating point, normalised and padded as `config.preprocess` says, on the model's
-                device; H and W multiples of `config.preprocess.pad_divisor`.
-            sizes: N (height, width) before padding.
-            output_sizes: N (height, width) of the frame that boxes and masks are wanted in; `sizes` if None.
+            images: (N, 3, H, W) of the model's `dtype`, on its `device`, RGB, normalised and padded as
+                `config.preprocess` says; H and W multiples of `config.preprocess.pad_divisor`.
+            sizes: N (height, width) in pixels before padding.
+            output_sizes: N (height, width) in pixels of the frame that boxes and masks are wanted in; `sizes` if None.
+            score: the least score, 0..1. Masks of what is below it are not made: each takes a byte for every pixel of
+                its frame.
 
         Returns:
-            N `Detections`, best score first, at most 100 each, on the model's device.
+            N `Detections`, best score first, at most as many each as the config's `detections`, on the model's device.
+            Boxes and masks are in pixels of `output_sizes`.
 
         Raises:
-            ValueError: shapes, dtype, device or sizes are not as above, or a value is not finite.
+            ValueError: the model is in train mode, where BatchNorm would follow the images at hand; shapes, dtype,
+                device, sizes or `score` are not as above, or a value is not finite.
         """
+        if self.training:
+            raise ValueError("the model is in train mode: call model.eval() first")
+        check_score(score)
         self._check(images, sizes)
         wanted = sizes if output_sizes is None else output_sizes
         if len(wanted) != len(sizes) or any(height < 1 or width < 1 for height, width in wanted):
@@ -90,7 +118,7 @@ class Detector(nn.Module, ABC):
         if not len(images):
             return []
         return [
-            to_detections(instances, size, output_size, self.class_names)
+            to_detections(instances[instances.scores >= score], size, output_size, self.class_names)
             for instances, size, output_size in zip(self(images, sizes), sizes, wanted, strict=True)
         ]
 
@@ -102,10 +130,9 @@ class Detector(nn.Module, ABC):
             raise ValueError(
                 f"images is {images.dtype}: normalise it first (fpg_zoo.preprocess) or use fpg_zoo.Predictor"
             )
-        weight = self.backbone.conv1.weight
-        if images.dtype != weight.dtype or images.device != weight.device:
+        if images.dtype != self.dtype or images.device != self.device:
             raise ValueError(
-                f"images is {images.dtype} on {images.device} and the model {weight.dtype} on {weight.device}: "
+                f"images is {images.dtype} on {images.device} and the model {self.dtype} on {self.device}: "
                 "move one of them with .to()"
             )
         if not torch.isfinite(images).all():
@@ -136,6 +163,11 @@ class TwoStageDetector(Detector):
         self.select_boxes = BoxSelection(config.box)
         self.mask_head = MaskHead(config.mask, width, classes, strides) if config.mask else None
 
+    def reset_classes(self) -> None:
+        self.box_head.reset_classes()
+        if self.mask_head is not None:
+            self.mask_head.reset_classes()
+
     def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
         pyramid = self.neck(self.backbone(images))
         objectness, deltas = self.rpn(pyramid)
@@ -146,10 +178,13 @@ class TwoStageDetector(Detector):
 
     @staticmethod
     def _with_masks(head: MaskHead, pyramid: Sequence[Tensor], instances: list[Instances]) -> list[Instances]:
+        counts = [len(found) for found in instances]
+        if not any(counts):  # not every device has convolutions of an empty batch
+            side = 2 * head.pooling.pool
+            return [replace(found, mask_maps=found.boxes.new_zeros(0, side, side)) for found in instances]
         logits = head(pyramid, regions_of([found.boxes for found in instances]))
-        maps = maps_of_class(logits, torch.cat([found.labels for found in instances]))
-        per_image = torch.split(maps, [len(found) for found in instances])
-        return [found.with_masks(image_maps) for found, image_maps in zip(instances, per_image, strict=True)]
+        maps = torch.split(maps_of_class(logits, torch.cat([found.labels for found in instances])), counts)
+        return [replace(found, mask_maps=image_maps) for found, image_maps in zip(instances, maps, strict=True)]
 
 
 class RetinaNet(Detector):
@@ -163,6 +198,9 @@ class RetinaNet(Detector):
         classes = len(config.class_names)
         self.head = RetinaHead(config.head, self.neck.width, classes)
         self.select = DenseSelection(config.head, classes)
+
+    def reset_classes(self) -> None:
+        self.head.reset_classes()
 
     def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
         pyramid = self.neck(self.backbone(images))

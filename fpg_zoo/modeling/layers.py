@@ -55,6 +55,13 @@ def init_xavier(module: nn.Module) -> None:
                 nn.init.zeros_(child.bias)
 
 
+def init_kaiming(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """Kaiming-normal weights that keep the variance of gradients, and a zero bias (He et al., arXiv 1502.01852)."""
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
 def init_normal(layer: nn.Conv2d | nn.Linear, std: float, *, bias: float = 0.0) -> None:
     """Normal weights of standard deviation `std` and a constant bias."""
     nn.init.normal_(layer.weight, std=std)

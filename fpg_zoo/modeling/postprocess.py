@@ -22,12 +22,12 @@ def paste_mask(probabilities: Tensor, box: Sequence[float], size: tuple[int, int
     to the mask from 0.5 on. A value outside the box is always below 0.5, so that only pixels inside it are computed.
 
     Args:
-        probabilities: (S, S) in 0..1.
-        box: x1, y1, x2, y2 in pixels of the image.
-        size: height and width of the image.
+        probabilities: (S, S) floating point in 0..1.
+        box: x1, y1, x2, y2 in pixels of the image; it may reach beyond it, and one without area has an empty mask.
+        size: height and width of the image in pixels.
 
     Returns:
-        (height, width) bool.
+        (height, width) bool, on the device of `probabilities`.
     """
     height, width = size
     mask = torch.zeros(height, width, dtype=torch.bool, device=probabilities.device)
@@ -49,7 +49,17 @@ def paste_mask(probabilities: Tensor, box: Sequence[float], size: tuple[int, int
 def to_detections(
     instances: Instances, size: tuple[int, int], output_size: tuple[int, int], class_names: tuple[str, ...]
 ) -> Detections:
-    """Boxes and masks of one image, from the network's frame of `size` to one of `output_size` (height, width)."""
+    """Take one image's instances to another frame, and paste their masks there.
+
+    Args:
+        instances: K instances, boxes in pixels of the network's frame.
+        size: (height, width) of the image in the network's frame, before padding.
+        output_size: (height, width) of the frame that is wanted, in pixels.
+        class_names: what labels stand for.
+
+    Returns:
+        K detections in the same order, on the same device; boxes within `output_size`, masks (K, height, width) of it.
+    """
     scale_y, scale_x = size[0] / output_size[0], size[1] / output_size[1]
     boxes = instances.boxes / instances.boxes.new_tensor((scale_x, scale_y, scale_x, scale_y))
     boxes = clip(boxes, output_size)  # dividing may round past the border

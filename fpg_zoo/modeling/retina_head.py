@@ -49,8 +49,12 @@ class RetinaHead(nn.Module):
         self.box_tower = nn.ModuleList(SharedConv(channels, config.width, levels) for channels in inputs)
         self.classes = nn.Conv2d(config.width, per_cell * num_classes, 3, padding=1)
         self.deltas = nn.Conv2d(config.width, per_cell * 4, 3, padding=1)
-        init_normal(self.classes, std=0.01, bias=-math.log((1 - PRIOR) / PRIOR))
         init_normal(self.deltas, std=0.01)
+        self.reset_classes()
+
+    def reset_classes(self) -> None:
+        """Initialise the layer whose size is the number of classes."""
+        init_normal(self.classes, std=0.01, bias=-math.log((1 - PRIOR) / PRIOR))
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, deltas = [], []
@@ -73,7 +77,18 @@ class DenseSelection:
     def __call__(
         self, logits: Sequence[Tensor], deltas: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
-        """Args: the outputs of `RetinaHead.forward`; `sizes`, each image's (height, width) before padding."""
+        """Choose instances.
+
+        Args:
+            logits: per level (N, A * C, H_l, W_l), anchor-major, of `RetinaHead.forward`.
+            deltas: per level (N, A * 4, H_l, W_l), anchor-major, of `RetinaHead.forward`.
+            sizes: N (height, width) in pixels before padding.
+
+        Returns:
+            Each image's instances, best first, at most `config.detections`, without mask maps. Boxes are float32 in
+            pixels of the padded batch, within the image's size there: 0 <= x1 < x2 <= width, 0 <= y1 < y2 <= height.
+            Scores are over `config.score_threshold`, to 1; labels 0..C - 1.
+        """
         anchors = anchors_like(logits, self.config.anchors)
         # In float32 whatever the network computes in: 8 or 11 bits do not tell pixels apart.
         scores = [per_anchor(x.float(), self.num_classes).sigmoid() for x in logits]

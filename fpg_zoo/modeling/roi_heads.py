@@ -15,7 +15,7 @@ from torchvision.ops import roi_align
 
 from fpg_zoo.boxes import clip, decode, nms_within
 from fpg_zoo.config import BoxHeadConfig, MaskHeadConfig
-from fpg_zoo.modeling.layers import ConvNorm, init_normal
+from fpg_zoo.modeling.layers import ConvNorm, init_kaiming, init_normal
 from fpg_zoo.structures import Instances
 
 FINEST_SCALE = 56  # regions up to twice this size in pixels, sqrt(w * h), are pooled from the finest level
@@ -73,6 +73,10 @@ class BoxHead(nn.Module):
         for layer in (self.fc1, self.fc2):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
+        self.reset_classes()
+
+    def reset_classes(self) -> None:
+        """Initialise the layers whose size is the number of classes."""
         init_normal(self.classes, std=0.01)
         init_normal(self.deltas, std=0.001)
 
@@ -96,7 +100,19 @@ class BoxSelection:
         proposals: Sequence[Tensor],
         sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
-        """Args: outputs of `BoxHead.forward`; each image's proposals (K_i, 4) and (height, width) before padding."""
+        """Choose instances.
+
+        Args:
+            logits: (R, C + 1), background last, of `BoxHead.forward`.
+            deltas: (R, C, 4), of `BoxHead.forward`.
+            proposals: N (K_i, 4) xyxy in pixels of the padded batch, the regions that the R rows are of, in order.
+            sizes: N (height, width) in pixels before padding.
+
+        Returns:
+            Each image's instances, best first, at most `config.detections`, without mask maps. Boxes are float32 in
+            pixels of the padded batch, within the image's size there: 0 <= x1 <= x2 <= width, 0 <= y1 <= y2 <= height.
+            Scores are over `config.score_threshold`, to 1; labels 0..C - 1.
+        """
         counts = [len(boxes) for boxes in proposals]
         scores = torch.split(logits.float().softmax(dim=-1)[:, :-1], counts)
         per_image = zip(scores, torch.split(deltas.float(), counts), proposals, sizes, strict=True)
@@ -124,10 +140,14 @@ class MaskHead(nn.Module):
         self.convs = nn.ModuleList(blocks)
         self.upsample = nn.ConvTranspose2d(config.width, config.width, 2, stride=2)
         self.classes = nn.Conv2d(config.width, num_classes, 1)
-        for layer in (*(block.conv for block in blocks), self.upsample, self.classes):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        for block in blocks:
+            init_kaiming(block.conv)
+        init_kaiming(self.upsample)
+        self.reset_classes()
+
+    def reset_classes(self) -> None:
+        """Initialise the layer whose size is the number of classes."""
+        init_kaiming(self.classes)
 
     def forward(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
         x = self.pooling(pyramid, regions)

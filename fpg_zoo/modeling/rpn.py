@@ -52,7 +52,17 @@ class ProposalSelection:
     def __call__(
         self, objectness: Sequence[Tensor], deltas: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
     ) -> list[Proposals]:
-        """Args: the outputs of `RPN.forward`; `sizes`, each image's (height, width) before padding."""
+        """Choose proposals.
+
+        Args:
+            objectness: per level (N, A, H_l, W_l) logits, of `RPN.forward`.
+            deltas: per level (N, 4A, H_l, W_l), anchor-major, of `RPN.forward`.
+            sizes: N (height, width) in pixels before padding.
+
+        Returns:
+            Each image's proposals, best first, at most `config.proposals`. Boxes are float32 in pixels of the padded
+            batch, within the image's size there: 0 <= x1 < x2 <= width, 0 <= y1 < y2 <= height. Scores are 0..1.
+        """
         anchors = anchors_like(objectness, self.config.anchors)
         # In float32 whatever the network computes in: 8 or 11 bits do not tell pixels apart.
         scores = [per_anchor(x.float(), 1).squeeze(-1).sigmoid() for x in objectness]

@@ -64,7 +64,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 "with the tensors alone: torch.save({'state_dict': model.state_dict()}, path)"
             ) from None
         raise CheckpointError(f"{path}: no checkpoint that torch can read safely ({_first_line(error)})") from None
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
+    except Exception as error:  # damaged files make the safe unpickler raise nearly anything
         raise CheckpointError(f"{path}: no readable torch file, or a damaged one ({_first_line(error)})") from None
     return _parse(path, content)
 
@@ -91,5 +91,5 @@ def _foreign_globals(path: Path, error: pickle.UnpicklingError) -> list[str]:
     """The names that the safe unpickler refused: all of them in a zip file, the first in a legacy one."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except (ValueError, OSError, RuntimeError, pickle.UnpicklingError):
+    except Exception:  # a legacy file, or a damaged one
         return _REFUSED.findall(str(error))[:1]

@@ -78,7 +78,7 @@ class Manifest:
         entries = self.of(architecture)
         if not entries:
             raise UnknownNameError(
-                f"{architecture} has no published checkpoint: pass pretrained=False, or checkpoint=PATH with your own"
+                f"{architecture} has no published checkpoint: give a checkpoint of your own, or build it untrained"
             )
         if tag is None:
             return entries[0]

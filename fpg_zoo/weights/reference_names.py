@@ -8,7 +8,7 @@ level: the reference stores the one tensor that the levels share once per level.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from fpg_zoo.config import DetectorConfig, FPGConfig, FPNConfig, RetinaNetConfig
 from fpg_zoo.errors import CheckpointError
@@ -148,50 +148,3 @@ def reference_names(names: Iterable[str], config: DetectorConfig) -> dict[str, t
         leaf = numbers.pop("leaf")
         mapped[name] = tuple(f"{theirs.format(**numbers, each=each)}.{leaf}" for each in copies)
     return mapped
-
-
-_FAMILIES = (
-    ("rpn_head.rpn_conv.weight", "roi_head.mask_head.conv_logits.weight", "mask_rcnn"),
-    ("rpn_head.rpn_conv.weight", "roi_head.bbox_head.fc_cls.weight", "faster_rcnn"),
-    ("bbox_head.retina_cls.weight", "bbox_head.cls_convs.0.0.conv.weight", "retinanet"),
-)
-
-
-def recognise(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The architecture that a reference state dict belongs to, told from its tensors.
-
-    Args:
-        shapes: the shape of each tensor, by the reference's name.
-
-    Returns:
-        The catalogue's name. Whether every tensor fits is for the loading to check.
-
-    Raises:
-        CheckpointError: it is none of the zoo's; the message says what is missing or different.
-    """
-    family = next((name for first, second, name in _FAMILIES if first in shapes and second in shapes), None)
-    if family is None:
-        raise CheckpointError(
-            f"no model of the zoo: neither an RPN with RoI heads nor a RetinaNet head with shared towers among its "
-            f"{len(shapes)} tensors ({_sample(shapes)})"
-        )
-    if not any(name.startswith("neck.") for name in shapes):
-        raise CheckpointError(f"no model of the zoo: a {family} without a neck")
-    if shapes.get("backbone.layer3.5.conv3.weight") != (1024, 256, 1, 1) or "backbone.layer3.6.conv1.weight" in shapes:
-        if shapes.get("backbone.conv1.weight", (0,))[0] == 24:
-            return f"{family}_nano_fpg"
-        raise CheckpointError(f"no model of the zoo: a {family} whose backbone is no ResNet-50")
-    if "neck.fpn_stages.0.gp_64_4.out_conv.conv.weight" in shapes:
-        return f"{family}_r50_nasfpn"
-    if any(name.startswith("neck.fpn_transitions.") for name in shapes):
-        width = shapes.get("neck.lateral_convs.0.weight", (0,))[0]
-        if width not in (128, 256):
-            raise CheckpointError(
-                f"no model of the zoo: a Feature Pyramid Grid {width} wide, the zoo's are 128 and 256"
-            )
-        return f"{family}_r50_fpg" if width == 256 else f"{family}_r50_fpg_chn128"
-    return f"{family}_r50_fpn"
-
-
-def _sample(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(list(shapes)[:2]) + (", ..." if len(shapes) > 2 else "")

@@ -1,7 +1,7 @@
 """The cache of weights: files fetched, verified, converted once, and kept as safetensors.
 
 What the cache promises: a file under its final name is complete (it is written aside and renamed), came from a download
-whose SHA-256 agreed with the published digits, and has the digest that its pin (`NAME.json` beside it) records.
+whose SHA-256 agreed with the published digits, and has the digest that its pin (`NAME.pin.json` beside it) records.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from fpg_zoo.errors import CacheError, CheckpointError, DigestError, DownloadError
+from fpg_zoo.errors import StorageError, CheckpointError, DigestError, DownloadError
 from fpg_zoo.weights.download import download
-from fpg_zoo.weights.files import aside, explained, sha256_of, write_safetensors
+from fpg_zoo.files import aside, explained, sha256_of, write_safetensors
 from fpg_zoo.weights.manifest import Published, load_manifest
 
 
@@ -65,6 +65,11 @@ def mirrored(url: str) -> str:
     return mirror.rstrip("/") + url[len(host) :] if mirror and url.startswith(host) else url
 
 
+def pin_path(path: Path) -> Path:
+    """Where the pin of a converted file is."""
+    return path.with_suffix(".pin.json")
+
+
 class Store:
     """The cache folder. Nothing is created before something is to be kept."""
 
@@ -79,15 +84,17 @@ class Store:
         """What is recorded of a cached file; None if nothing is.
 
         Raises:
-            CacheError: the record cannot be read.
+            StorageError: the record cannot be read.
         """
-        record = path.with_suffix(".json")
+        record = pin_path(path)
         if not record.is_file():
             return None
         try:
             return Pin(**json.loads(record.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise CacheError(f"{record}: unreadable ({error}); delete it and {path.name} to fetch both again") from None
+            raise StorageError(
+                f"{record}: unreadable ({error}); delete it and {path.name} to fetch both again"
+            ) from None
 
     def cached(self, entry: Published) -> Path | None:
         """The converted file, if it is there."""
@@ -104,7 +111,7 @@ class Store:
         Raises:
             DownloadError: it could not be fetched whole, or the network is forbidden.
             DigestError: it is not the file that was published, or not the one that was pinned before.
-            CacheError: the cache folder cannot be written.
+            StorageError: the cache folder cannot be written.
         """
         if is_offline():
             raise DownloadError(
@@ -131,7 +138,7 @@ class Store:
         """Write converted tensors under the final name, all or nothing, with their origin in the file's metadata.
 
         Raises:
-            CacheError: the cache folder cannot be written, or the disk is full.
+            StorageError: the cache folder cannot be written, or the disk is full.
         """
         final = self.path(entry)
         origin = {
@@ -147,7 +154,7 @@ class Store:
             with aside(self.folder, ".json") as record, explained(self.folder):
                 record.write_text(json.dumps(asdict(pin), indent=1) + "\n", encoding="utf-8")
                 # The pin goes first: a file without a pin would count as foreign, a pin without its file is harmless.
-                record.replace(final.with_suffix(".json"))
+                record.replace(pin_path(final))
                 temporary.replace(final)
         return final
 
@@ -158,7 +165,10 @@ class Store:
 
     def judge(self, path: Path) -> Verdict:
         """Hash one converted file again and compare it with its pin."""
-        pin = self.pin(path)
+        try:
+            pin = self.pin(path)
+        except StorageError as error:
+            return Verdict(path, "foreign", str(error))
         if pin is None:
             return Verdict(path, "foreign", "nothing is recorded of its origin; delete it if you do not know it")
         found = sha256_of(path)
@@ -176,7 +186,7 @@ def verify_file(path: Path) -> Verdict:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     store = Store(path.parent)
-    if store.pin(path) is not None:
+    if path.suffix == ".safetensors" and pin_path(path).is_file():
         return store.judge(path)
     named = _DIGITS_IN_NAME.search(path.name)
     if named is None:

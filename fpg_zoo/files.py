@@ -1,4 +1,4 @@
-"""Files written all or nothing, and their digests."""
+"""Files written all or nothing, with clear errors, and their digests."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from fpg_zoo.errors import CacheError
+from fpg_zoo.errors import StorageError
 
 _CHUNK = 1 << 20
 
@@ -39,12 +40,12 @@ def explained(folder: Path) -> Iterator[None]:
     """Turn an error of the file system into one that names the folder and the way out.
 
     Raises:
-        CacheError: in place of any OSError in the block.
+        StorageError: in place of any OSError in the block.
     """
     try:
         yield
     except OSError as error:
-        raise CacheError(
+        raise StorageError(
             f"cannot write in {folder}: {error.strerror or error}; make room or the folder writable, or choose another "
             "(FPG_ZOO_CACHE for the cache)"
         ) from error
@@ -55,7 +56,7 @@ def aside(folder: Path, suffix: str) -> Iterator[Path]:
     """A new empty file in `folder` (made if need be), removed at the end unless it was renamed.
 
     Raises:
-        CacheError: the folder cannot be made or written.
+        StorageError: the folder cannot be made or written.
     """
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,16 +69,27 @@ def aside(folder: Path, suffix: str) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors laid out in a row each, copied where they share memory, which the format has no notion of."""
+    taken: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone(memory_format=torch.contiguous_format) if memory in taken else tensor.contiguous()
+        taken.add(memory)
+    return apart
+
+
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """Write tensors over the file `path`, which keeps its permissions, and flush them to the disk.
 
     Raises:
-        CacheError: the file cannot be written, or the disk is full.
+        StorageError: the file cannot be written, or the disk is full.
     """
     with explained(path.parent):
         mode = path.stat().st_mode
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, dict(metadata))
+            save_file(_apart(tensors), path, dict(metadata))
         except SafetensorError as error:
             raise OSError(errno.EIO, str(error)) from error
         path.chmod(mode)  # safetensors replaces the file by one that its owner alone can read

@@ -1,0 +1,76 @@
+"""What the values of configs are checked with. Each check takes them by name, and names the first that it refuses."""
+
+from __future__ import annotations
+
+import math
+from reprlib import repr as shown  # the beginning of what may be long
+from typing import TypeGuard
+
+from fpg_zoo.errors import ConfigError
+
+_MOST = 2**20  # of anything counted: beyond, the sizes of tensors overflow
+
+
+def check_one_of(allowed: tuple[object, ...], **values: object) -> None:
+    """Refuse what is none of `allowed`, types included: 1 is not True."""
+    for name, value in values.items():
+        if not any(type(value) is type(option) and value == option for option in allowed):
+            raise ConfigError(f"{name}={shown(value)}: use one of {', '.join(map(repr, allowed))}")
+
+
+def check_positive(most: int = _MOST, /, **values: object) -> None:
+    """Refuse what is no whole number of 1..`most`."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{name}={shown(value)}: it takes a whole number of at least 1")
+        if value > most:
+            raise ConfigError(f"{name}={shown(value)}: it takes at most {most}")
+
+
+def check_numbers(**values: object) -> None:
+    """Refuse what is no finite number."""
+    for name, value in values.items():
+        if not _is_number(value):
+            raise ConfigError(f"{name}={shown(value)}: it takes a number")
+
+
+def check_above_zero(**values: object) -> None:
+    """Refuse what is no finite number above 0."""
+    for name, value in values.items():
+        if not _is_number(value) or value <= 0:
+            raise ConfigError(f"{name}={shown(value)}: it takes a number above 0")
+
+
+def check_fractions(**values: object) -> None:
+    """Refuse what is no number of 0..1."""
+    for name, value in values.items():
+        if not _is_number(value) or not 0 <= value <= 1:
+            raise ConfigError(f"{name}={shown(value)}: it takes a number from 0 to 1")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Finite, and no bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
+
+
+def check_tuples(**values: object) -> None:
+    """Refuse what is no tuple: a config does not change, and can be a key."""
+    for name, value in values.items():
+        if not isinstance(value, tuple):
+            raise ConfigError(f"{name}={shown(value)}: give a tuple")
+
+
+def entries(length: int | None = None, /, **tuples: object) -> dict[str, object]:
+    """The entries of tuples under names such as `std[0]`, for another check.
+
+    Raises:
+        ConfigError: one is no tuple, does not have `length` entries, or has none where any number will do.
+    """
+    check_tuples(**tuples)
+    found = {}
+    for name, values in tuples.items():
+        assert isinstance(values, tuple)
+        if len(values) != length if length else not values:
+            raise ConfigError(f"{name}={shown(values)}: it takes {length or 'at least one'} of them")
+        found.update({f"{name}[{index}]": value for index, value in enumerate(values)})
+    return found

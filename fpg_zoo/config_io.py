@@ -1,0 +1,154 @@
+"""Configs as JSON-ready data and back. What is read may come from anyone: every value is checked against its field."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import reprlib
+import sys
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from fpg_zoo.config import (
+    AnchorConfig,
+    BoxHeadConfig,
+    FPGConfig,
+    FPGGrid,
+    FPNConfig,
+    MaskHeadConfig,
+    NASFPNConfig,
+    PreprocessConfig,
+    ResNetConfig,
+    RetinaHeadConfig,
+    RetinaNetConfig,
+    RPNConfig,
+    TwoStageConfig,
+)
+from fpg_zoo.errors import ConfigError
+
+# These names are part of the file format: a class may be renamed, its name here must stay.
+_TYPES: dict[str, type] = {
+    "PreprocessConfig": PreprocessConfig,
+    "ResNetConfig": ResNetConfig,
+    "FPNConfig": FPNConfig,
+    "NASFPNConfig": NASFPNConfig,
+    "FPGGrid": FPGGrid,
+    "FPGConfig": FPGConfig,
+    "AnchorConfig": AnchorConfig,
+    "RPNConfig": RPNConfig,
+    "BoxHeadConfig": BoxHeadConfig,
+    "MaskHeadConfig": MaskHeadConfig,
+    "RetinaHeadConfig": RetinaHeadConfig,
+    "TwoStageConfig": TwoStageConfig,
+    "RetinaNetConfig": RetinaNetConfig,
+}
+_NAMES = {cls: name for name, cls in _TYPES.items()}
+_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
+_INT64 = 2**63
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+
+
+def to_dict(config: Any) -> Any:
+    """A config as JSON-ready data; each dataclass becomes a dict with its name in the file format under `type`."""
+    if type(config) in _NAMES:
+        fields = {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+        return {"type": _NAMES[type(config)], **fields}
+    if isinstance(config, tuple):
+        return [to_dict(item) for item in config]
+    return config
+
+
+def from_dict(data: Any) -> Any:
+    """The config that `to_dict` wrote; a field that is left out and has a default gets it.
+
+    Args:
+        data: whatever `json.loads` gives.
+
+    Raises:
+        ConfigError: no config; the message names the field, as `neck.grid.skipped[2]`, its value and what it takes.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"config={_shown(data)}: it takes an object with a type")
+    return _config(data, list(_TYPES), "")
+
+
+def _value(data: Any, expected: Any, path: str) -> Any:
+    """`data`, found at `path`, as the annotation `expected` wants it."""
+    options = get_args(expected) if get_origin(expected) in (Union, UnionType) else (expected,)
+    if isinstance(data, dict) and any(option in _NAMES for option in options):
+        return _config(data, [_NAMES[option] for option in options if option in _NAMES], path)
+    for option in options:
+        if get_origin(option) is tuple and isinstance(data, list):
+            return _tuple(data, get_args(option), path)
+        if get_origin(option) is Literal and isinstance(data, str) and data in get_args(option):
+            return data
+        # The comparisons are false for NaN, and make no float of an integer that is too large for one.
+        if option is float and type(data) in (int, float) and abs(data) <= sys.float_info.max:
+            return float(data)
+        if option is int and type(data) is int and abs(data) < _INT64:
+            return data
+        if option in (str, bool, NoneType) and type(data) is option:
+            return data
+    raise ConfigError(f"{path}={_shown(data)}: it takes {_words(expected)}")
+
+
+def _tuple(data: list[Any], entries: tuple[Any, ...], path: str) -> tuple[Any, ...]:
+    if entries[-1] is Ellipsis:
+        entries = entries[:1] * len(data)
+    if len(data) != len(entries):
+        raise ConfigError(f"{path}={_shown(data)}: it takes a list of {len(entries)}")
+    return tuple(
+        _value(item, expected, f"{path}[{index}]")
+        for index, (item, expected) in enumerate(zip(data, entries, strict=True))
+    )
+
+
+def _config(data: dict[str, Any], allowed: list[str], path: str) -> Any:
+    prefix = f"{path}." if path else ""
+    name = data.get("type")
+    if not isinstance(name, str) or name not in allowed:
+        raise ConfigError(f"{prefix}type={_shown(name)}: this version takes {' or '.join(allowed)}")
+    cls = _TYPES[name]
+    fields = _fields(cls)
+    for key in data:
+        if key != "type" and key not in fields:
+            raise ConfigError(f"{prefix}{_shown(key)} is no field of {name}, which has {', '.join(fields)}")
+    for key, (expected, required) in fields.items():
+        if required and key not in data:
+            raise ConfigError(f"{prefix}{key} is missing: it takes {_words(expected)}")
+    values = {key: _value(data[key], expected, prefix + key) for key, (expected, _) in fields.items() if key in data}
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}" if path else str(error)) from None
+
+
+@functools.cache
+def _fields(cls: Any) -> dict[str, tuple[Any, bool]]:
+    """Of each field its annotation, and whether it has no default."""
+    annotations = get_type_hints(cls)
+    missing = dataclasses.MISSING
+    return {
+        field.name: (annotations[field.name], field.default is missing and field.default_factory is missing)
+        for field in dataclasses.fields(cls)
+    }
+
+
+def _words(expected: Any) -> str:
+    origin, arguments = get_origin(expected), get_args(expected)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_words, arguments))
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
+    if origin is tuple:
+        return "a list" if arguments[-1] is Ellipsis else f"a list of {len(arguments)}"
+    return _WORDS.get(expected) or f"an object of type {_NAMES[expected]}"
+
+
+def _shown(value: object) -> str:
+    """The beginning of a value, which may be long and deep."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return f"a {type(value).__name__}"

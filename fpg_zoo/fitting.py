@@ -1,0 +1,89 @@
+"""What a set of tensors says of the detector they are of, and whether they fit it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fpg_zoo.config import DetectorConfig, TwoStageConfig
+from fpg_zoo.errors import CheckpointError
+from fpg_zoo.modeling.detectors import Detector, build_detector
+
+_SHOWN = 4  # names listed in an error before "and N more"
+
+
+def build_on_meta(config: DetectorConfig, name: str) -> Detector:
+    """The detector in eval mode without memory or initial values, on the meta device."""
+    with torch.device("meta"):
+        return build_detector(config, name).eval()
+
+
+def with_classes(config: DetectorConfig, classes: tuple[str, ...] | int | None) -> DetectorConfig:
+    """The same detector for other classes, given by name or by number.
+
+    A number that is the config's own keeps its names; any other numbers the classes. None keeps all.
+    """
+    if classes is None or classes == len(config.class_names):
+        return config
+    names = tuple(f"class {index}" for index in range(classes)) if isinstance(classes, int) else classes
+    return dataclasses.replace(config, class_names=names)
+
+
+def fitted_to(config: DetectorConfig, tensors: Mapping[str, Tensor]) -> DetectorConfig:
+    """`config` with what the file decides: the number of classes, and the width of RetinaNet's towers.
+
+    Args:
+        config: the catalogue's, say.
+        tensors: under our names. One that is missing or of another rank decides nothing; `check_forms` tells of it.
+    """
+    if isinstance(config, TwoStageConfig):
+        return with_classes(config, _channels(tensors, "box_head.classes.weight", rank=2, less=1))
+    width = _channels(tensors, "head.class_tower.0.conv.weight", rank=4)
+    if width:
+        config = dataclasses.replace(config, head=dataclasses.replace(config.head, width=width))
+    scores = _channels(tensors, "head.classes.weight", rank=4)
+    return with_classes(config, scores // config.head.anchors.per_cell or None if scores else None)
+
+
+def _channels(tensors: Mapping[str, Tensor], name: str, *, rank: int, less: int = 0) -> int | None:
+    tensor = tensors.get(name)
+    return None if tensor is None or tensor.ndim != rank else max(tensor.shape[0] - less, 0) or None
+
+
+def check_forms(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Compare tensors with those of a model, of which they are a part.
+
+    Raises:
+        CheckpointError: one is of another shape, sparse, or of another kind of number (floating, whole, complex).
+    """
+    other_shapes = shape_differences(wanted, tensors)
+    if other_shapes:
+        raise CheckpointError(f"tensors of other shapes: {some(other_shapes, '; ')}. Is it of another model?")
+    other_kinds = [
+        f"{name} is {tensor.dtype}, {tensor.layout}"
+        for name, tensor in tensors.items()
+        if tensor.layout != torch.strided
+        or tensor.is_floating_point() != wanted[name].is_floating_point()
+        or tensor.is_complex()
+        or tensor.is_quantized
+    ]
+    if other_kinds:
+        raise CheckpointError(f"tensors of a kind that weights are not: {some(other_kinds, '; ')}")
+
+
+def shape_differences(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """In words, the tensors whose shape is not the wanted one of the same name."""
+    return [
+        f"{name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}"
+        for name, tensor in tensors.items()
+        if tensor.shape != wanted[name].shape
+    ]
+
+
+def some(items: Sequence[str], separator: str = ", ") -> str:
+    """The first few of many, and how many more there are."""
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return separator.join(items[:_SHOWN]) + more

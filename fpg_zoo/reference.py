@@ -1,0 +1,119 @@
+"""State dicts of the published files and ours, one into the other, with every tensor on either side accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+
+import torch
+from torch import Tensor
+
+from fpg_zoo.catalog import ARCHITECTURES
+from fpg_zoo.config import DetectorConfig
+from fpg_zoo.errors import CheckpointError
+from fpg_zoo.fitting import build_on_meta, check_forms, fitted_to, shape_differences, some
+from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.weights.reference_names import reference_names
+
+
+def from_reference(state_dict: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
+    """Tensors of a published file under our names.
+
+    Args:
+        state_dict: under the reference's names.
+        config: the architecture they are of; tower width and number of classes may differ.
+
+    Returns:
+        The same tensors, not copied; what the reference repeats per level is there once.
+
+    Raises:
+        CheckpointError: a tensor is missing or left over, or copies of a shared tensor differ.
+    """
+    mapped = reference_names(build_on_meta(config, "reference").state_dict(), config)
+    expected = {theirs for names in mapped.values() for theirs in names}
+    refuse_differences(missing=expected - state_dict.keys(), unexpected=state_dict.keys() - expected)
+    tensors = {}
+    for ours, names in mapped.items():
+        first, *copies = (state_dict[name] for name in names)
+        for name, copy in zip(names[1:], copies, strict=True):
+            if not torch.equal(first, copy):
+                raise CheckpointError(f"{name} differs from {names[0]}, but the levels share this convolution")
+        tensors[ours] = first
+    return tensors
+
+
+def to_reference(tensors: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
+    """Our tensors under the published files' names, not copied; a shared tensor appears once per level.
+
+    Raises:
+        CheckpointError: the reference has no name for one of them.
+    """
+    mapped = reference_names(tensors, config)
+    return {theirs: tensors[ours] for ours, names in mapped.items() for theirs in names}
+
+
+def load_reference_state_dict(model: Detector, state_dict: Mapping[str, Tensor]) -> None:
+    """Copy the tensors of a published file into a model, device and dtype of the model kept.
+
+    Args:
+        model: a detector of a published architecture.
+        state_dict: every tensor of it, under the reference's names.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, of another shape or kind, or copies of a shared one differ.
+            The model is unchanged then.
+    """
+    tensors = from_reference(state_dict, model.config)
+    check_forms(model.state_dict(), tensors)
+    model.load_state_dict(tensors)
+
+
+def reference_state_dict(model: Detector) -> dict[str, Tensor]:
+    """The model's tensors under the published files' names, sharing the model's memory.
+
+    Raises:
+        CheckpointError: the model is of no published architecture.
+    """
+    return to_reference(model.state_dict(), model.config)
+
+
+def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
+    """The architecture of the catalogue that a reference state dict belongs to, told from its names and shapes.
+
+    Raises:
+        CheckpointError: it is none of the zoo's; the message says how it differs from the one it is nearest to.
+    """
+    nearest: tuple[int, str, str] | None = None
+    for architecture in ARCHITECTURES.values():
+        config = architecture.build_config()
+        mapped = reference_names(build_on_meta(config, architecture.name).state_dict(), config)
+        expected = {theirs for names in mapped.values() for theirs in names}
+        missing, unexpected = expected - state_dict.keys(), state_dict.keys() - expected
+        count, reason = len(missing) + len(unexpected), differences(missing=missing, unexpected=unexpected)
+        if not count:
+            tensors = {ours: state_dict[names[0]] for ours, names in mapped.items()}
+            wanted = build_on_meta(fitted_to(config, tensors), architecture.name).state_dict()
+            other_shapes = shape_differences(wanted, tensors)
+            if not other_shapes:
+                return architecture.name
+            count, reason = len(other_shapes), f"tensors of other shapes: {some(other_shapes, '; ')}"
+        if nearest is None or count < nearest[0]:
+            nearest = (count, architecture.name, reason)
+    assert nearest is not None  # the catalogue is not empty
+    raise CheckpointError(f"no model of the zoo: against the nearest, {nearest[1]}, {nearest[2]}")
+
+
+def differences(*, missing: Set[str], unexpected: Set[str]) -> str:
+    """In words, which names are missing and which are left over."""
+    kinds = (("missing", missing), ("too many", unexpected))
+    return "; ".join(f"{len(names)} tensors {kind}: {some(sorted(names))}" for kind, names in kinds if names)
+
+
+def refuse_differences(*, missing: Set[str], unexpected: Set[str]) -> None:
+    """Raise if any name is missing or left over.
+
+    Raises:
+        CheckpointError: with the names.
+    """
+    if missing or unexpected:
+        told = differences(missing=missing, unexpected=unexpected)
+        raise CheckpointError(f"the file does not fit the architecture, {told}. Is it of another model?")
