@@ -1,6 +1,6 @@
 """How long the package takes to be there: `python benchmarks/startup.py`.
 
-Whole processes: the interpreter alone (the baseline), `import fpg_zoo`, and `fpg-zoo list`, in turn. None imports torch.
+Whole processes, in turn: `import fpg_zoo` and `fpg-zoo list`, each against the interpreter alone, the baseline.
 """
 
 from __future__ import annotations

@@ -197,8 +197,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _convert(options: argparse.Namespace) -> int:
     from fpg_zoo.factory import create_model
-    from fpg_zoo.model_files import save
     from fpg_zoo.files import sha256_of
+    from fpg_zoo.model_files import save
 
     if options.out.suffix in (".pth", ".pt", ".ckpt", ".bin"):
         raise ConfigError(f"{options.out}: convert writes safetensors; name a file ending so, or a folder")
@@ -220,7 +220,7 @@ def _predict(options: argparse.Namespace) -> int:
     from fpg_zoo.images import find_images
     from fpg_zoo.prediction_files import predict_files
 
-    # Pillow warns of pictures so large that they may be an attack from 89 million pixels on, and refuses from twice that.
+    # From 89 million pixels on Pillow warns that a picture may be an attack; it refuses from twice that.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     files = find_images(options.images)
     output = options.output

@@ -13,8 +13,8 @@ from torch import Tensor
 from fpg_zoo.config import SCHEMA_VERSION, DetectorConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config_io import from_dict, to_dict
 from fpg_zoo.errors import CheckpointError, ConfigError
-from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.files import aside, explained, write_safetensors
+from fpg_zoo.modeling.detectors import Detector
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from fpg_zoo.errors import ConfigError, ImageError
 from fpg_zoo.factory import check_source, create_model
+from fpg_zoo.files import aside, explained
 from fpg_zoo.images import read_image
 from fpg_zoo.predictor import Predictor
 from fpg_zoo.structures import Detections
-from fpg_zoo.files import aside, explained
 
 JPEG_QUALITY = 92
 JPEG_MAX_SIDE = 65500  # pixels; of libjpeg, in which Pillow writes them

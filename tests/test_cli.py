@@ -93,7 +93,6 @@ def test_list_as_json() -> None:
         (["mask_rcnn_r50_fpgg"], "did you mean mask_rcnn_r50_fpg"),
         (["retinanet_r50_nasfpm"], "did you mean retinanet_r50_nasfpn"),
         (["qqqq"], "known are faster_rcnn_nano_fpg"),
-        (["*nano*", "--pretrained"], "*nano*"),
     ],
 )
 def test_list_without_a_match_names_the_nearest(arguments: list[str], hint: str) -> None:
@@ -105,6 +104,12 @@ def test_list_without_a_match_names_the_nearest(arguments: list[str], hint: str)
 
 
 # info
+
+
+def test_list_without_a_match_among_the_pretrained_says_so() -> None:
+    code, out, err = run("list", "*nano*", "--pretrained")
+    assert (code, out) == (2, "")
+    assert err == "fpg-zoo: no model that matches *nano* has a published checkpoint\n"
 
 
 def test_info_tells_all_of_a_model() -> None:

@@ -20,7 +20,7 @@ from serving import HOST, Mirror, entry_of, publish, serve
 
 import fpg_zoo
 from fpg_zoo.cli import main
-from fpg_zoo.errors import StorageError, CheckpointError, DigestError, DownloadError
+from fpg_zoo.errors import CheckpointError, DigestError, DownloadError, StorageError
 from fpg_zoo.loading import fetch
 from fpg_zoo.model_files import read_safetensors
 from fpg_zoo.weights import download

@@ -12,8 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from fpg_zoo.errors import DownloadError
-from fpg_zoo.version import __version__
 from fpg_zoo.files import explained
+from fpg_zoo.version import __version__
 
 TIMEOUT_SECONDS = 30.0
 _CHUNK = 1 << 20

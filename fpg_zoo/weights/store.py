@@ -17,9 +17,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from fpg_zoo.errors import StorageError, CheckpointError, DigestError, DownloadError
-from fpg_zoo.weights.download import download
+from fpg_zoo.errors import CheckpointError, DigestError, DownloadError, StorageError
 from fpg_zoo.files import aside, explained, sha256_of, write_safetensors
+from fpg_zoo.weights.download import download
 from fpg_zoo.weights.manifest import Published, load_manifest
 
 
