@@ -171,6 +171,17 @@ def test_another_file_than_the_pinned_one_is_refused(entry: Published, store: St
     assert left_behind(store) == [record.name]
 
 
+@pytest.mark.parametrize("digest", ['""', "7", '"abc"', "null"])
+def test_a_pin_without_a_digest_is_no_way_past_verification(digest: str, entry: Published, store: Store) -> None:
+    path = fetch(entry, CONFIG, store)
+    path.unlink()
+    record = pin_path(path)
+    record.write_text(re.sub(r'("source_sha256": )"[0-9a-f]{64}"', rf"\g<1>{digest}", record.read_text()))
+    with pytest.raises(StorageError, match="unreadable"):
+        fetch(entry, CONFIG, store)
+    assert left_behind(store) == [record.name]
+
+
 def test_a_file_of_another_model_is_not_kept(mirror: Mirror, store: Store, tmp_path: Path) -> None:
     other = fpg_zoo.create_model("faster_rcnn_nano_fpg")
     file = publish(fpg_zoo.reference_state_dict(other), tmp_path, "other")

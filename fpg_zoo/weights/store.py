@@ -41,6 +41,7 @@ class Verdict:
     detail: str
 
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGITS_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
 
 
@@ -90,7 +91,11 @@ class Store:
         if not record.is_file():
             return None
         try:
-            return Pin(**json.loads(record.read_text(encoding="utf-8")))
+            pin = Pin(**json.loads(record.read_text(encoding="utf-8")))
+            for digest in (pin.source_sha256, pin.sha256):
+                if not _SHA256.fullmatch(digest):
+                    raise ValueError(f"{digest!r} is no SHA-256")
+            return pin
         except (OSError, ValueError, TypeError) as error:
             raise StorageError(
                 f"{record}: unreadable ({error}); delete it and {path.name} to fetch both again"
@@ -122,14 +127,16 @@ class Store:
         with aside(self.folder, ".part") as part:
             url = mirrored(entry.url)
             found = download(url, part, description=entry.name)
-            expected = pinned.source_sha256 if pinned else entry.sha256
-            if not found.startswith(expected):
-                origin = "pinned at the first download" if pinned else "as published"
-                dots = "" if len(expected) == 64 else "..."
-                raise DigestError(
-                    f"{url}: expected SHA-256 {expected}{dots} ({origin}), found {found}; the file "
-                    "was altered or damaged on its way and has been deleted. Try again or another mirror"
-                )
+            expectations = [(entry.sha256, "as published")]
+            if pinned:
+                expectations.append((pinned.source_sha256, "pinned at the first download"))
+            for expected, origin in expectations:
+                if not found.startswith(expected):
+                    dots = "" if len(expected) == 64 else "..."
+                    raise DigestError(
+                        f"{url}: expected SHA-256 {expected}{dots} ({origin}), found {found}; the file "
+                        "was altered or damaged on its way and has been deleted. Try again or another mirror"
+                    )
             yield part, found
 
     def keep(
