@@ -55,7 +55,7 @@ def _neighbours(given: int, wanted: int) -> tuple[tuple[Tensor, Tensor], Tensor]
     """For each of `wanted` pixels along an axis: the source pixels on either side of its centre, and the way between
     them, 0..1, that its centre lies from the first."""
     scale = 1.0 / (wanted / given)
-    place = ((torch.arange(wanted, dtype=torch.float64) + 0.5) * scale - 0.5).float()
+    place = ((torch.arange(wanted, dtype=torch.float64, device="cpu") + 0.5) * scale - 0.5).float()
     first = place.floor()
     second = (first + 1).clamp(0, given - 1)
     return (first.clamp(0, given - 1).long(), second.long()), place - first
