@@ -99,10 +99,15 @@ def write(name: str, command: str, rows: list[dict[str, Any]], *, device: str) -
 
 
 def _commit() -> str:
-    asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return asked.stdout.strip() or "unknown"
+    """The commit, marked if the working tree differs from it in more than earlier records."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
+    return f"{commit}-dirty" if changes else commit or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    asked = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
+    return asked.stdout.strip()
 
 
 def _processor() -> str:
