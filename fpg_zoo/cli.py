@@ -202,6 +202,8 @@ def _convert(options: argparse.Namespace) -> int:
 
     if options.out.suffix in (".pth", ".pt", ".ckpt", ".bin"):
         raise ConfigError(f"{options.out}: convert writes safetensors; name a file ending so, or a folder")
+    if options.file.is_dir():
+        raise ConfigError(f"{options.file}: a folder; convert takes a checkpoint file")
     model = create_model(checkpoint=options.file)
     digest = sha256_of(options.file)
     save(model, options.out, {"source_file": options.file.name, "source_sha256": digest})
@@ -235,9 +237,10 @@ def _predict(options: argparse.Namespace) -> int:
         output=output,
         results=options.json,
     )
-    for place in (output, options.json):
-        if place is not None:
-            print(f"written: {place}")
+    if output is not None and summary.detected:
+        print(f"written: {output}")
+    if options.json is not None:
+        print(f"written: {options.json}")
     print(f"{summary.detected} of {len(files)} pictures, {summary.objects} objects")
     return INCOMPLETE if summary.skipped else DONE
 

@@ -15,6 +15,7 @@ from typing import Literal
 from fpg_zoo.config_checks import (
     check_above_zero,
     check_fractions,
+    check_multiple,
     check_numbers,
     check_one_of,
     check_positive,
@@ -29,6 +30,7 @@ BACKBONE_STAGES = 4  # C2..C5
 # Limits that nobody should meet, so that no file keeps its reader building.
 _MOST_REPEATED = 256  # of what is built again and again: blocks, pathways, stacks, cells of a pooled region
 _MOST_LEVELS = 16
+MOST_CLASSES = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,7 +354,7 @@ class TwoStageConfig:
 
     def __post_init__(self) -> None:
         _check_classes(self.class_names)
-        _check_strides(self.rpn.anchors, self.neck)
+        _check_pyramid(self.rpn.anchors, self.neck, self.preprocess)
         check_one_of(tuple(range(1, self.neck.levels + 1)), roi_levels=self.roi_levels)
 
 
@@ -368,7 +370,7 @@ class RetinaNetConfig:
 
     def __post_init__(self) -> None:
         _check_classes(self.class_names)
-        _check_strides(self.head.anchors, self.neck)
+        _check_pyramid(self.head.anchors, self.neck, self.preprocess)
 
 
 def _check_classes(names: tuple[str, ...]) -> None:
@@ -381,7 +383,7 @@ def _check_classes(names: tuple[str, ...]) -> None:
         seen.add(name)
 
 
-def _check_strides(anchors: AnchorConfig, neck: NeckConfig) -> None:
+def _check_pyramid(anchors: AnchorConfig, neck: NeckConfig, preprocess: PreprocessConfig) -> None:
     check_one_of(tuple(range(BACKBONE_STAGES)), **{"neck.start": neck.start})
     # C2 has stride 4, and each stage or level half the cells of the one before.
     strides = tuple(4 * 2 ** (neck.start + level) for level in range(neck.levels))
@@ -390,6 +392,8 @@ def _check_strides(anchors: AnchorConfig, neck: NeckConfig) -> None:
             f"anchors have strides {shown(anchors.strides)}: the neck's {neck.levels} levels from backbone stage "
             f"{neck.start} have {strides}, give the anchors those or choose another neck"
         )
+    if not isinstance(neck, FPNConfig):  # whose additions take maps of any size
+        check_multiple(strides[-1], **{"preprocess.pad_divisor": preprocess.pad_divisor})
 
 
 DetectorConfig = TwoStageConfig | RetinaNetConfig

@@ -8,6 +8,7 @@ from typing import TypeGuard
 
 from fpg_zoo.errors import ConfigError
 
+_LARGEST = 1e6  # of numbers that pixels are reckoned with: far beyond, float32 overflows
 _MOST = 2**20  # of anything counted: beyond, the sizes of tensors overflow
 
 
@@ -28,17 +29,28 @@ def check_positive(most: int = _MOST, /, **values: object) -> None:
 
 
 def check_numbers(**values: object) -> None:
-    """Refuse what is no finite number."""
+    """Refuse what is no number, or so large that pixels reckoned with it overflow."""
     for name, value in values.items():
         if not _is_number(value):
             raise ConfigError(f"{name}={shown(value)}: it takes a number")
+        if abs(value) > _LARGEST:
+            raise ConfigError(f"{name}={shown(value)}: it takes at most {_LARGEST:g} either way")
 
 
 def check_above_zero(**values: object) -> None:
-    """Refuse what is no finite number above 0."""
+    """Refuse what is no number above 0, or so large or small that pixels reckoned with it overflow."""
     for name, value in values.items():
         if not _is_number(value) or value <= 0:
             raise ConfigError(f"{name}={shown(value)}: it takes a number above 0")
+        if not 1 / _LARGEST <= value <= _LARGEST:
+            raise ConfigError(f"{name}={shown(value)}: it takes a number from {1 / _LARGEST:g} to {_LARGEST:g}")
+
+
+def check_multiple(divisor: int, /, **values: int) -> None:
+    """Refuse what is no multiple of `divisor`."""
+    for name, value in values.items():
+        if value % divisor:
+            raise ConfigError(f"{name}={shown(value)}: it takes a multiple of {divisor}, the coarsest level's stride")
 
 
 def check_fractions(**values: object) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpg_zoo.catalog import ARCHITECTURES, Architecture
-from fpg_zoo.config import DetectorConfig
+from fpg_zoo.config import MOST_CLASSES, DetectorConfig
 from fpg_zoo.errors import CheckpointError, ConfigError, UnknownNameError
 from fpg_zoo.weights.manifest import Published, load_manifest, nearest
 
@@ -207,8 +207,8 @@ def _without_tag(name: str) -> Architecture:
 def _wanted_classes(num_classes: int | None, class_names: Sequence[str] | None) -> tuple[str, ...] | int | None:
     if isinstance(class_names, str):
         raise ConfigError(f"class_names={class_names!r} is one text: give a list of names")
-    if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 1):
-        raise ConfigError(f"num_classes={num_classes!r}: give a whole number of at least 1, or class_names")
+    if num_classes is not None and (type(num_classes) is not int or not 1 <= num_classes <= MOST_CLASSES):
+        raise ConfigError(f"num_classes={num_classes!r}: give a whole number from 1 to {MOST_CLASSES}, or class_names")
     if class_names is None:
         return num_classes
     if num_classes is not None and num_classes != len(class_names):
@@ -236,6 +236,12 @@ def _read(
             config, name = described(path, metadata)
         if architecture is not None and architecture.name != name:
             raise CheckpointError(f"{path} holds a {name}, not a {architecture.name}")
+        fitted = fitted_to(config, tensors)
+        if fitted != config:
+            raise CheckpointError(
+                f"{path}: its description is not that of its tensors, which are of {len(fitted.class_names)} classes "
+                f"(described: {len(config.class_names)}) or of other towers; make it again with `fpg-zoo convert`"
+            )
         return config, name, tensors
     content = read_checkpoint(path)
     with _naming(path):

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from fpg_zoo.errors import StorageError
 
+TEMPORARY = ".tmp-"  # begins the names of files that are being written
 _CHUNK = 1 << 20
 
 
@@ -61,7 +62,7 @@ def aside(folder: Path, suffix: str) -> Iterator[Path]:
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         # Not mkstemp: its files are readable by their owner alone, and a cache may be shared.
-        path = folder / f".tmp-{uuid.uuid4().hex}{suffix}"
+        path = folder / f"{TEMPORARY}{uuid.uuid4().hex}{suffix}"
         path.touch(exist_ok=False)
     try:
         yield path

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fpg_zoo.config import DetectorConfig, TwoStageConfig
+from fpg_zoo.config import MOST_CLASSES, DetectorConfig, TwoStageConfig
 from fpg_zoo.errors import CheckpointError
 from fpg_zoo.modeling.detectors import Detector, build_detector
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_MOST_CHANNELS = 32 * MOST_CLASSES  # of anchors' scores; no file keeps its reader counting classes
 _SHOWN = 4  # names listed in an error before "and N more"
 
 
@@ -40,24 +42,31 @@ def fitted_to(config: DetectorConfig, tensors: Mapping[str, Tensor]) -> Detector
         tensors: under our names. One that is missing or of another rank decides nothing; `check_forms` tells of it.
     """
     if isinstance(config, TwoStageConfig):
-        return with_classes(config, _channels(tensors, "box_head.classes.weight", rank=2, less=1))
+        return with_classes(config, _count(_channels(tensors, "box_head.classes.weight", rank=2, less=1)))
     width = _channels(tensors, "head.class_tower.0.conv.weight", rank=4)
     if width:
         config = dataclasses.replace(config, head=dataclasses.replace(config.head, width=width))
     scores = _channels(tensors, "head.classes.weight", rank=4)
-    return with_classes(config, scores // config.head.anchors.per_cell or None if scores else None)
+    return with_classes(config, _count(scores // config.head.anchors.per_cell if scores else None))
+
+
+def _count(classes: int | None) -> int | None:
+    return classes if classes and classes <= MOST_CLASSES else None
 
 
 def _channels(tensors: Mapping[str, Tensor], name: str, *, rank: int, less: int = 0) -> int | None:
     tensor = tensors.get(name)
-    return None if tensor is None or tensor.ndim != rank else max(tensor.shape[0] - less, 0) or None
+    if tensor is None or tensor.ndim != rank:
+        return None
+    channels = tensor.shape[0] - less
+    return channels if 0 < channels <= _MOST_CHANNELS else None
 
 
 def check_forms(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     """Compare tensors with those of a model, of which they are a part.
 
     Raises:
-        CheckpointError: one is of another shape, sparse, or of another kind of number (floating, whole, complex).
+        CheckpointError: one is of another shape, sparse, or of another kind of number (float16 to 64, whole).
     """
     other_shapes = shape_differences(wanted, tensors)
     if other_shapes:
@@ -68,7 +77,7 @@ def check_forms(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> 
         if tensor.layout != torch.strided
         or tensor.is_floating_point() != wanted[name].is_floating_point()
         or tensor.is_complex()
-        or tensor.is_quantized
+        or (tensor.is_floating_point() and tensor.dtype not in _FLOATS)
     ]
     if other_kinds:
         raise CheckpointError(f"tensors of a kind that weights are not: {some(other_kinds, '; ')}")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fpg_zoo.config import SCHEMA_VERSION, DetectorConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config_io import from_dict, to_dict
-from fpg_zoo.errors import CheckpointError, ConfigError
+from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
 from fpg_zoo.files import aside, explained, write_safetensors
 from fpg_zoo.modeling.detectors import Detector
 
@@ -39,7 +39,10 @@ def _parse(place: Path, text: str) -> tuple[DetectorConfig, str]:
         config = from_dict(description["config"])
         if not isinstance(config, (TwoStageConfig, RetinaNetConfig)):
             raise ConfigError(f"{type(config).__name__} is no detector's config")
-        return config, str(description["architecture"])
+        name = description["architecture"]
+        if not isinstance(name, str):
+            raise ConfigError("architecture is no text")
+        return config, name
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{place}: does not describe a model of the zoo ({error})") from None
 
@@ -104,6 +107,9 @@ def save(model: Detector, target: Path, origin: Mapping[str, str]) -> None:
         StorageError: the target cannot be written.
     """
     one_file = target.suffix == ".safetensors"
+    if one_file == target.is_dir() and target.exists():
+        kind = "a folder" if one_file else "a file"
+        raise StorageError(f"{target}: there is {kind} of this name; choose another")
     folder = target.parent if one_file else target
     metadata = {**origin, **metadata_of(model.config, model.name)}
     with aside(folder, ".safetensors") as weights, aside(folder, ".json") as config:

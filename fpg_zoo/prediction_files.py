@@ -26,6 +26,8 @@ from fpg_zoo.predictor import Predictor
 from fpg_zoo.structures import Detections
 
 JPEG_QUALITY = 92
+_MOST_STEM_BYTES = 200  # file systems take names of 255
+_MOST_DIGITS = 19  # of an image id, so that it is a 64-bit number
 JPEG_MAX_SIDE = 65500  # pixels; of libjpeg, in which Pillow writes them
 # How torch tells it where it has no error class of its own: on the CPU (Linux, Windows), MPS, and in CUDA's libraries.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
@@ -76,6 +78,8 @@ def predict_files(
             _check_writable(place)
     if results is not None and results.is_dir():
         raise ConfigError(f"{results}: a folder; name the file to write")
+    if results is not None and results.resolve() in {Path(file).resolve() for file in files}:
+        raise ConfigError(f"{results}: one of the pictures; name another file to write")
     # Only now what takes time, and only after that the first file is made.
     target_device = usable_device(device)
     model = create_model(model_name, pretrained=checkpoint is None, checkpoint=checkpoint, device=target_device)
@@ -160,13 +164,15 @@ def _check_writable(folder: Path) -> None:
 def _stem(file: str) -> str:
     """A picture's name without folders and suffix; of a URL, without what follows the path."""
     path = urllib.parse.urlsplit(file).path if "://" in file else file
-    return Path(path).stem or "picture"
+    stem = Path(path).stem.encode(errors="surrogateescape")[:_MOST_STEM_BYTES].decode(errors="ignore")
+    return stem or "picture"
 
 
 def _image_ids(files: Sequence[str]) -> dict[str, int | str]:
     stems = {file: _stem(file) for file in files}
-    numbers = collections.Counter(int(stem) for stem in stems.values() if stem.isdecimal())
-    return {file: int(stem) if stem.isdecimal() and numbers[int(stem)] == 1 else file for file, stem in stems.items()}
+    numbers = {file: int(stem) for file, stem in stems.items() if stem.isdecimal() and len(stem) < _MOST_DIGITS}
+    times = collections.Counter(numbers.values())
+    return {file: numbers[file] if times[numbers.get(file, -1)] == 1 else file for file in files}
 
 
 def _targets(files: Sequence[str], output: Path) -> dict[str, Path]:

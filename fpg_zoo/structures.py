@@ -94,8 +94,13 @@ class Detections:
             IndexError: an index out of range, or another number of bools than K.
         """
         if not isinstance(index, slice):
-            index = torch.as_tensor(index, device=self.boxes.device).reshape(-1)
-            if index.is_floating_point() and index.numel():
+            if isinstance(index, np.ndarray):
+                index = np.ascontiguousarray(index)  # torch takes no negative strides, as of [::-1]
+            try:
+                index = torch.as_tensor(index, device=self.boxes.device).reshape(-1)
+            except (RuntimeError, ValueError) as error:
+                raise TypeError(f"index {index!r}: pass whole numbers, bools or a slice") from error
+            if (index.is_floating_point() or index.is_complex()) and index.numel():
                 raise TypeError(f"indices of {index.dtype}: pass whole numbers, bools or a slice")
             index = index if index.dtype == torch.bool else index.long()
         return replace(

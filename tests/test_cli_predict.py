@@ -1,101 +1,58 @@
-"""`fpg-zoo predict`: which pictures are read, what is written of them and where, and what is refused."""
+"""`fpg-zoo predict`: which pictures are read, and what is written of them and where."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import re
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from command import Ended, environment, python, run
+from command import environment, python, run
 from PIL import Image
+from predicting import (
+    HEIGHT,
+    NO_COCO_IDS,
+    SCORE,
+    WIDTH,
+    add,
+    checkpoint,
+    one_thread,
+    predict,
+    rows_of,
+    working_folder,
+    written,
+)
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from serving import serve
 from tiny_models import tiny_model
 
-from fpg_zoo import Predictor, model_files
+from fpg_zoo import Predictor
 from fpg_zoo.cli import main
 from fpg_zoo.modeling.postprocess import paste_mask
-
-WIDTH, HEIGHT = 64, 48
-NO_COCO_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # of 1..90, those that COCO's detection task leaves out
-SCORE = "0.2"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Such small maps take longer on two threads than on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "nano.safetensors"
-    model_files.save(tiny_model(), path, {})
-    return path
-
-
-@pytest.fixture(autouse=True)
-def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-def _add(*paths: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
-    """Pictures of noise, each of its own."""
-    for path in paths:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(list(path.encode())).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
-
-
-def _predict(checkpoint: Path, *arguments: Any) -> Ended:
-    return run("predict", "--checkpoint", checkpoint, "--score", SCORE, *arguments)
-
-
-def _written(folder: str = "predictions") -> list[str]:
-    """Names of the files in a folder, each of which must be a whole picture."""
-    for path in Path(folder).iterdir():
-        with Image.open(path) as image:
-            image.load()
-            assert image.format == "JPEG"
-    return sorted(path.name for path in Path(folder).iterdir())
-
-
-def _rows(path: str) -> list[dict[str, Any]]:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
-
 
 # What is read
 
 
 def test_a_picture_is_annotated_in_the_default_folder(checkpoint: Path) -> None:
-    _add("street.png")
-    code, out, err = _predict(checkpoint, "street.png")
+    add("street.png")
+    code, out, err = predict(checkpoint, "street.png")
     assert (code, err) == (0, "")
     found = Predictor(tiny_model())("street.png")[0].above(float(SCORE))
     assert len(found) > 0
-    line, written, total = out.splitlines()
+    line, last_line, total = out.splitlines()
     assert line.startswith("street.png: ")
     # "2 cat, 1 dog": the counts add up to what is found.
     parts = [part.split(" ", 1) for part in line.removeprefix("street.png: ").split(", ")]
     assert {name: int(count) for count, name in parts} == {name: found.names.count(name) for name in found.names}
-    assert (written, total) == ("written: predictions", f"1 of 1 pictures, {len(found)} objects")
-    assert _written() == ["street_detections.jpg"]
+    assert (last_line, total) == ("written: predictions", f"1 of 1 pictures, {len(found)} objects")
+    assert written() == ["street_detections.jpg"]
     with Image.open("street.png") as source, Image.open("predictions/street_detections.jpg") as annotated:
         assert annotated.size == source.size
         difference = np.abs(np.array(annotated, int) - np.array(found.draw(source), int))
@@ -104,50 +61,50 @@ def test_a_picture_is_annotated_in_the_default_folder(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("what", ["photos", "photos/", "photos/*", "photos/[ab].*"])
 def test_folders_and_patterns_are_read(what: str, checkpoint: Path) -> None:
-    _add("photos/a.png", "photos/b.jpg", "elsewhere/c.png")
-    code, out, err = _predict(checkpoint, what, "--output", "out")
+    add("photos/a.png", "photos/b.jpg", "elsewhere/c.png")
+    code, out, err = predict(checkpoint, what, "--output", "out")
     assert (code, err) == (0, "")
     assert [line.split(":")[0] for line in out.splitlines()[:2]] == ["photos/a.png", "photos/b.jpg"]
     assert "2 of 2 pictures" in out
-    assert _written("out") == ["a_detections.jpg", "b_detections.jpg"]
+    assert written("out") == ["a_detections.jpg", "b_detections.jpg"]
 
 
 def test_a_url_is_read(checkpoint: Path) -> None:
-    _add("17.png")
+    add("17.png")
     with serve() as server:
         server.files = {"/17.png": Path("17.png").read_bytes()}
-        code, _, err = _predict(checkpoint, f"{server.url}/17.png", "--json", "out.json", "--output", "out")
+        code, _, err = predict(checkpoint, f"{server.url}/17.png", "--json", "out.json", "--output", "out")
     assert (code, err) == (0, "")
-    assert _written("out") == ["17_detections.jpg"]
-    assert {row["image_id"] for row in _rows("out.json")} == {17}
+    assert written("out") == ["17_detections.jpg"]
+    assert {row["image_id"] for row in rows_of("out.json")} == {17}
 
 
 @pytest.mark.parametrize("query", ["key=photos/" + "signature" * 40, "expires=2.5&path=a/99"], ids=["long", "short"])
 def test_the_query_of_a_url_is_no_part_of_the_pictures_name(query: str, checkpoint: Path) -> None:
     # As of signed URLs; 255 bytes are the most that a file name may have.
-    _add("17.png")
+    add("17.png")
     with serve() as server:
         server.files = {f"/17.png?{query}": Path("17.png").read_bytes()}
-        code, _, err = _predict(checkpoint, f"{server.url}/17.png?{query}", "--json", "r.json", "--output", "out")
+        code, _, err = predict(checkpoint, f"{server.url}/17.png?{query}", "--json", "r.json", "--output", "out")
     assert (code, err) == (0, "")
-    assert _written("out") == ["17_detections.jpg"]
-    assert {row["image_id"] for row in _rows("r.json")} == {17}
+    assert written("out") == ["17_detections.jpg"]
+    assert {row["image_id"] for row in rows_of("r.json")} == {17}
 
 
 @pytest.mark.parametrize("what", ["empty", "empty/*.jpg"])
 def test_nothing_to_read_is_refused(what: str, checkpoint: Path) -> None:
     Path("empty").mkdir()
-    code, out, err = _predict(checkpoint, what)
+    code, out, err = predict(checkpoint, what)
     assert (code, out) == (2, "")
     assert err.startswith(f"fpg-zoo: {what}: no ")
     assert not Path("predictions").exists()
 
 
 def test_unreadable_pictures_are_skipped_and_reported(checkpoint: Path) -> None:
-    _add("1.png", "2.png", "4.png")
+    add("1.png", "2.png", "4.png")
     Path("3.png").write_bytes(Path("1.png").read_bytes()[:2000])
     Path("notes.jpg").write_text("no picture")
-    code, out, err = _predict(
+    code, out, err = predict(
         checkpoint, "1.png", "notes.jpg", "2.png", "3.png", "gone.png", "4.png", "--json", "r.json"
     )
     assert code == 1
@@ -158,16 +115,16 @@ def test_unreadable_pictures_are_skipped_and_reported(checkpoint: Path) -> None:
     ]
     assert "no such file" in err.splitlines()[2]
     assert "3 of 6 pictures" in out
-    assert {row["image_id"] for row in _rows("r.json")} == {1, 2, 4}
+    assert {row["image_id"] for row in rows_of("r.json")} == {1, 2, 4}
 
 
 def test_a_picture_with_damaged_metadata_does_not_stop_the_others(checkpoint: Path) -> None:
-    _add("a.png", "c.png")
+    add("a.png", "c.png")
     # A GIF's and a PNG's headers, then nonsense; and a TIFF with a directory outside the file.
     Path("b1.gif").write_bytes(b"GIF89a\x05\x00\x05\x00\xf7\x00\x00" + bytes(40))
     Path("b2.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\xff" * 40)
     Path("b3.tif").write_bytes(b"II*\0\xff\xff\xff\x7f")
-    code, out, err = _predict(checkpoint, "a.png", "b1.gif", "b2.png", "b3.tif", "c.png")
+    code, out, err = predict(checkpoint, "a.png", "b1.gif", "b2.png", "b3.tif", "c.png")
     assert code == 1
     assert err.count("skipped: ") == 3
     assert "2 of 5 pictures" in out
@@ -186,8 +143,8 @@ def _exhausted(kind: str) -> None:
 def test_pictures_that_memory_does_not_suffice_for_are_skipped(
     where: str, kind: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _add("1.png", "3.png")
-    _add("2.png", size=(96, 72))
+    add("1.png", "3.png")
+    add("2.png", size=(96, 72))
     module, _, name = where.rpartition(".")
     original = getattr(sys.modules[module], name)
 
@@ -198,31 +155,31 @@ def test_pictures_that_memory_does_not_suffice_for_are_skipped(
         return original(*arguments)
 
     monkeypatch.setattr(where, exhausted_for_one)
-    code, out, err = _predict(checkpoint, "1.png", "2.png", "3.png", "--json", "r.json", "--output", "out")
+    code, out, err = predict(checkpoint, "1.png", "2.png", "3.png", "--json", "r.json", "--output", "out")
     assert code == 1
     assert err == (
         "skipped: 2.png: not enough memory to detect in it or draw on it; make it smaller, or raise the score\n"
     )
     assert "2 of 3 pictures" in out
-    assert _written("out") == ["1_detections.jpg", "3_detections.jpg"]
-    assert {row["image_id"] for row in _rows("r.json")} == {1, 3}
+    assert written("out") == ["1_detections.jpg", "3_detections.jpg"]
+    assert {row["image_id"] for row in rows_of("r.json")} == {1, 3}
 
 
 def test_other_errors_of_torch_are_not_taken_for_a_lack_of_memory(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _add("1.png")
+    add("1.png")
 
     def broken(*_: Any) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("fpg_zoo.modeling.detectors.to_detections", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        _predict(checkpoint, "1.png")
+        predict(checkpoint, "1.png")
 
 
 def test_masks_below_the_score_are_not_made(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _add("1.png")
+    add("1.png")
     pasted = []
 
     def counting(*arguments: Any) -> torch.Tensor:
@@ -233,8 +190,8 @@ def test_masks_below_the_score_are_not_made(checkpoint: Path, monkeypatch: pytes
     (everything,) = Predictor(tiny_model())("1.png")
     assert len(pasted) == len(everything) > len(everything.above(float(SCORE)))
     pasted.clear()
-    assert _predict(checkpoint, "1.png", "--json", "r.json").code == 0
-    assert len(pasted) == len(_rows("r.json")) == len(everything.above(float(SCORE)))
+    assert predict(checkpoint, "1.png", "--json", "r.json").code == 0
+    assert len(pasted) == len(rows_of("r.json")) == len(everything.above(float(SCORE)))
 
 
 # What is written
@@ -243,8 +200,8 @@ def test_masks_below_the_score_are_not_made(checkpoint: Path, monkeypatch: pytes
 @pytest.mark.parametrize(("height", "suffix"), [(65500, ".jpg"), (65501, ".png")])
 def test_a_picture_too_high_for_jpeg_is_written_as_png(height: int, suffix: str, checkpoint: Path) -> None:
     Image.new("RGB", (2, height), (90, 120, 150)).save("high.v1.png")
-    _add("b.png")
-    code, _, err = _predict(checkpoint, "high.v1.png", "b.png", "--output", "out")
+    add("b.png")
+    code, _, err = predict(checkpoint, "high.v1.png", "b.png", "--output", "out")
     assert (code, err) == (0, "")
     assert sorted(path.name for path in Path("out").iterdir()) == ["b_detections.jpg", f"high.v1_detections{suffix}"]
     with Image.open(f"out/high.v1_detections{suffix}") as image:
@@ -254,9 +211,9 @@ def test_a_picture_too_high_for_jpeg_is_written_as_png(height: int, suffix: str,
 
 def test_a_png_overwrites_no_picture_either(checkpoint: Path) -> None:
     Image.new("RGB", (2, 65501), (90, 120, 150)).save("x.png")
-    _add("x_detections.png")
+    add("x_detections.png")
     before = Path("x_detections.png").read_bytes()
-    assert _predict(checkpoint, "x.png", "x_detections.png", "--output", ".").code == 0
+    assert predict(checkpoint, "x.png", "x_detections.png", "--output", ".").code == 0
     assert Path("x_detections.png").read_bytes() == before
     assert Path("x_2_detections.png").is_file()
 
@@ -264,13 +221,13 @@ def test_a_png_overwrites_no_picture_either(checkpoint: Path) -> None:
 def test_what_the_encoder_refuses_is_not_told_as_a_lack_of_room(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _add("a.png")
+    add("a.png")
 
     def refused(*_: Any, **__: Any) -> None:
         raise OSError("broken data stream when writing image file")
 
     monkeypatch.setattr(Image.Image, "save", refused)
-    code, _, err = _predict(checkpoint, "a.png", "--output", "out")
+    code, _, err = predict(checkpoint, "a.png", "--output", "out")
     assert code == 2
     assert "broken data stream" in err
     assert "make room" not in err
@@ -282,7 +239,7 @@ class _Terminal(io.StringIO):
 
 
 def test_on_a_terminal_there_is_one_bar_of_progress(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _add("1.png", "2.png", "3.png")
+    add("1.png", "2.png", "3.png")
     terminal = _Terminal()
     arguments = ["predict", "--checkpoint", str(checkpoint), "1.png", "2.png", "3.png", "--json", "r.json"]
     with contextlib.redirect_stderr(terminal), contextlib.redirect_stdout(io.StringIO()):
@@ -294,11 +251,11 @@ def test_on_a_terminal_there_is_one_bar_of_progress(checkpoint: Path, monkeypatc
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 def test_coco_results_are_read_by_pycocotools(checkpoint: Path) -> None:
-    _add("000000000139.png", "000000000285.png")
-    code, out, err = _predict(checkpoint, "000000000139.png", "000000000285.png", "--json", "made/results.json")
+    add("000000000139.png", "000000000285.png")
+    code, out, err = predict(checkpoint, "000000000139.png", "000000000285.png", "--json", "made/results.json")
     assert (code, err) == (0, "")
     assert not Path("predictions").exists()
-    rows = _rows("made/results.json")
+    rows = rows_of("made/results.json")
     assert out.splitlines()[-2:] == ["written: made/results.json", f"2 of 2 pictures, {len(rows)} objects"]
     truth = COCO()
     truth.dataset = {
@@ -324,41 +281,41 @@ def test_coco_results_are_read_by_pycocotools(checkpoint: Path) -> None:
 
 def test_picture_ids_are_numbers_only_where_they_are_the_files_own(checkpoint: Path) -> None:
     names = ["a/7.png", "b/07.png", "c/8.png", "name.png"]
-    _add(*names)
-    assert _predict(checkpoint, *names, "--json", "r.json").code == 0
+    add(*names)
+    assert predict(checkpoint, *names, "--json", "r.json").code == 0
     # 7 and 07 would be the same number, and so they keep their paths.
-    assert {row["image_id"] for row in _rows("r.json")} == {"a/7.png", "b/07.png", 8, "name.png"}
+    assert {row["image_id"] for row in rows_of("r.json")} == {"a/7.png", "b/07.png", 8, "name.png"}
 
 
 def test_scores_below_the_threshold_are_left_out(checkpoint: Path) -> None:
-    _add("a.png")
+    add("a.png")
     counts = []
     for score in ("0", "0.2", "1"):
         code, out, _ = run("predict", "a.png", "--checkpoint", checkpoint, "--score", score, "--json", "r.json")
         assert code == 0
-        assert all(row["score"] >= float(score) for row in _rows("r.json"))
-        counts.append(len(_rows("r.json")))
+        assert all(row["score"] >= float(score) for row in rows_of("r.json"))
+        counts.append(len(rows_of("r.json")))
     assert counts[0] > counts[1] > counts[2] == 0
     assert "a.png: nothing found" in out
 
 
 def test_pictures_of_one_name_are_all_written(checkpoint: Path) -> None:
-    _add("a/x.png", size=(40, 30))
-    _add("b/x.png", size=(30, 40))
-    _add("a/x.jpg", size=(50, 30))
-    assert _predict(checkpoint, "a/x.png", "b/x.png", "a/x.jpg", "--json", "r.json", "--output", "out").code == 0
-    names = _written("out")
+    add("a/x.png", size=(40, 30))
+    add("b/x.png", size=(30, 40))
+    add("a/x.jpg", size=(50, 30))
+    assert predict(checkpoint, "a/x.png", "b/x.png", "a/x.jpg", "--json", "r.json", "--output", "out").code == 0
+    names = written("out")
     assert len(names) == 3
     assert {Image.open(Path("out") / name).size for name in names} == {(40, 30), (30, 40), (50, 30)}
-    assert {row["image_id"] for row in _rows("r.json")} == {"a/x.png", "b/x.png", "a/x.jpg"}
+    assert {row["image_id"] for row in rows_of("r.json")} == {"a/x.png", "b/x.png", "a/x.jpg"}
 
 
 def test_a_name_that_looks_numbered_does_not_collide(checkpoint: Path) -> None:
-    _add("a/x.png", size=(40, 30))
-    _add("b/x.png", size=(30, 40))
-    _add("a/x_2.png", size=(50, 30))
-    assert _predict(checkpoint, "a/x.png", "b/x.png", "a/x_2.png", "--output", "out").code == 0
-    sizes = [Image.open(Path("out") / name).size for name in _written("out")]
+    add("a/x.png", size=(40, 30))
+    add("b/x.png", size=(30, 40))
+    add("a/x_2.png", size=(50, 30))
+    assert predict(checkpoint, "a/x.png", "b/x.png", "a/x_2.png", "--output", "out").code == 0
+    sizes = [Image.open(Path("out") / name).size for name in written("out")]
     assert sorted(sizes) == [(30, 40), (40, 30), (50, 30)]
 
 
@@ -367,14 +324,14 @@ def test_a_name_that_looks_numbered_does_not_collide(checkpoint: Path) -> None:
 )
 def test_source_pictures_stay_as_they_are(sources: list[str], checkpoint: Path) -> None:
     # One of them has the name that the other's annotated copy would have.
-    _add("photos/x.jpg", "photos/x_detections.jpg", "photos/y.png")
+    add("photos/x.jpg", "photos/x_detections.jpg", "photos/y.png")
     before = {path: path.read_bytes() for path in Path("photos").iterdir()}
-    _predict(checkpoint, *sources, "--output", "photos")
+    predict(checkpoint, *sources, "--output", "photos")
     assert {path.name for path in before if path.read_bytes() != before[path]} == set()
 
 
 def test_file_names_that_are_no_utf8_are_read(checkpoint: Path) -> None:
-    _add("a.png")
+    add("a.png")
     try:
         os.rename(b"a.png", b"\xff.png")
     except OSError:
@@ -383,120 +340,4 @@ def test_file_names_that_are_no_utf8_are_read(checkpoint: Path) -> None:
     # As in most locales; in Python's C locale such names would be let through.
     found = python("-m", "fpg_zoo.cli", *arguments, env=environment(PYTHONIOENCODING="utf-8"))
     assert (found.returncode, found.stderr) == (0, "")
-    assert len(_rows("r.json")) > 0
-
-
-# What is refused
-
-
-@pytest.mark.parametrize("score", ["-0.1", "1.1", "nan", "inf", "high", ""])
-def test_scores_out_of_range_are_refused(score: str, checkpoint: Path) -> None:
-    code, out, err = run("predict", "a.png", "--checkpoint", checkpoint, f"--score={score}")
-    assert (code, out) == (2, "")
-    assert score in err
-    assert "score" in err
-
-
-NANO = "mask_rcnn_nano_fpg"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ([], "no model: give --model NAME"),
-        (["--model", "mask_rcnn_r50_fgp"], "did you mean"),
-        (["--model", "mask_rcnn_r50_fpg.coco_1999"], "no tag 'coco_1999'"),
-        (["--model", NANO], "has no published checkpoint"),
-        (["--checkpoint", "gone.safetensors"], "gone.safetensors: no such file"),
-        (["--checkpoint", "gone.pth"], "gone.pth: no such file"),
-        (["--checkpoint", "notes.pth"], "notes.pth: "),
-        (["--checkpoint", "~no-such-user-here/a.pth"], "~no-such-user-here/a.pth"),
-        (["--checkpoint", "NANO", "--model", "retinanet_nano_fpg"], f"holds a {NANO}, not a retinanet_nano_fpg"),
-        (["--checkpoint", "NANO", "--device", "nonsense"], "device 'nonsense' cannot be used here"),
-        (["--checkpoint", "NANO", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
-        (["--checkpoint", "NANO", "--device", "meta"], "device 'meta'"),
-        (["--checkpoint", "NANO", "--device", "hpu"], "device 'hpu' cannot be used here"),
-    ],
-    ids=lambda value: " ".join(value) or "neither" if isinstance(value, list) else "",
-)
-@pytest.mark.parametrize("leaving", ["message", "nothing behind"])
-def test_a_model_that_cannot_be_had_is_refused(
-    leaving: str, arguments: list[str], said: str, checkpoint: Path, tmp_path: Path
-) -> None:
-    _add("a.png")
-    Path("notes.pth").write_text("no checkpoint")
-    before = sorted(tmp_path.iterdir())
-    code, out, err = run("predict", "a.png", *(checkpoint if each == "NANO" else each for each in arguments))
-    if leaving == "message":
-        assert (code, out) == (2, "")
-        assert err.startswith("fpg-zoo: ")
-        assert said in err
-        assert err.count("\n") == 1
-    else:
-        assert sorted(tmp_path.iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["--output", "file/out"], ["--output", "file"], ["--json", "file/out.json"], ["--json", "folder"]],
-    ids=" ".join,
-)
-def test_a_place_that_cannot_be_written_is_told_before_the_work(arguments: list[str], checkpoint: Path) -> None:
-    _add("a.png")
-    Path("file").touch()
-    Path("folder").mkdir()
-    code, out, err = _predict(checkpoint, "a.png", *arguments)
-    assert (code, out) == (2, "")
-    assert arguments[1].split("/")[0] in err
-    assert err.count("\n") == 1
-    assert sorted(path.name for path in Path().iterdir()) == ["a.png", "file", "folder"]
-    assert Path("file").read_bytes() == b""
-
-
-def test_a_picture_half_written_when_interrupted_is_not_left(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _add("a.png", "b.png")
-    assert _predict(checkpoint, "a.png", "--output", "out").code == 0
-    before = Path("out/a_detections.jpg").read_bytes()
-
-    def interrupted(self: Path, *_: Any) -> None:
-        with self.open("wb") as stream:
-            stream.write(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "write_bytes", interrupted)
-    for picture in ("a.png", "b.png"):
-        code, _, err = _predict(checkpoint, picture, "--output", "out")
-        assert (code, err) == (130, "fpg-zoo: interrupted\n")
-    assert _written("out") == ["a_detections.jpg"]
-    assert Path("out/a_detections.jpg").read_bytes() == before
-
-
-@pytest.mark.skipif(os.name == "nt", reason="no such signal")
-def test_an_interrupted_run_ends_quietly_and_leaves_whole_pictures(checkpoint: Path, tmp_path: Path) -> None:
-    _add("photos/0000.png")
-    for number in range(1, 400):
-        os.link("photos/0000.png", f"photos/{number:04}.png")
-    # A shell's background jobs start with the signal ignored: take the usual handler, as in a foreground job.
-    command = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    command += "from fpg_zoo.cli import main; sys.exit(main())"
-    arguments = ["predict", "photos", "--checkpoint", str(checkpoint), "--output", "out", "--score", SCORE]
-    process = subprocess.Popen(
-        [sys.executable, "-c", command, *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    try:
-        until = time.monotonic() + 50
-        while len(list(Path().glob("out/[0-9]*.jpg"))) < 3:
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert (process.returncode, err) == (130, "fpg-zoo: interrupted\n")
-    assert 3 <= len(_written("out")) < 400
-    assert not [name for name in _written("out") if name.startswith(".")]
+    assert len(rows_of("r.json")) > 0

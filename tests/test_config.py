@@ -352,3 +352,11 @@ def test_models_of_any_precision_give_float32_detections(name: str, dtype: torch
     # 8 bits of bfloat16 through a network of a hundred layers; float64 is only rounded at the end.
     tolerance = 1e-4 if dtype == torch.float64 else 0.1
     assert float(found.scores[0]) == pytest.approx(float(wanted.scores[0]), abs=tolerance)
+
+
+def test_padding_that_leaves_levels_unequal_is_refused() -> None:
+    fpg = fpg_zoo.model_info("retinanet_r50_fpg").config
+    narrow = dataclasses.replace(fpg.preprocess, pad_divisor=64)
+    with pytest.raises(ConfigError, match=r"preprocess\.pad_divisor=64: it takes a multiple of 128"):
+        dataclasses.replace(fpg, preprocess=narrow)
+    dataclasses.replace(RETINANET, preprocess=narrow)  # FPN takes any

@@ -118,6 +118,8 @@ def test_an_unknown_keyword_is_an_error() -> None:
         ({}, "neither a name nor a checkpoint"),
         ({"name": NAME, "num_classes": 0}, "num_classes=0"),
         ({"name": NAME, "num_classes": 2.0}, r"num_classes=2\.0: give a whole number"),
+        ({"name": NAME, "num_classes": True}, "num_classes=True"),
+        ({"name": NAME, "num_classes": 10**9}, "give a whole number from 1 to 65536"),
         ({"name": NAME, "num_classes": 3, "class_names": ["a"]}, "num_classes=3, but class_names holds 1"),
         ({"name": NAME, "class_names": "cell"}, "is one text: give a list"),
         ({"name": NAME, "pretrained": True, "checkpoint": "x.pth"}, "another source of weights"),
@@ -348,3 +350,21 @@ def test_loading_the_reference_state_dict_and_reading_it_back_is_the_identity(na
     back = fpg_zoo.reference_state_dict(target)
     assert back.keys() == given.keys()
     assert all(torch.equal(back[key], given[key]) for key in given)
+
+
+def test_a_folder_whose_class_names_contradict_its_tensors_is_refused(model: Detector, tmp_path: Path) -> None:
+    save(model, tmp_path / "mine", {})
+    file = tmp_path / "mine" / "config.json"
+    description = json.loads(file.read_text())
+    description["config"]["class_names"] = ["a", "b", "c"]
+    file.write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match=r"its tensors, which are of 2 classes \(described: 3\)"):
+        fpg_zoo.create_model(f"local-dir:{tmp_path / 'mine'}")
+
+
+def test_a_head_of_a_billion_rows_is_refused_at_once(model: Detector, tmp_path: Path) -> None:
+    state_dict = fpg_zoo.reference_state_dict(model)
+    state_dict["roi_head.bbox_head.fc_cls.weight"] = torch.zeros(1, 256).expand(10**9, 256)
+    torch.save({"state_dict": state_dict}, tmp_path / "vast.pth")
+    with pytest.raises(CheckpointError, match=r"box_head\.classes\.weight is \(1000000000, 256\)"):
+        fpg_zoo.create_model(checkpoint=tmp_path / "vast.pth")

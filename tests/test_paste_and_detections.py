@@ -384,3 +384,13 @@ def test_to_supervision_without_the_package_tells_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(ImportError, match=r"pip install fpg-zoo\[supervision\]"):
         _detections().to_supervision()
+
+
+def test_numpy_indices_in_descending_order_are_taken():
+    assert _detections()[np.array([0, 2, 1])[::-1]].scores.tolist() == _detections()[[1, 2, 0]].scores.tolist()
+
+
+@pytest.mark.parametrize("index", [None, ..., [0j], [0.5]])
+def test_what_is_no_index_is_refused(index):
+    with pytest.raises(TypeError, match="pass whole numbers, bools or a slice"):
+        _detections()[index]

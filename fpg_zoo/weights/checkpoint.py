@@ -25,10 +25,6 @@ class Checkpoint:
     meta: dict[str, Any]
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(tensor.shape) for name, tensor in self.state_dict.items()}
-
-    @property
     def class_names(self) -> tuple[str, ...] | None:
         """The classes it was trained on, if it tells: `CLASSES`, or `dataset_meta` of newer files."""
         names = self.meta.get("CLASSES")
@@ -63,7 +59,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 f"{path}: refused, its pickle asks for {', '.join(foreign)}; reading it could run code. Save it again "
                 "with the tensors alone: torch.save({'state_dict': model.state_dict()}, path)"
             ) from None
-        raise CheckpointError(f"{path}: no checkpoint that torch can read safely ({_first_line(error)})") from None
+        # Not torch's own message, which advises to read the file unsafely.
+        raise CheckpointError(
+            f"{path}: no checkpoint that torch.save wrote, or a damaged one; fetch it again"
+        ) from None
+    except MemoryError:
+        raise CheckpointError(f"{path}: not enough memory to read it") from None
     except Exception as error:  # damaged files make the safe unpickler raise nearly anything
         raise CheckpointError(f"{path}: no readable torch file, or a damaged one ({_first_line(error)})") from None
     return _parse(path, content)
@@ -79,6 +80,8 @@ def _parse(path: Path, content: object) -> Checkpoint:
     for name, value in state_dict.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: {name!r} is a {type(value).__name__}, a checkpoint holds named tensors")
+        if value.is_nested or value.is_meta or value.is_quantized or value.layout != torch.strided:
+            raise CheckpointError(f"{path}: {name} is no plain tensor ({value.layout}, {value.device}, {value.dtype})")
     return Checkpoint(dict(state_dict), meta if isinstance(meta, dict) else {})
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 from torch import Tensor
 
 from fpg_zoo.errors import CheckpointError, DigestError, DownloadError, StorageError
-from fpg_zoo.files import aside, explained, sha256_of, write_safetensors
+from fpg_zoo.files import TEMPORARY, aside, explained, sha256_of, write_safetensors
 from fpg_zoo.weights.download import download
 from fpg_zoo.weights.manifest import Published, load_manifest
 
@@ -168,7 +168,8 @@ class Store:
     def verify(self) -> Iterator[Verdict]:
         """Hash every file of the cache again and compare it with its pin."""
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else ():
-            yield self.judge(path)
+            if not path.name.startswith(TEMPORARY):
+                yield self.judge(path)
 
     def judge(self, path: Path) -> Verdict:
         """Hash one converted file again and compare it with its pin."""
@@ -191,7 +192,8 @@ def verify_file(path: Path) -> Verdict:
         CheckpointError: no such file, or nothing to compare it with.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+        what = "a folder; name a file, or set FPG_ZOO_CACHE to it and name none" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {what}")
     store = Store(path.parent)
     if path.suffix == ".safetensors" and pin_path(path).is_file():
         return store.judge(path)
