@@ -24,6 +24,10 @@ class StorageError(FPGZooError, RuntimeError):
     """A file or folder cannot be written, or a record in the cache not be read."""
 
 
+class TrainingError(FPGZooError, RuntimeError):
+    """A training step whose losses are no numbers."""
+
+
 class WeightsError(FPGZooError, RuntimeError):
     """Base of the errors about weights."""
 

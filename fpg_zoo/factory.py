@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +14,15 @@ from typing import TYPE_CHECKING
 
 from fpg_zoo.catalog import ARCHITECTURES, Architecture
 from fpg_zoo.config import MOST_CLASSES, DetectorConfig
-from fpg_zoo.errors import CheckpointError, ConfigError, UnknownNameError
+from fpg_zoo.errors import ConfigError, UnknownNameError
 from fpg_zoo.weights.manifest import Published, load_manifest, nearest
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from fpg_zoo.modeling.detectors import Detector
 
-LOCAL = "local-dir:"
+LOCAL, HUB = "local-dir:", "hf-hub:"
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def check_source(name: str) -> None:
     Raises:
         UnknownNameError: no such architecture or tag, or none was published.
     """
-    if not name.startswith(LOCAL):
+    if not name.startswith((LOCAL, HUB)):
         published(name)
 
 
@@ -144,8 +142,9 @@ def create_model(
 
     Args:
         name: an architecture (`mask_rcnn_r50_fpg_chn128`), one with a tag (`faster_rcnn_r50_fpg.coco_2021`, which
-            implies `pretrained`), or `local-dir:PATH`, a folder with `config.json` and `model.safetensors`. May be left
-            out with `checkpoint`, which is then recognised by its tensors.
+            implies `pretrained`), `local-dir:PATH`, a folder with `config.json` and `model.safetensors`, or
+            `hf-hub:OWNER/REPO[@REVISION]`, such a folder on the Hugging Face hub. May be left out with `checkpoint`,
+            which is then recognised by its tensors.
         pretrained: load the published checkpoint; downloaded, verified and converted on first use.
         checkpoint: load this instead: a `.safetensors` file or a folder of ours, or a file in the reference's format.
             It decides the number of classes and their names unless they are given.
@@ -160,41 +159,47 @@ def create_model(
         WeightsError: the weights cannot be fetched, trusted or fitted.
         StorageError: they cannot be kept in the cache.
     """
-    from fpg_zoo import loading
     from fpg_zoo.fitting import with_classes
-    from fpg_zoo.model_files import read_safetensors
+    from fpg_zoo.loading import assemble, open_published, open_source
     from fpg_zoo.modeling.detectors import build_detector
 
     classes = _wanted_classes(num_classes, class_names)
-    local = name is not None and name.startswith(LOCAL)
-    if checkpoint is not None and (pretrained or local):
+    elsewhere = name is not None and name.startswith((LOCAL, HUB))
+    if checkpoint is not None and (pretrained or elsewhere):
         raise ConfigError(f"checkpoint={str(checkpoint)!r} and another source of weights: give one of them")
+    if checkpoint is not None and not os.fspath(checkpoint):
+        raise ConfigError("checkpoint='': give a file or a folder")
     if name is None and checkpoint is None:
         raise ConfigError("neither a name nor a checkpoint: give one; fpg_zoo.list_models() lists the names")
-    if name is None or local or checkpoint is not None:
-        source = checkpoint if checkpoint is not None else str(name)[len(LOCAL) :]
-        architecture = None if name is None or local else _without_tag(name)
-        config, found, tensors = _read(Path(os.path.expanduser(source)), architecture, named=class_names is not None)
-        with _naming(source):
-            model, fresh = loading.assemble(config, found, tensors, classes)
+    if name is None or elsewhere or checkpoint is not None:
+        architecture = None if name is None or elsewhere else _without_tag(name).name
+        path = _folder_of(str(name)) if checkpoint is None else Path(os.path.expanduser(checkpoint))
+        source = open_source(path, architecture, named=class_names is not None)
     else:
-        architecture, tag = _architecture(name)
-        config = architecture.build_config()
-        if pretrained or tag:
-            entry = load_manifest().find(architecture.name, tag)
-            path = loading.fetch(entry, config)
-            with _naming(path):
-                tensors, _ = read_safetensors(path)
-                named = with_classes(config, entry.class_names)
-                model, fresh = loading.assemble(named, architecture.name, tensors, classes)
-        else:
-            model, fresh = build_detector(with_classes(config, classes), architecture.name).eval(), []
+        known, tag = _architecture(name)
+        config = known.build_config()
+        if not (pretrained or tag):
+            return build_detector(with_classes(config, classes), known.name).eval().to(device)
+        source = open_published(load_manifest().find(known.name, tag), config)
+    model, fresh = assemble(source, classes)
     if fresh:
         warnings.warn(
             f"{model.name} for {len(model.class_names)} classes: not loaded, initialised at random: {', '.join(fresh)}",
             stacklevel=2,
         )
     return model.to(device)
+
+
+def _folder_of(name: str) -> Path:
+    """Where the model is that `local-dir:` or `hf-hub:` names; fetched, if need be."""
+    if name.startswith(LOCAL):
+        folder = Path(os.path.expanduser(name[len(LOCAL) :]))
+        if folder.is_file() or name == LOCAL:
+            raise ConfigError(f"{name}: {LOCAL} takes a folder; a file is read with checkpoint=")
+        return folder
+    from fpg_zoo.hub import fetch
+
+    return fetch(name[len(HUB) :])
 
 
 def _without_tag(name: str) -> Architecture:
@@ -211,60 +216,8 @@ def _wanted_classes(num_classes: int | None, class_names: Sequence[str] | None) 
         raise ConfigError(f"num_classes={num_classes!r}: give a whole number from 1 to {MOST_CLASSES}, or class_names")
     if class_names is None:
         return num_classes
+    if len(class_names) > MOST_CLASSES:
+        raise ConfigError(f"class_names holds {len(class_names)} names, at most {MOST_CLASSES} will do")
     if num_classes is not None and num_classes != len(class_names):
         raise ConfigError(f"num_classes={num_classes}, but class_names holds {len(class_names)} names")
     return tuple(class_names)
-
-
-def _read(
-    path: Path, architecture: Architecture | None, *, named: bool
-) -> tuple[DetectorConfig, str, dict[str, Tensor]]:
-    """Config, architecture name and tensors under our names, of a file of ours, a folder, or a file of the reference.
-
-    `named`: the user gives class names, so that the file's do not matter.
-    """
-    from fpg_zoo.fitting import fitted_to, with_classes
-    from fpg_zoo.model_files import described, read_folder, read_safetensors
-    from fpg_zoo.reference import architecture_of, from_reference
-    from fpg_zoo.weights.checkpoint import read_checkpoint
-
-    if os.path.isdir(path) or path.suffix == ".safetensors":
-        if os.path.isdir(path):
-            config, name, tensors = read_folder(path)
-        else:
-            tensors, metadata = read_safetensors(path)
-            config, name = described(path, metadata)
-        if architecture is not None and architecture.name != name:
-            raise CheckpointError(f"{path} holds a {name}, not a {architecture.name}")
-        fitted = fitted_to(config, tensors)
-        if fitted != config:
-            raise CheckpointError(
-                f"{path}: its description is not that of its tensors, which are of {len(fitted.class_names)} classes "
-                f"(described: {len(config.class_names)}) or of other towers; make it again with `fpg-zoo convert`"
-            )
-        return config, name, tensors
-    content = read_checkpoint(path)
-    with _naming(path):
-        if architecture is None:
-            architecture = ARCHITECTURES[architecture_of(content.state_dict)]
-        tensors = from_reference(content.state_dict, architecture.build_config())
-        config = fitted_to(architecture.build_config(), tensors)
-        told = content.class_names
-        if told is not None and not named and len(told) != len(config.class_names):
-            raise CheckpointError(
-                f"its meta names {len(told)} classes, its head has {len(config.class_names)}: pass class_names"
-            )
-        try:
-            return with_classes(config, None if named else told), architecture.name, tensors
-        except ConfigError as error:
-            raise CheckpointError(f"its meta's class names cannot be used ({error}): pass class_names") from None
-
-
-@contextlib.contextmanager
-def _naming(source: str | Path) -> Iterator[None]:
-    """Put the file's name before what is said of its content."""
-    try:
-        yield
-    except CheckpointError as error:
-        told = str(error)
-        raise CheckpointError(told if told.startswith(str(source)) else f"{source}: {told}") from None

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import os
+import shutil
+import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 from tqdm import tqdm
 
 from fpg_zoo.errors import StorageError
 
 TEMPORARY = ".tmp-"  # begins the names of files that are being written
+FOLDER_ENDING = ".d"  # ends the names of folders of such files
 _CHUNK = 1 << 20
+
+
+def on_terminal() -> bool:
+    """Whether somebody sees what is written to standard error, which a service or pythonw has none of."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def sha256_of(path: Path, description: str | None = None) -> str:
     """The file's SHA-256 in hex, read in pieces, with progress on a terminal."""
     digest = hashlib.sha256()
-    label = description or path.name
+    label, hidden = description or path.name, not on_terminal()
     with (
         path.open("rb") as stream,
-        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=label, disable=None, leave=False) as bar,
+        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=label, disable=hidden, leave=False) as bar,
     ):
         while piece := stream.read(_CHUNK):
             digest.update(piece)
@@ -54,7 +56,7 @@ def explained(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def aside(folder: Path, suffix: str) -> Iterator[Path]:
-    """A new empty file in `folder` (made if need be), removed at the end unless it was renamed.
+    """An empty file in `folder` (made if need be), its name ending in `suffix`; removed at the end unless renamed.
 
     Raises:
         StorageError: the folder cannot be made or written.
@@ -70,29 +72,27 @@ def aside(folder: Path, suffix: str) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors laid out in a row each, copied where they share memory, which the format has no notion of."""
-    taken: set[int] = set()
-    apart = {}
-    for name, tensor in tensors.items():
-        memory = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.clone(memory_format=torch.contiguous_format) if memory in taken else tensor.contiguous()
-        taken.add(memory)
-    return apart
+@contextlib.contextmanager
+def aside_folder(folder: Path, stem: str | None = None) -> Iterator[Path]:
+    """An empty folder in `folder` (made if need be), removed at the end with all that was not renamed out of it.
 
+    For writers that make temporary files of their own beside their target, which nobody would find after a kill.
 
-def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write tensors over the file `path`, which keeps its permissions, and flush them to the disk.
+    Args:
+        folder: where.
+        stem: of its name, for whoever holds a lock: what a killed process left is then removed first. A new name of
+            its own if None.
 
     Raises:
-        StorageError: the file cannot be written, or the disk is full.
+        StorageError: the folder cannot be made or written.
     """
-    with explained(path.parent):
-        mode = path.stat().st_mode
-        try:
-            save_file(_apart(tensors), path, dict(metadata))
-        except SafetensorError as error:
-            raise OSError(errno.EIO, str(error)) from error
-        path.chmod(mode)  # safetensors replaces the file by one that its owner alone can read
-        with path.open("rb+") as stream:
-            os.fsync(stream.fileno())
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{TEMPORARY}{stem or uuid.uuid4().hex}{FOLDER_ENDING}"
+        if path.exists():
+            shutil.rmtree(path)
+        path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fpg_zoo.config import SCHEMA_VERSION, DetectorConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config_io import from_dict, to_dict
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
-from fpg_zoo.files import aside, explained, write_safetensors
-from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.files import aside_folder, explained
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+# Of the JSON that heads a file or stands beside it. The zoo's largest take 150 KB and some more for each class.
+_MOST_HEADER_BYTES = 4 << 20
+_PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 def description_of(config: DetectorConfig, name: str) -> dict[str, Any]:
@@ -47,43 +65,75 @@ def _parse(place: Path, text: str) -> tuple[DetectorConfig, str]:
         raise CheckpointError(f"{place}: does not describe a model of the zoo ({error})") from None
 
 
-def described(path: Path, metadata: Mapping[str, str]) -> tuple[DetectorConfig, str]:
-    """The config and architecture name that a safetensors file of ours tells in its metadata.
+class WeightsFile:
+    """A safetensors file of which only the header has been read.
 
-    Raises:
-        CheckpointError: it tells none, or one that this version cannot read.
+    Attributes:
+        path: the file.
+        forms: by name, a tensor on the meta device of the stored one's shape and kind of number.
+        metadata: what the file says of itself.
     """
-    if "description" not in metadata:
-        raise CheckpointError(f"{path}: its metadata describes no model; `fpg-zoo convert` makes files that do")
-    return _parse(path, metadata["description"])
+
+    def __init__(self, path: Path) -> None:
+        """Read the header.
+
+        Raises:
+            CheckpointError: no such file, not a whole safetensors file, or one of a kind that weights are not.
+        """
+        self.path = path
+        try:
+            with path.open("rb") as stream:
+                header_bytes = int.from_bytes(stream.read(8), "little")
+            if header_bytes > _MOST_HEADER_BYTES:
+                raise CheckpointError(
+                    f"{path}: no safetensors file of weights: its header would take {header_bytes} bytes"
+                )
+            self._file = safe_open(path, framework="pt")
+            self.metadata: dict[str, str] = dict(self._file.metadata() or {})  # type: ignore[no-untyped-call]
+            self.forms = {name: self._form(name) for name in self._file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: no such file") from None
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: not a whole safetensors file ({error}); fetch or make it again") from None
+
+    def _form(self, name: str) -> Tensor:
+        part = self._file.get_slice(name)  # type: ignore[no-untyped-call]
+        kind = part.get_dtype()
+        if kind not in _DTYPES:
+            raise CheckpointError(f"{self.path}: {name} is of {kind} numbers, which weights are not")
+        return torch.empty(part.get_shape(), dtype=_DTYPES[kind], device="meta")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors, mapped from the file where the platform can."""
+        return {name: self._file.get_tensor(name) for name in self.forms}  # type: ignore[no-untyped-call]
+
+    def described(self) -> tuple[DetectorConfig, str]:
+        """The config and architecture name that the metadata tells.
+
+        Raises:
+            CheckpointError: it tells none, or one that this version cannot read.
+        """
+        if "description" not in self.metadata:
+            raise CheckpointError(
+                f"{self.path}: its metadata describes no model; `fpg-zoo convert` makes files that do"
+            )
+        return _parse(self.path, self.metadata["description"])
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A safetensors file's tensors, mapped from the file where the platform can, and its metadata.
-
-    Raises:
-        CheckpointError: no such file, or not a whole safetensors file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error}); delete it and fetch it again") from None
-
-
-def read_folder(folder: Path) -> tuple[DetectorConfig, str, dict[str, Tensor]]:
+def read_folder(folder: Path) -> tuple[DetectorConfig, str, WeightsFile]:
     """A model's folder: `config.json`, which decides, and `model.safetensors`.
 
     Returns:
-        The config, the architecture's name, the tensors under our names.
+        The config, the architecture's name, the file of weights.
 
     Raises:
         CheckpointError: one of the files is missing or cannot be read.
     """
     file = folder / CONFIG_FILE
     try:
+        size = file.stat().st_size
+        if size > _MOST_HEADER_BYTES:
+            raise CheckpointError(f"{file}: {size} bytes are no model's config")
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
@@ -91,33 +141,128 @@ def read_folder(folder: Path) -> tuple[DetectorConfig, str, dict[str, Tensor]]:
             f"{WEIGHTS_FILE}, `fpg-zoo convert FILE.pth FOLDER` makes one"
         ) from None
     config, name = _parse(file, text)
-    tensors, _ = read_safetensors(folder / WEIGHTS_FILE)
-    return config, name, tensors
+    return config, name, WeightsFile(folder / WEIGHTS_FILE)
 
 
-def save(model: Detector, target: Path, origin: Mapping[str, str]) -> None:
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors laid out in a row each, copied where they share memory, which the format has no notion of."""
+    taken: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone(memory_format=torch.contiguous_format) if memory in taken else tensor.contiguous()
+        taken.add(memory)
+    return apart
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors to the file `path`, which keeps its permissions if it is there, and flush them to the disk.
+
+    Meanwhile a file of safetensors' own naming lies beside it, which stays there if the process is killed.
+
+    Raises:
+        ConfigError: they have no values, or could not be read again.
+        StorageError: the file cannot be written, or the disk is full.
+    """
+    _check_writable(tensors, metadata)
+    _write(tensors, path, metadata)
+
+
+def _check_writable(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """See that there is something to write, and that `WeightsFile` will read it again."""
+    if any(tensor.is_meta for tensor in tensors.values()):
+        raise ConfigError(
+            "the model is on the meta device and has no values; load weights into it (load_state_dict with "
+            "assign=True) before it is saved"
+        )
+    end = sum(tensor.nbytes for tensor in tensors.values())
+    header: dict[str, object] = {
+        name: {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [end, end]}
+        for name, tensor in tensors.items()
+    }
+    _check_length(json.dumps({**header, "__metadata__": dict(metadata)}, ensure_ascii=False, separators=(",", ":")))
+
+
+def _check_length(text: str) -> None:
+    length = len(text.encode("utf-8", "surrogatepass")) + 8  # filled up to a multiple of 8
+    if length > _MOST_HEADER_BYTES:
+        raise ConfigError(
+            f"the model's description takes {length} bytes, of which no more than {_MOST_HEADER_BYTES} are read again; "
+            "give fewer or shorter class_names"
+        )
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    with explained(path.parent):
+        path.touch()
+        mode = path.stat().st_mode
+        try:
+            save_file(_apart(tensors), path, dict(metadata))
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error)) from error
+        path.chmod(mode)  # safetensors replaces the file by one that its owner alone can read
+        with path.open("rb+") as stream:
+            _sort_metadata(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _sort_metadata(stream: BinaryIO) -> None:
+    """Bring the metadata into order, which safetensors leaves to chance: equal models are to give equal files."""
+    length = int.from_bytes(stream.read(8), "little")
+    header = json.loads(stream.read(length))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(text) <= length:  # as it is, unless something is escaped in another way
+        stream.seek(8)
+        stream.write(text.ljust(length))
+
+
+def save(
+    tensors: Mapping[str, Tensor], config: DetectorConfig, name: str, target: str | Path, origin: Mapping[str, str]
+) -> None:
     """Write a model to one `.safetensors` file, or else to a folder that `local-dir:` reads; each file all or nothing.
 
     Args:
-        model: in memory, not on the meta device.
-        target: a path ending in `.safetensors`, or a folder, which is made if need be.
+        tensors: the model's state dict, in memory.
+        config, name: the model's.
+        target: a path ending in `.safetensors`, in letters of either case, or a folder, which is made if need be.
         origin: what else the file's metadata should say, as where the weights come from.
 
     Raises:
-        StorageError: the target cannot be written.
+        ConfigError: the model has no values, or its description is longer than what is read again.
+        StorageError: the target is none of these, or cannot be written.
     """
-    one_file = target.suffix == ".safetensors"
-    if one_file == target.is_dir() and target.exists():
+    if not str(target):
+        raise StorageError("no target is named; name a file ending in .safetensors, or a folder ('.' for this one)")
+    target = Path(target)
+    one_file = target.suffix.lower() == ".safetensors"
+    _check_target(target, one_file)
+    folder = target.parent if one_file else target
+    metadata = {**origin, **metadata_of(config, name)}
+    _check_writable(tensors, metadata)
+    description = json.dumps(description_of(config, name), indent=1) + "\n"
+    _check_length(description)
+    with aside_folder(folder) as workplace:
+        _write(tensors, workplace / WEIGHTS_FILE, metadata)
+        with explained(folder):
+            if one_file:
+                (workplace / WEIGHTS_FILE).replace(target)
+            else:
+                (workplace / CONFIG_FILE).write_text(description, encoding="utf-8")
+                (workplace / WEIGHTS_FILE).replace(folder / WEIGHTS_FILE)
+                (workplace / CONFIG_FILE).replace(folder / CONFIG_FILE)
+
+
+def _check_target(target: Path, one_file: bool) -> None:
+    suffix, is_folder = target.suffix.lower(), os.path.isdir(target)
+    if suffix in _PICKLE_SUFFIXES and not is_folder:
+        raise StorageError(
+            f"{target}: pickles are not written here; name a file ending in .safetensors, or a folder "
+            "(`fpg-zoo convert FILE OUT.pth --to reference` writes the reference's format)"
+        )
+    if suffix.startswith(".safe") and not one_file and not is_folder:  # nobody wants a folder of this name made
+        raise StorageError(f"{target}: ends in {suffix!r}; name a file ending in .safetensors, or a folder")
+    if one_file == is_folder and os.path.exists(target):
         kind = "a folder" if one_file else "a file"
         raise StorageError(f"{target}: there is {kind} of this name; choose another")
-    folder = target.parent if one_file else target
-    metadata = {**origin, **metadata_of(model.config, model.name)}
-    with aside(folder, ".safetensors") as weights, aside(folder, ".json") as config:
-        write_safetensors(model.state_dict(), weights, metadata)
-        with explained(folder):
-            if not one_file:
-                text = json.dumps(description_of(model.config, model.name), indent=1)
-                config.write_text(text + "\n", encoding="utf-8")
-            weights.replace(target if one_file else folder / WEIGHTS_FILE)
-            if not one_file:
-                config.replace(folder / CONFIG_FILE)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from fpg_zoo.errors import ConfigError, ImageError
 from fpg_zoo.factory import check_source, create_model
-from fpg_zoo.files import aside, explained
+from fpg_zoo.files import aside, explained, on_terminal
 from fpg_zoo.images import read_image
 from fpg_zoo.predictor import Predictor
 from fpg_zoo.structures import Detections
@@ -85,7 +85,7 @@ def predict_files(
     model = create_model(model_name, pretrained=checkpoint is None, checkpoint=checkpoint, device=target_device)
     predictor, summary, rows = Predictor(model), Summary(), []
     ids, targets = _image_ids(files), _targets(files, output) if output else {}
-    with tqdm(total=len(files), unit="image", disable=None) as bar:
+    with tqdm(total=len(files), unit="image", disable=not on_terminal()) as bar:
         for file in files:
             try:
                 objects, line = _predict_file(predictor, file, score, ids[file], targets.get(file))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from tqdm import tqdm
 
+from fpg_zoo.files import on_terminal
 from fpg_zoo.images import ImageLike, read_image, to_pixels
 from fpg_zoo.preprocess import padded_size, preprocess, resized_size
 from fpg_zoo.structures import Detections, check_score
@@ -50,7 +51,7 @@ class Predictor:
         """
         given: list[ImageLike] = list(images) if isinstance(images, (list, tuple)) else [cast(ImageLike, images)]
         # For a single picture a bar would tell nothing, and it would stand under the bar of a caller's own loop.
-        with tqdm(total=len(given), unit="image", disable=None if len(given) > 1 else True, leave=False) as bar:
+        with tqdm(total=len(given), unit="image", disable=len(given) == 1 or not on_terminal(), leave=False) as bar:
             results = []
             for found in self.stream(given, batch_size, score=score):
                 results.append(found)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import functools
+import os
+from collections import OrderedDict
 from collections.abc import Mapping, Set
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fpg_zoo.catalog import ARCHITECTURES
 from fpg_zoo.config import DetectorConfig
-from fpg_zoo.errors import CheckpointError
+from fpg_zoo.errors import CheckpointError, StorageError
+from fpg_zoo.files import aside, explained
 from fpg_zoo.fitting import build_on_meta, check_forms, fitted_to, shape_differences, some
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.weights.reference_names import reference_names
+
+
+@functools.lru_cache(maxsize=32)
+def _mapping(config: DetectorConfig) -> dict[str, tuple[str, ...]]:
+    """The reference's names of each tensor of ours; kept, as building a model on the meta device takes a while."""
+    return reference_names(build_on_meta(config, "reference").state_dict(), config)
 
 
 def from_reference(state_dict: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
@@ -28,7 +40,7 @@ def from_reference(state_dict: Mapping[str, Tensor], config: DetectorConfig) -> 
     Raises:
         CheckpointError: a tensor is missing or left over, or copies of a shared tensor differ.
     """
-    mapped = reference_names(build_on_meta(config, "reference").state_dict(), config)
+    mapped = _mapping(config)
     expected = {theirs for names in mapped.values() for theirs in names}
     refuse_differences(missing=expected - state_dict.keys(), unexpected=state_dict.keys() - expected)
     tensors = {}
@@ -76,6 +88,35 @@ def reference_state_dict(model: Detector) -> dict[str, Tensor]:
     return to_reference(model.state_dict(), model.config)
 
 
+def save_reference(model: Detector, target: Path) -> int:
+    """Write a checkpoint that the reference loads, with the class names where its 2.x and its 3.x look for them.
+
+    Args:
+        model: of a published architecture, for any classes.
+        target: the file, replaced if it is there.
+
+    Returns:
+        The number of tensors in it, those counted again that the reference repeats for every level.
+
+    Raises:
+        CheckpointError: the model is of no published architecture.
+        StorageError: the file cannot be written; what was there before is kept.
+    """
+    state_dict = OrderedDict((name, tensor.detach().cpu()) for name, tensor in reference_state_dict(model).items())
+    meta = {"CLASSES": model.class_names, "dataset_meta": {"classes": model.class_names}}
+    if target.is_dir():
+        raise StorageError(f"{target}: there is a folder of this name; choose another")
+    with aside(target.parent, ".pth") as temporary, explained(target.parent):
+        try:
+            torch.save({"meta": meta, "state_dict": state_dict}, temporary)
+        except RuntimeError as error:  # how torch's writer tells of a full disk
+            raise OSError(errno.EIO, str(error).splitlines()[0]) from error
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    return len(state_dict)
+
+
 def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
     """The architecture of the catalogue that a reference state dict belongs to, told from its names and shapes.
 
@@ -85,7 +126,7 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
     nearest: tuple[int, str, str] | None = None
     for architecture in ARCHITECTURES.values():
         config = architecture.build_config()
-        mapped = reference_names(build_on_meta(config, architecture.name).state_dict(), config)
+        mapped = _mapping(config)
         expected = {theirs for names in mapped.values() for theirs in names}
         missing, unexpected = expected - state_dict.keys(), state_dict.keys() - expected
         count, reason = len(missing) + len(unexpected), differences(missing=missing, unexpected=unexpected)
@@ -99,13 +140,20 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
         if nearest is None or count < nearest[0]:
             nearest = (count, architecture.name, reason)
     assert nearest is not None  # the catalogue is not empty
-    raise CheckpointError(f"no model of the zoo: against the nearest, {nearest[1]}, {nearest[2]}")
+    raise CheckpointError(
+        f"no model of the zoo: against the nearest, {nearest[1]}, {nearest[2]}. It reads checkpoints of the "
+        "architectures that `fpg-zoo list` has, whole ones"
+    )
 
 
 def differences(*, missing: Set[str], unexpected: Set[str]) -> str:
     """In words, which names are missing and which are left over."""
     kinds = (("missing", missing), ("too many", unexpected))
-    return "; ".join(f"{len(names)} tensors {kind}: {some(sorted(names))}" for kind, names in kinds if names)
+    return "; ".join(
+        f"{len(names)} tensor{'s' if len(names) > 1 else ''} {kind}: {some(sorted(names))}"
+        for kind, names in kinds
+        if names
+    )
 
 
 def refuse_differences(*, missing: Set[str], unexpected: Set[str]) -> None:

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from command import Ended, run
 from PIL import Image
 from tiny_models import tiny_model
-
-from fpg_zoo import model_files
 
 WIDTH, HEIGHT = 64, 48
 NO_COCO_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # of 1..90, those that COCO's detection task leaves out
 SCORE = "0.2"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Such small maps take longer on two threads than on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "nano.safetensors"
-    model_files.save(tiny_model(), path, {})
+    tiny_model().save_pretrained(path)
     return path
 
 

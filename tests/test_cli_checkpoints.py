@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from safetensors import safe_open
 from tiny_models import tiny_model
 
 import fpg_zoo
-from fpg_zoo import model_files
+from fpg_zoo.modeling.detectors import build_detector
 
 # convert
 
@@ -174,7 +175,93 @@ def test_verify_of_an_empty_cache_says_so(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_verify_reports_a_file_of_unknown_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FPG_ZOO_CACHE", str(tmp_path))
-    model_files.save(tiny_model(), tmp_path / "mine.safetensors", {})
+    tiny_model().save_pretrained(tmp_path / "mine.safetensors")
     code, out, _ = run("verify")
     assert code == 1
     assert out.split()[:2] == ["foreign", str(tmp_path / "mine.safetensors")]
+
+
+# cache
+
+
+def test_the_cache_is_listed_pruned_and_told_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "weights"
+    monkeypatch.setenv("FPG_ZOO_CACHE", str(cache))
+    assert run("cache", "path") == (0, f"{cache}\n", "")
+    assert run("cache") == (0, f"0 files, 0.0 MB in {cache}\n", "")
+    assert not cache.exists()
+    cache.mkdir()
+    (cache / "retinanet_r50_fpg.coco_2022-0123abcd.pth.part").write_bytes(bytes(3_000_000))
+    (cache / "retinanet_r50_fpg.coco_2022-0123abcd.pth.part.json").write_text("{}")
+    (cache / "mine.safetensors").write_bytes(bytes(1_500_000))
+    code, told, err = run("cache", "list")
+    assert (code, err) == (0, "")
+    assert told.splitlines() == [
+        "foreign          1.5 MB  mine.safetensors",
+        "partial          3.0 MB  retinanet_r50_fpg.coco_2022-0123abcd.pth.part",
+        f"2 files, 4.5 MB in {cache}",
+    ]
+    code, told, err = run("cache", "prune")
+    assert (code, err) == (0, "")
+    assert told.splitlines()[-1] == f"1 files, 3.0 MB removed from {cache}"
+    assert [path.name for path in cache.iterdir() if path.suffix != ".lock"] == ["mine.safetensors"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("retinanet_r50_fpg", "--all")])
+def test_download_takes_names_or_all(arguments: tuple[str, ...]) -> None:
+    code, told, err = run("download", *arguments)
+    assert (code, told) == (2, "")
+    assert err == ("fpg-zoo: download what? Give names (`fpg-zoo list --pretrained` has them), or --all alone\n")
+
+
+# push
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (("owner",), "'owner': name the repository as OWNER/REPO"),
+        (("owner/repo@main",), "name the repository alone, and the branch 'main' as the revision"),
+        (("owner/repo", "--figure", "41.2"), "--figure '41.2': give NAME=VALUE"),
+        (("owner/repo", "--figure", "box_ap=nan"), "box_ap=nan is no finite number"),
+        (("owner/repo", "--figure", "a=1", "--figure", "a=2"), "a is there twice"),
+        (("owner/repo", "--figure", "box_ap=1", "--figure", "box AP=2"), "name one figure twice"),
+        (("owner/repo", "--revision", "0" * 40), "a push needs a branch"),
+        (("owner/repo", "--licence", "My Own"), "licence 'My Own': give the hub's identifier"),
+    ],
+)
+def test_push_looks_at_its_arguments_before_it_loads_a_model(arguments: tuple[str, ...], cause: str) -> None:
+    code, told, err = run("push", "no/such/model.safetensors", *arguments)
+    assert (code, told) == (2, "")
+    assert cause in err
+    assert err.count("\n") == 1
+
+
+def test_a_home_folder_is_found_where_the_shell_leaves_it_to_us(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "in.pth").write_bytes(published.read_bytes())
+    assert run("convert", "~/in.pth", "~/out.safetensors")[0] == 0
+    assert (tmp_path / "out.safetensors").is_file()
+
+
+def test_converting_a_file_onto_itself_is_refused(published: Path, tmp_path: Path) -> None:
+    file = tmp_path / "in.pth"
+    file.write_bytes(published.read_bytes())
+    code, told, err = run("convert", file, file, "--to", "reference")
+    assert (code, told) == (2, "")
+    assert "OUT is FILE itself" in err
+    assert file.read_bytes() == published.read_bytes()
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("a", " "), ("a", "b", "c")])
+def test_class_names_that_cannot_be_used_come_with_a_way_out(names: tuple[str, ...], tmp_path: Path) -> None:
+    config = dataclasses.replace(fpg_zoo.model_info("retinanet_nano_fpg").config, class_names=("x", "y"))
+    state_dict = fpg_zoo.reference_state_dict(build_detector(config))
+    torch.save({"meta": {"CLASSES": names}, "state_dict": state_dict}, tmp_path / "odd.pth")
+    code, _, err = run("convert", tmp_path / "odd.pth", tmp_path / "odd.safetensors")
+    assert code == 2
+    assert "class_names=[...]).save_pretrained(...) in Python" in err
+    model = fpg_zoo.create_model(checkpoint=tmp_path / "odd.pth", class_names=["x", "y"])
+    assert model.class_names == ("x", "y")

@@ -22,7 +22,6 @@ from predicting import (
     WIDTH,
     add,
     checkpoint,
-    one_thread,
     predict,
     rows_of,
     working_folder,
@@ -36,6 +35,8 @@ from tiny_models import tiny_model
 from fpg_zoo import Predictor
 from fpg_zoo.cli import main
 from fpg_zoo.modeling.postprocess import paste_mask
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # What is read
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from command import environment, run
-from predicting import NO_COCO_IDS, SCORE, add, checkpoint, one_thread, predict, rows_of, working_folder, written
+from predicting import NO_COCO_IDS, SCORE, add, checkpoint, predict, rows_of, working_folder, written
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # What is refused
 

@@ -19,13 +19,7 @@ SIDE = 128  # of the square input: a multiple of every model's pad divisor
 SIZE = (100, 120)  # (height, width) of the picture in it
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Models this small are slower on several threads where other work shares the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _build(name):

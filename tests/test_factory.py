@@ -161,7 +161,7 @@ def test_class_names_of_newer_files_are_read_too(model: Detector, tmp_path: Path
 
 def test_other_classes_load_all_but_the_layers_that_depend_on_them(model: Detector, tmp_path: Path) -> None:
     path = tmp_path / "two.safetensors"
-    save(model, path, {})
+    model.save_pretrained(path)
     with pytest.warns(UserWarning, match=r"for 5 classes: not loaded.*box_head\.classes\.weight") as told:
         other = fpg_zoo.create_model(NAME, checkpoint=path, num_classes=5)
     fresh = {
@@ -183,7 +183,7 @@ def test_other_classes_load_all_but_the_layers_that_depend_on_them(model: Detect
 def test_the_same_number_of_classes_only_renames_them(
     model: Detector, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    save(model, tmp_path / "two.safetensors", {})
+    model.save_pretrained(tmp_path / "two.safetensors")
     other = fpg_zoo.create_model(checkpoint=tmp_path / "two.safetensors", class_names=["a", "b"])
     assert equal(other, model)
     assert other.class_names == ("a", "b")
@@ -191,7 +191,7 @@ def test_the_same_number_of_classes_only_renames_them(
 
 
 def test_a_folder_is_written_and_read(model: Detector, tmp_path: Path) -> None:
-    save(model, tmp_path / "mine", {"note": "hello"})
+    save(model.state_dict(), model.config, model.name, tmp_path / "mine", {"note": "hello"})
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["config.json", "model.safetensors"]
     loaded = fpg_zoo.create_model(f"local-dir:{tmp_path / 'mine'}")
     assert equal(loaded, model)
@@ -210,14 +210,14 @@ def test_a_folder_is_written_and_read(model: Detector, tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_folder_is_refused(change, reason: str, model: Detector, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    save(model, tmp_path / "mine", {})
+    model.save_pretrained(tmp_path / "mine")
     change(tmp_path / "mine")
     with pytest.raises(CheckpointError, match=reason):
         fpg_zoo.create_model(f"local-dir:{tmp_path / 'mine'}")
 
 
 def test_a_folder_whose_config_does_not_fit_its_tensors_is_refused(model: Detector, tmp_path: Path) -> None:
-    save(model, tmp_path / "mine", {})
+    model.save_pretrained(tmp_path / "mine")
     file = tmp_path / "mine" / "config.json"
     description = json.loads(file.read_text())
     description["config"]["neck"]["width"] = 32
@@ -230,7 +230,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(model: Detector, tmp_pa
     path = reference_file(model, tmp_path / "mask.pth")
     with pytest.raises(CheckpointError, match=r"mask\.pth: the file does not fit the architecture.*tensors too many"):
         fpg_zoo.create_model("faster_rcnn_nano_fpg", checkpoint=path)
-    save(model, tmp_path / "mask.safetensors", {})
+    model.save_pretrained(tmp_path / "mask.safetensors")
     with pytest.raises(CheckpointError, match=r"holds a mask_rcnn_nano_fpg, not a faster_rcnn_nano_fpg"):
         fpg_zoo.create_model("faster_rcnn_nano_fpg", checkpoint=tmp_path / "mask.safetensors")
 
@@ -248,7 +248,7 @@ def test_the_tower_width_is_read_from_the_file(tmp_path: Path) -> None:
 
 
 def test_a_loaded_model_can_be_trained(model: Detector, tmp_path: Path) -> None:
-    save(model, tmp_path / "two.safetensors", {})
+    model.save_pretrained(tmp_path / "two.safetensors")
     loaded = fpg_zoo.create_model(checkpoint=tmp_path / "two.safetensors")
     assert all(parameter.requires_grad for parameter in loaded.parameters())
     assert all(not parameter.is_inference() for parameter in loaded.parameters())
@@ -262,7 +262,7 @@ def test_everything_public_is_there() -> None:
 
 
 def test_a_number_of_classes_that_is_the_files_own_keeps_the_names(model: Detector, tmp_path: Path) -> None:
-    save(model, tmp_path / "two.safetensors", {})
+    model.save_pretrained(tmp_path / "two.safetensors")
     assert fpg_zoo.create_model(checkpoint=tmp_path / "two.safetensors", num_classes=2).class_names == model.class_names
     # COCO's category ids have gaps, and go by the names.
     assert fpg_zoo.create_model(NAME, num_classes=80).class_names[11] == "stop sign"
@@ -272,20 +272,20 @@ def test_class_names_that_contradict_the_head_are_refused_unless_others_are_give
     model: Detector, tmp_path: Path
 ) -> None:
     path = reference_file(model, tmp_path / "odd.pth", {"CLASSES": ("a", "b", "c")})
-    with pytest.raises(CheckpointError, match=r"odd\.pth: its meta names 3 classes, its head has 2: pass class_names"):
+    with pytest.raises(CheckpointError, match=r"odd\.pth: its meta's .*classes named: 3, of its head: 2.: pass"):
         fpg_zoo.create_model(NAME, checkpoint=path)
     assert fpg_zoo.create_model(NAME, checkpoint=path, class_names=["x", "y"]).class_names == ("x", "y")
 
 
 def test_class_names_that_cannot_be_used_are_refused_unless_others_are_given(model: Detector, tmp_path: Path) -> None:
     path = reference_file(model, tmp_path / "twice.pth", {"CLASSES": ("a", "a")})
-    with pytest.raises(CheckpointError, match=r"twice\.pth: its meta's class names cannot be used .*pass class_names"):
+    with pytest.raises(CheckpointError, match=r"twice\.pth: its meta's class names cannot be used .*class_names="):
         fpg_zoo.create_model(NAME, checkpoint=path)
     assert fpg_zoo.create_model(NAME, checkpoint=path, class_names=["x", "y"]).class_names == ("x", "y")
 
 
 def test_new_class_layers_are_initialised_as_those_of_a_new_model(tmp_path: Path) -> None:
-    save(fpg_zoo.create_model("retinanet_nano_fpg"), tmp_path / "m.safetensors", {})
+    fpg_zoo.create_model("retinanet_nano_fpg").save_pretrained(tmp_path / "m.safetensors")
     with pytest.warns(UserWarning, match=r"head\.classes\.weight, head\.classes\.bias$"):
         other = fpg_zoo.create_model(checkpoint=tmp_path / "m.safetensors", num_classes=3)
     assert isinstance(other, RetinaNet)
@@ -310,7 +310,7 @@ def test_half_precision_files_give_float32_models(model: Detector, tmp_path: Pat
     [
         (lambda tensor: tensor.to(torch.int32), r"backbone\.conv1\.weight is torch\.int32"),
         (lambda tensor: tensor.to(torch.complex64), r"is torch\.complex64"),
-        (lambda tensor: tensor.to_sparse(), r"torch\.sparse_coo"),
+        (lambda tensor: tensor.to_sparse(), r"asks for torch\._utils\._rebuild_sparse_tensor"),
         (lambda tensor: tensor[0, 0, 0, 0], r"no model of the zoo: .*backbone\.conv1\.weight is \(\)"),
     ],
 )
@@ -328,12 +328,12 @@ def test_tensors_that_share_memory_are_written(model: Detector, tmp_path: Path) 
     state_dict["backbone.bn1.bias"] = state_dict["backbone.bn1.weight"]
     torch.save({"state_dict": state_dict}, tmp_path / "shared.pth")
     shared = fpg_zoo.create_model(checkpoint=tmp_path / "shared.pth")
-    save(shared, tmp_path / "apart.safetensors", {})
+    shared.save_pretrained(tmp_path / "apart.safetensors")
     assert equal(fpg_zoo.create_model(checkpoint=tmp_path / "apart.safetensors"), shared)
 
 
 def test_a_folder_can_be_given_as_checkpoint(model: Detector, tmp_path: Path) -> None:
-    save(model, tmp_path / "mine", {})
+    model.save_pretrained(tmp_path / "mine")
     assert equal(fpg_zoo.create_model(NAME, checkpoint=tmp_path / "mine"), model)
 
 
@@ -353,7 +353,7 @@ def test_loading_the_reference_state_dict_and_reading_it_back_is_the_identity(na
 
 
 def test_a_folder_whose_class_names_contradict_its_tensors_is_refused(model: Detector, tmp_path: Path) -> None:
-    save(model, tmp_path / "mine", {})
+    model.save_pretrained(tmp_path / "mine")
     file = tmp_path / "mine" / "config.json"
     description = json.loads(file.read_text())
     description["config"]["class_names"] = ["a", "b", "c"]
@@ -366,5 +366,5 @@ def test_a_head_of_a_billion_rows_is_refused_at_once(model: Detector, tmp_path: 
     state_dict = fpg_zoo.reference_state_dict(model)
     state_dict["roi_head.bbox_head.fc_cls.weight"] = torch.zeros(1, 256).expand(10**9, 256)
     torch.save({"state_dict": state_dict}, tmp_path / "vast.pth")
-    with pytest.raises(CheckpointError, match=r"box_head\.classes\.weight is \(1000000000, 256\)"):
+    with pytest.raises(CheckpointError, match=r"sizes \(1000000000, 256\)"):
         fpg_zoo.create_model(checkpoint=tmp_path / "vast.pth")

@@ -14,13 +14,7 @@ from fpg_zoo.modeling.fpg import FPG, Pathway
 CHANNELS = (3, 4, 5, 6)  # of the stand-ins for C2..C5
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Maps this small are slower on several threads, by a factor of ten where other work shares the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _grid(pathways=2, levels=3, skipped=None, direction="up", **transitions):

@@ -32,13 +32,7 @@ def _noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 PIXELS = _noise(HEIGHT, WIDTH)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Such small maps take longer on two threads than on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +104,7 @@ def test_a_url_gives_the_same(predictor: Predictor, found: Detections) -> None:
     with serve() as server:
         server.files["/picture.png"] = _png(PIXELS)
         assert _same(predictor(f"{server.url}/picture.png")[0], found)
-    assert server.requests == ["/picture.png"]
+    assert [request.path for request in server.requests] == ["/picture.png"]
 
 
 @pytest.mark.parametrize("container", [list, tuple])

@@ -97,7 +97,7 @@ def test_a_served_checkpoint_gives_the_golden_detections_then_offline_from_the_c
     assert first.stderr == ""  # no progress bar where nobody watches
     check_golden(tmp_path / "a.npz")
     digits = installation.checkpoint.stem[-8:]
-    assert sorted(file.name for file in cache.iterdir()) == [
+    assert sorted(file.name for file in cache.iterdir() if file.suffix != ".lock") == [
         f"{NAME}.coco_2022-{digits}.pin.json",
         f"{NAME}.coco_2022-{digits}.safetensors",
     ]
@@ -127,4 +127,20 @@ def test_a_flipped_byte_is_refused_with_both_digests_and_leaves_nothing(
     assert f"expected SHA-256 {installation.checkpoint.stem[-8:]}" in refused.stderr
     assert f"found {found}" in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert list((tmp_path / "weights").iterdir()) == []
+    assert [file.name for file in (tmp_path / "weights").iterdir() if file.suffix != ".lock"] == []
+
+
+def test_downloading_all_goes_on_after_a_failure_and_counts(
+    installation: Installation, mirror: Mirror, tmp_path: Path
+) -> None:
+    # The mirror has one of the 13.
+    done = installation.run(
+        "-m", "fpg_zoo.cli", "download", "--all", FPG_ZOO_CACHE=str(tmp_path / "weights"), FPG_ZOO_MIRROR=mirror.url
+    )
+    assert done.returncode == 1
+    told = done.stdout.splitlines()
+    assert told[0].startswith(f"{NAME}.coco_2022: {tmp_path}")
+    assert told[1:] == ["1 of 13 are in the cache"]
+    refused = done.stderr.splitlines()
+    assert len(refused) == 12
+    assert all(line.startswith("fpg-zoo: ") and "answered 404" in line for line in refused)

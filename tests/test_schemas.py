@@ -73,13 +73,13 @@ RETINA = "retinanet_r50_fpg_chn128"
 def test_a_missing_tensor_is_named() -> None:
     tensors = _numbered(RETINA)
     del tensors["bbox_head.retina_cls.bias"]
-    with pytest.raises(CheckpointError, match=r"1 tensors missing: bbox_head\.retina_cls\.bias"):
+    with pytest.raises(CheckpointError, match=r"1 tensor missing: bbox_head\.retina_cls\.bias"):
         from_reference(tensors, fpg_zoo.model_info(RETINA).config)
 
 
 def test_a_tensor_too_many_is_named() -> None:
     tensors = _numbered(RETINA) | {"bbox_head.centerness.weight": torch.zeros(1)}
-    with pytest.raises(CheckpointError, match=r"1 tensors too many: bbox_head\.centerness\.weight"):
+    with pytest.raises(CheckpointError, match=r"1 tensor too many: bbox_head\.centerness\.weight"):
         from_reference(tensors, fpg_zoo.model_info(RETINA).config)
 
 
@@ -110,8 +110,8 @@ def test_an_unpublished_grid_has_no_reference_names() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"rpn_head.rpn_conv.weight": None}, r"nearest, faster_rcnn_r50_fpg, 1 tensors missing: rpn_head\.rpn_conv"),
-        ({"backbone.layer3.6.conv1.weight": (256, 1024, 1, 1)}, r"1 tensors too many: backbone\.layer3\.6\.conv1"),
+        ({"rpn_head.rpn_conv.weight": None}, r"nearest, faster_rcnn_r50_fpg, 1 tensor missing: rpn_head\.rpn_conv"),
+        ({"backbone.layer3.6.conv1.weight": (256, 1024, 1, 1)}, r"1 tensor too many: backbone\.layer3\.6\.conv1"),
         (
             {"neck.lateral_convs.0.weight": (96, 256, 1, 1)},
             r"inputs\.project\.0\.weight is \(96, 256, 1, 1\), not \(256",

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 
 from conftest import golden_state_dict
 
 import fpg_zoo
-from fpg_zoo.loading import assemble
+from fpg_zoo.loading import Source, assemble
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.reference import from_reference
 
@@ -24,4 +25,4 @@ def tiny_model(name: str = "mask_rcnn_nano_fpg") -> Detector:
     config = fpg_zoo.model_info(name).config
     config = dataclasses.replace(config, preprocess=dataclasses.replace(config.preprocess, longest_side=LONGEST_SIDE))
     tensors = from_reference(golden_state_dict(fpg_zoo.create_model(name)), config)
-    return assemble(config, name, tensors, None)[0]
+    return assemble(Source(Path(name), config, name, tensors, lambda: tensors), None)[0]

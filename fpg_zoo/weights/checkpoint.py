@@ -5,45 +5,101 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import threading
+import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, ClassVar
 
 import torch
 from torch import Tensor
 
-from fpg_zoo.errors import CheckpointError, UnsafeCheckpointError
+from fpg_zoo.errors import CheckpointError
+from fpg_zoo.weights.archive import (
+    Budget,
+    check_legacy_storages,
+    damaged,
+    is_tar,
+    is_zip,
+    shown,
+    unsafe,
+    zip_records,
+)
+from fpg_zoo.weights.pickle_calls import Value
+from fpg_zoo.weights.pickles import PickleAudit
 
-_REFUSED = re.compile(r"GLOBAL ([\w.]+)")  # how torch's message names what the pickle asked for
+# A legacy file begins with these two numbers, a pickle each.
+_LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
+
+# Put before every name by DataParallel, torch.compile and Lightning.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+
+# mmengine's EMA hook leaves the averaged weights in state_dict and the raw ones in ema_state_dict, so the latter counts
+# only where it is all there is.
+_PLACES = ("state_dict", "model", "ema_state_dict")
+_OTHER = object()
+
+_TORCH_REASON = re.compile(r"WeightsUnpickler error:\s*(\S.*)")
+
+# torch keeps one set of admitted names for the whole process, Python one list of filters of warnings.
+_ADMITTING = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file's tensors under the reference's names, and the rest of what it says about itself."""
+    """A file's tensors under the reference's names, and the plain data that it says about itself.
+
+    Attributes:
+        told_classes: the names of the classes it was trained on, or what is wrong with them; None if it tells none.
+    """
 
     state_dict: dict[str, Tensor]
     meta: dict[str, Any]
+    told_classes: tuple[str, ...] | str | None = None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The classes it was trained on, if it tells: `CLASSES`, or `dataset_meta` of newer files."""
-        names = self.meta.get("CLASSES")
-        dataset = self.meta.get("dataset_meta")
-        if names is None and isinstance(dataset, dict):
-            names = dataset.get("CLASSES", dataset.get("classes"))
-        if isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names):
-            return tuple(names)
-        return None
+        """The classes it was trained on, if it tells: `CLASSES`, or `dataset_meta` of newer files.
+
+        Raises:
+            CheckpointError: it tells something that is no names.
+        """
+        if isinstance(self.told_classes, str):
+            raise CheckpointError(self.told_classes)
+        return self.told_classes
+
+
+class Placeholder:
+    """Stands for every object of a class that torch does not know: takes anything and keeps nothing."""
+
+    __slots__ = ()
+
+    asks_for: ClassVar[str] = ""
+
+    def __new__(cls, *_: object) -> Placeholder:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Keep nothing."""
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a file written by torch.save, zip or legacy serialisation, on the CPU, with the safe unpickler alone.
 
+    Its pickle is gone through before torch sees it (`PickleAudit`). Objects of classes that torch does not know are
+    replaced by placeholders, and nothing of theirs is imported.
+
     Args:
-        path: a dict with the tensors under `state_dict` (and `meta` beside it), or a plain dict of tensors.
+        path: a dict with the tensors under `state_dict`, `model` or `ema_state_dict` (and `meta` beside it), or a
+            plain dict of tensors.
+
+    Returns: the tensors, under the names they have without wrappers, and without the raw weights that an EMA hook
+        stores beside the averaged ones.
 
     Raises:
-        UnsafeCheckpointError: its pickle asks for classes or functions that the safe unpickler does not admit.
+        UnsafeCheckpointError: its pickle asks for what could run code or exhaust the memory, or for its tensors to be
+            objects of foreign classes.
         CheckpointError: it cannot be opened, is no torch file, is damaged, or holds no tensors.
     """
     if os.path.isdir(path):
@@ -51,48 +107,191 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not os.path.exists(path):
         raise CheckpointError(f"{path}: no such file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # One open file, so that what torch reads is what was gone through.
+        with open(path, "rb") as file:
+            foreign = _audit(file, path)
+            file.seek(0)
+            content = _load(file, foreign)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
-        foreign = _foreign_globals(path, error)
-        if foreign:
-            raise UnsafeCheckpointError(
-                f"{path}: refused, its pickle asks for {', '.join(foreign)}; reading it could run code. Save it again "
-                "with the tensors alone: torch.save({'state_dict': model.state_dict()}, path)"
-            ) from None
-        # Not torch's own message, which advises to read the file unsafely.
-        raise CheckpointError(
-            f"{path}: no checkpoint that torch.save wrote, or a damaged one; fetch it again"
-        ) from None
+        # Not the whole of torch's message, which advises to read the file unsafely.
+        reason = _TORCH_REASON.search(str(error))
+        raise unsafe(path, f"torch's safe reader says: {shown(reason[1] if reason else 'no')}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except MemoryError:
         raise CheckpointError(f"{path}: not enough memory to read it") from None
     except Exception as error:  # damaged files make the safe unpickler raise nearly anything
-        raise CheckpointError(f"{path}: no readable torch file, or a damaged one ({_first_line(error)})") from None
+        raise damaged(path, f"{type(error).__name__}: {shown(str(error).strip().partition(chr(10))[0])}") from None
     return _parse(path, content)
 
 
+def _audit(file: BinaryIO, path: Path) -> set[str]:
+    """Go through everything that torch would read but the tensors' values, and give the foreign names."""
+    size = os.fstat(file.fileno()).st_size
+    head = file.read(512)
+    if not head:
+        raise damaged(path, "the file is empty")
+    budget = Budget(path, size)
+    if is_zip(head):
+        records = zip_records(file, path, size, budget)
+        begin, length = records["data.pkl"]
+        sizes = {
+            name.removeprefix("data/"): record.size for name, record in records.items() if name.startswith("data/")
+        }
+        audit = PickleAudit(file, budget, sizes.get)
+        file.seek(begin)
+        audit.run(begin + length)
+        return audit.foreign
+    if is_tar(head):
+        raise unsafe(path, "it is a tar file as torch wrote before 2018, which cannot be read safely")
+    audit = PickleAudit(file, budget, None)
+    file.seek(0)
+    if audit.run(size) != _LEGACY_MAGIC or audit.run(size) != _LEGACY_VERSION:
+        raise damaged(path, "it begins like none")
+    audit.run(size)  # the sizes of C's types
+    audit.run(size)
+    listed = audit.run(size)
+    keys = [key for key in listed.items if isinstance(key, str)] if isinstance(listed, Value) else []
+    check_legacy_storages(file, path, size, keys, audit.storages)
+    return audit.foreign
+
+
+def _load(file: BinaryIO, foreign: Collection[str]) -> object:
+    # torch warns of other protocols than 2, of which nothing follows.
+    with _ADMITTING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        own = {_full_name(admitted) for admitted in torch.serialization.get_safe_globals()}
+        placeholders: list[Any] = [
+            (type("Placeholder", (Placeholder,), {"asks_for": name, "__slots__": ()}), name)
+            for name in sorted(set(foreign) - own)
+        ]
+        with torch.serialization.safe_globals(placeholders):
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+
+
+def _full_name(admitted: Any) -> str:
+    """The name under which torch knows what a user admitted with add_safe_globals."""
+    return str(admitted[1]) if isinstance(admitted, tuple) else f"{admitted.__module__}.{admitted.__qualname__}"
+
+
 def _parse(path: Path, content: object) -> Checkpoint:
+    if asked := _asks_for(content):
+        raise unsafe(path, f"it is an object of {asked}, not a checkpoint's dict of tensors")
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint's dict of tensors")
-    state_dict = content.get("state_dict", content)
-    meta = content.get("meta") if "state_dict" in content else None
-    if not isinstance(state_dict, dict) or not state_dict:
-        raise CheckpointError(f"{path}: no tensors under state_dict")
-    for name, value in state_dict.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: {name!r} is a {type(value).__name__}, a checkpoint holds named tensors")
-        if value.is_nested or value.is_meta or value.is_quantized or value.layout != torch.strided:
-            raise CheckpointError(f"{path}: {name} is no plain tensor ({value.layout}, {value.device}, {value.dtype})")
-    return Checkpoint(dict(state_dict), meta if isinstance(meta, dict) else {})
+    place = next((place for place in _PLACES if place in content and not isinstance(content[place], Tensor)), None)
+    found = content if place is None else content[place]
+    if asked := _asks_for(found):
+        raise unsafe(path, f"its {place} is an object of {asked}, not a dict of tensors")
+    if isinstance(found, dict) and place == "ema_state_dict":
+        found = {name: value for name, value in found.items() if name != "steps"}  # the averager's own counter
+    if not isinstance(found, dict) or not found:
+        raise CheckpointError(f"{path}: no tensors under {place or 'state_dict'}")
+    tensors = {_name(path, name): _tensor(path, name, value) for name, value in found.items()}
+    meta = content.get("meta") if place is not None else None
+    if not isinstance(meta, dict):
+        return Checkpoint(_without_raw_weights(_unwrapped(tensors)), {})
+    plain = _plain(meta)
+    assert isinstance(plain, dict)
+    return Checkpoint(_without_raw_weights(_unwrapped(tensors)), plain, _told_classes(meta))
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def _told_classes(meta: dict[Any, Any]) -> tuple[str, ...] | str | None:
+    """The names of the classes that a file's meta tells, or what is wrong with them; None if it tells none."""
+    dataset = meta.get("dataset_meta")
+    dataset = dataset if isinstance(dataset, dict) else {}
+    places = (("CLASSES", meta), ("CLASSES of its dataset_meta", dataset), ("classes of its dataset_meta", dataset))
+    for place, holder in places:
+        told = holder.get(place.partition(" ")[0])
+        if told is not None:
+            names = _in_order(told)
+            if isinstance(names, list) and all(isinstance(name, str) for name in names):
+                return tuple(names)
+            return f"its {place} is no list of names but {_described(told)}; pass class_names"
+    return None
 
 
-def _foreign_globals(path: Path, error: pickle.UnpicklingError) -> list[str]:
-    """The names that the safe unpickler refused: all of them in a zip file, the first in a legacy one."""
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # a legacy file, or a damaged one
-        return _REFUSED.findall(str(error))[:1]
+def _in_order(told: object) -> object:
+    """What class names are written as, as a list of them; anything else as it is."""
+    if isinstance(told, str):  # CLASSES = ("cell") is the well-known slip for ("cell",)
+        return [told]
+    if isinstance(told, dict) and all(isinstance(key, (str, int)) for key in told):
+        numbers, values = range(len(told)), list(told.values())
+        if sorted(map(str, told)) == sorted(map(str, numbers)) and all(isinstance(name, str) for name in values):
+            return [name for _, name in sorted(told.items(), key=lambda entry: int(entry[0]))]
+        if all(type(index) is int for index in values) and sorted(values) == list(numbers):
+            return sorted(told, key=lambda name: told[name])
+    return list(told) if isinstance(told, (tuple, list)) else told
+
+
+def _described(value: object) -> str:
+    """The kind of a value for a message; of a list, also that of the first entry which is no text."""
+    if asked := _asks_for(value):
+        return f"an object of {shown(asked)}"
+    kind = type(value).__name__
+    if isinstance(value, (tuple, list)):
+        odd = next(entry for entry in value if not isinstance(entry, str))
+        return f"a {kind} that holds {_asks_for(odd) or type(odd).__name__}"
+    return f"of the type {kind}"
+
+
+def _name(path: Path, name: object) -> str:
+    if not isinstance(name, str) or not name.isprintable():
+        raise CheckpointError(f"{path}: {shown(name)} is no name of a tensor; is this a checkpoint?")
+    return name
+
+
+def _tensor(path: Path, name: object, value: object) -> Tensor:
+    """The tensor alone, without gradient or hooks."""
+    if asked := _asks_for(value):
+        raise unsafe(path, f"its {shown(name)} is no tensor but an object of {asked}")
+    if not isinstance(value, Tensor):
+        raise CheckpointError(f"{path}: {shown(name)} is a {type(value).__name__}, a checkpoint holds named tensors")
+    if value.is_nested or value.is_meta or value.is_quantized or value.layout != torch.strided:
+        raise CheckpointError(f"{path}: {name} is no plain tensor ({value.layout}, {value.device}, {value.dtype})")
+    return value.detach()
+
+
+def _asks_for(value: object) -> str:
+    """The foreign name behind a value, be it of an object or of the class itself; empty if there is none."""
+    kind = value if isinstance(value, type) else type(value)
+    return kind.asks_for if issubclass(kind, Placeholder) else ""
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without what wrappers put before each of their names."""
+    while prefix := next((prefix for prefix in _WRAPPERS if all(_begins(name, prefix) for name in tensors)), ""):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _begins(name: str, prefix: str) -> bool:
+    return name.startswith(prefix) and name != prefix
+
+
+def _without_raw_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the buffers of mmcv's EMA hook.
+
+    It keeps one for each parameter, named `ema_` and the parameter's name with underscores for dots, and swaps their
+    values before a checkpoint is written at an epoch's end: the plain names hold the averages.
+    """
+    buffers = {"ema_" + name.replace(".", "_") for name in tensors}
+    return {name: tensor for name, tensor in tensors.items() if name not in buffers}
+
+
+def _plain(value: object) -> object:
+    """The value if it is made of numbers and texts alone, with the other entries of its dicts left out, else _OTHER.
+
+    So that what the optimiser or a hook left in there does not live on in the result. The audit has bounded its depth.
+    """
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return value
+    if isinstance(value, dict):
+        plain = {key: _plain(entry) for key, entry in value.items() if isinstance(key, (str, int))}
+        return {key: entry for key, entry in plain.items() if entry is not _OTHER}
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item) for item in value]
+        return _OTHER if any(item is _OTHER for item in items) else type(value)(items)
+    return _OTHER

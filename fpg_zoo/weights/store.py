@@ -1,26 +1,35 @@
 """The cache of weights: files fetched, verified, converted once, and kept as safetensors.
 
-What the cache promises: a file under its final name is complete (it is written aside and renamed), came from a download
-whose SHA-256 agreed with the published digits, and has the digest that its pin (`NAME.pin.json` beside it) records.
+`docs/weights.md` says what the cache promises. In short: a file under its final name is complete (it is written aside
+and renamed), came from a download whose SHA-256 agreed with the published digits, and has the digest that its pin
+(`NAME.pin.json` beside it) records; and one process at a time makes it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
+import filelock
 
 from fpg_zoo.errors import CheckpointError, DigestError, DownloadError, StorageError
-from fpg_zoo.files import TEMPORARY, aside, explained, sha256_of, write_safetensors
+from fpg_zoo.files import FOLDER_ENDING, TEMPORARY, aside_folder, explained, on_terminal, sha256_of
 from fpg_zoo.weights.download import download
 from fpg_zoo.weights.manifest import Published, load_manifest
+from fpg_zoo.weights.partial import Partial
+from fpg_zoo.weights.settings import cache_folder, is_offline, mirrored
+
+# Takes a verified file, what its converted form is to say of its origin, and where to write that form, in a folder that
+# is removed afterwards.
+Convert = Callable[[Path, Mapping[str, str], Path], None]
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,12 @@ class Pin:
     source_url: str
     source_sha256: str
     sha256: str
+
+    def __str__(self) -> str:
+        """The record's text, which ends in a digest of the rest so that a change of it is found."""
+        fields = asdict(self)
+        check = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
+        return json.dumps({**fields, "check": check}, indent=1) + "\n"
 
 
 @dataclass(frozen=True)
@@ -45,25 +60,35 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGITS_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
 
 
-def cache_folder() -> Path:
-    """`FPG_ZOO_CACHE`, or `fpg_zoo` in the user's cache folder."""
-    chosen = os.environ.get("FPG_ZOO_CACHE")
-    if chosen:
-        return Path(os.path.expanduser(chosen))
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fpg_zoo"
+Role = Literal["weights", "partial", "temporary", "foreign"]
+PART_ENDING = ".pth.part"
+HUB_FOLDER = "hub"
 
 
-def is_offline() -> bool:
-    """Whether `HF_HUB_OFFLINE` forbids the network, with the values that huggingface_hub takes for yes."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+def role_of(path: Path) -> Role | None:
+    """What something in a cache folder is, by its name and kind.
 
-
-def mirrored(url: str) -> str:
-    """`url`, with the published host replaced by `FPG_ZOO_MIRROR` if that is set."""
-    mirror = os.environ.get("FPG_ZOO_MIRROR")
-    host = load_manifest().host
-    return mirror.rstrip("/") + url[len(host) :] if mirror and url.startswith(host) else url
+    Returns:
+        `weights` with their pin; a `partial` download; a `temporary` file or folder of a process that works or was
+        killed; a `foreign` file, or one that has gone away. None for what goes with others (pins, locks, records, the
+        hub's folder) and for folders that nobody takes for weights.
+    """
+    name = path.name
+    if not os.path.isfile(path):
+        if name == HUB_FOLDER:
+            return None
+        if not os.path.isdir(path):
+            return "foreign"
+        if name.startswith(TEMPORARY) and name.endswith(FOLDER_ENDING) and not path.is_symlink():
+            return "temporary"
+        return "foreign" if path.suffix == ".safetensors" else None
+    if name.startswith(TEMPORARY):
+        return "temporary"
+    if name.endswith(PART_ENDING):
+        return "partial"
+    if name.endswith((".pin.json", f"{PART_ENDING}.json")) or (name.startswith(".") and name.endswith(".lock")):
+        return None
+    return "weights" if path.suffix == ".safetensors" and pin_path(path).is_file() else "foreign"
 
 
 def pin_path(path: Path) -> Path:
@@ -81,108 +106,215 @@ class Store:
         """Where the converted file is or will be; another digest in the manifest means another name."""
         return self.folder / f"{entry.name}-{entry.sha256[:8]}.safetensors"
 
+    def partial(self, entry: Published) -> Partial:
+        """What has come so far of a download that was cut short."""
+        return Partial(self.path(entry).with_suffix(PART_ENDING))
+
     def pin(self, path: Path) -> Pin | None:
         """What is recorded of a cached file; None if nothing is.
 
         Raises:
-            StorageError: the record cannot be read.
+            StorageError: the record cannot be read, or was changed.
         """
         record = pin_path(path)
         if not record.is_file():
             return None
         try:
-            pin = Pin(**json.loads(record.read_text(encoding="utf-8")))
+            text = record.read_bytes().decode("utf-8")
+            pin = Pin(**{name: value for name, value in json.loads(text).items() if name != "check"})
             for digest in (pin.source_sha256, pin.sha256):
                 if not _SHA256.fullmatch(digest):
                     raise ValueError(f"{digest!r} is no SHA-256")
+            if text != str(pin):
+                raise ValueError("not as it was written")
             return pin
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise StorageError(
                 f"{record}: unreadable ({error}); delete it and {path.name} to fetch both again"
             ) from None
 
-    def cached(self, entry: Published) -> Path | None:
-        """The converted file, if it is there."""
-        path = self.path(entry)
-        return path if path.is_file() else None
+    def obtain(self, entry: Published, convert: Convert) -> Path:
+        """The converted file: found, or else downloaded, verified, converted and kept, by one process at a time.
 
-    @contextlib.contextmanager
-    def fetched(self, entry: Published) -> Iterator[tuple[Path, str]]:
-        """Download a published file aside and verify it; the file is gone when the block ends, however it ends.
-
-        Yields:
-            Its path and its full SHA-256.
+        Args:
+            entry: the manifest's row.
+            convert: makes the file that is kept; any error of it goes on to the caller, and nothing is kept then.
 
         Raises:
-            DownloadError: it could not be fetched whole, or the network is forbidden.
-            DigestError: it is not the file that was published, or not the one that was pinned before.
-            StorageError: the cache folder cannot be written.
+            DownloadError: it could not be fetched whole, or the network is forbidden. What has come is kept.
+            DigestError: it is not the file that was published, or not the one that was pinned before; it is deleted.
+            StorageError: the cache folder cannot be written or locked, or is full. What has come is kept.
         """
+        final = self.path(entry)
+        if final.is_file():
+            return final
         if is_offline():
             raise DownloadError(
                 f"{entry.name} is not in the cache {self.folder} and HF_HUB_OFFLINE forbids the network: unset it, run "
                 f"`fpg-zoo download {entry.name}` while online, or point FPG_ZOO_CACHE to a cache that has it"
             )
-        pinned = self.pin(self.path(entry))
-        with aside(self.folder, ".part") as part:
-            url = mirrored(entry.url)
-            found = download(url, part, description=entry.name)
-            expectations = [(entry.sha256, "as published")]
-            if pinned:
-                expectations.append((pinned.source_sha256, "pinned at the first download"))
-            for expected, origin in expectations:
-                if not found.startswith(expected):
-                    dots = "" if len(expected) == 64 else "..."
-                    raise DigestError(
-                        f"{url}: expected SHA-256 {expected}{dots} ({origin}), found {found}; the file "
-                        "was altered or damaged on its way and has been deleted. Try again or another mirror"
-                    )
-            yield part, found
+        with self.alone(final, f"waiting for another process that fetches {entry.name}"):
+            if not final.is_file():  # or else the process before made it
+                self._fetch(entry, convert, final)
+        return final
 
-    def keep(
-        self, entry: Published, tensors: Mapping[str, Tensor], source_sha256: str, metadata: Mapping[str, str]
-    ) -> Path:
-        """Write converted tensors under the final name, all or nothing, with their origin in the file's metadata.
-
-        Raises:
-            StorageError: the cache folder cannot be written, or the disk is full.
-        """
-        final = self.path(entry)
+    def _fetch(self, entry: Published, convert: Convert, final: Path) -> None:
+        partial = self.partial(entry)
+        source_sha256 = self._verified(entry, partial)
         origin = {
             "source_url": entry.url,
             "source_sha256": source_sha256,
             "tag": entry.tag,
             "licence": entry.licence,
-            **metadata,
         }
-        with aside(self.folder, ".safetensors") as temporary:
-            write_safetensors(tensors, temporary, origin)
-            pin = Pin(source_url=entry.url, source_sha256=source_sha256, sha256=sha256_of(temporary))
-            with aside(self.folder, ".json") as record, explained(self.folder):
-                record.write_text(json.dumps(asdict(pin), indent=1) + "\n", encoding="utf-8")
+        with aside_folder(self.folder, final.stem) as workplace:
+            converted, record = workplace / final.name, workplace / pin_path(final).name
+            try:
+                convert(partial.path, origin, converted)
+            except CheckpointError:
+                partial.discard()
+                raise
+            pin = Pin(source_url=entry.url, source_sha256=source_sha256, sha256=sha256_of(converted))
+            with explained(self.folder):
+                record.write_bytes(str(pin).encode("utf-8"))
                 # The pin goes first: a file without a pin would count as foreign, a pin without its file is harmless.
                 record.replace(pin_path(final))
-                temporary.replace(final)
-        return final
+                converted.replace(final)
+        partial.discard()
+
+    def _verified(self, entry: Published, partial: Partial) -> str:
+        """Bring the partial file to its end; returns its SHA-256, which is the published and the pinned one."""
+        expectations = [(entry.sha256, "as published")]
+        pinned = self.pin(self.path(entry))
+        if pinned:
+            expectations.append((pinned.source_sha256, "pinned at the first download"))
+        url = mirrored(entry.url)
+        found, resumed = download(url, partial, description=entry.name, copies=2)
+        if resumed and not all(found.startswith(expected) for expected, _ in expectations):
+            # Its parts are of two files after all, or the machine went down before the first was on the disk.
+            partial.discard()
+            found, _ = download(url, partial, description=entry.name, copies=2)
+        for expected, origin in expectations:
+            if not found.startswith(expected):
+                page = _is_page(partial.path)
+                partial.discard()
+                dots = "" if len(expected) == 64 else "..."
+                cause = "it is a web page, of a login or an error perhaps" if page else "it was altered on its way"
+                raise DigestError(
+                    f"{url}: expected SHA-256 {expected}{dots} ({origin}), found {found}; {cause}, and has been "
+                    "deleted. Try again or another mirror (FPG_ZOO_MIRROR)"
+                )
+        return found
+
+    @contextlib.contextmanager
+    def alone(self, path: Path, waiting: str | None) -> Iterator[None]:
+        """Hold the lock of one file of the cache; another process that wants it waits, or fails at once.
+
+        Args:
+            path: the file, which need not be there.
+            waiting: what to say on a terminal while another process has the lock; None not to wait.
+
+        Raises:
+            StorageError: the folder cannot be written, or its file system has no locks.
+            filelock.Timeout: another process has the lock, and `waiting` is None.
+        """
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        # Writable for all, as a cache may be shared by a group; it holds nothing.
+        lock = filelock.FileLock(self.folder / f".{path.stem}.lock", mode=0o666)
+        try:
+            try:
+                lock.acquire(blocking=False)
+            except filelock.Timeout:
+                if waiting is None:
+                    raise
+                if on_terminal():
+                    print(f"{waiting} ...", file=sys.stderr)
+                lock.acquire()
+            if type(lock) is not filelock.FileLock:  # which turns into a SoftFileLock where there is no flock
+                lock.release()
+                raise NotImplementedError("flock is not implemented")
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, filelock.Timeout):
+                raise
+            raise StorageError(
+                f"cannot write in {self.folder}, or its file system has no locks ({error}); without them two processes "
+                "may spoil each other's files. Set FPG_ZOO_CACHE to a folder on a local disk"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def listing(self) -> list[Path]:
+        """What lies in the folder, in order of names; nothing if there is no folder.
+
+        Raises:
+            StorageError: it is a file, or cannot be read.
+        """
+        try:
+            return sorted(self.folder.iterdir())
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            what = "a file, not a folder" if self.folder.exists() else "below a file"
+            raise StorageError(f"{self.folder}: {what}; set FPG_ZOO_CACHE to a folder") from None
+        except OSError as error:
+            raise StorageError(
+                f"{self.folder}: cannot be read ({error.strerror or error}); set FPG_ZOO_CACHE to another folder"
+            ) from None
 
     def verify(self) -> Iterator[Verdict]:
-        """Hash every file of the cache again and compare it with its pin."""
-        for path in sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else ():
-            if not path.name.startswith(TEMPORARY):
-                yield self.judge(path)
+        """Hash every file of the cache again and compare it with its pin; what goes away meanwhile is passed over.
+
+        Raises:
+            StorageError: the folder is a file, or cannot be read.
+        """
+        for path in self.listing():
+            role = role_of(path)
+            if role in ("weights", "foreign"):
+                with contextlib.suppress(FileNotFoundError):
+                    yield self.judge(path) if role == "weights" else _foreign(path)
 
     def judge(self, path: Path) -> Verdict:
-        """Hash one converted file again and compare it with its pin."""
+        """Hash one converted file again and compare it with its pin.
+
+        Raises:
+            FileNotFoundError: it has gone away.
+        """
         try:
             pin = self.pin(path)
         except StorageError as error:
-            return Verdict(path, "foreign", str(error))
+            return Verdict(path, "altered", str(error))
         if pin is None:
-            return Verdict(path, "foreign", "nothing is recorded of its origin; delete it if you do not know it")
-        found = sha256_of(path)
+            return _foreign(path)
+        found = _hashed(path)
+        if isinstance(found, Verdict):
+            return found
         if found == pin.sha256:
             return Verdict(path, "good", f"from {pin.source_url}")
         return Verdict(path, "altered", f"expected SHA-256 {pin.sha256}, found {found}; delete it to fetch it again")
+
+
+def _foreign(path: Path) -> Verdict:
+    path.lstat()  # raises if it has gone away
+    return Verdict(path, "foreign", "nothing is recorded of its origin; delete it if you do not know it")
+
+
+def _hashed(path: Path) -> str | Verdict:
+    """The file's SHA-256, or the verdict on one that cannot be read."""
+    try:
+        return sha256_of(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        return Verdict(path, "altered", f"cannot be read ({reason}); make it readable, or delete it")
+
+
+def _is_page(path: Path) -> bool:
+    with explained(path.parent), path.open("rb") as stream:
+        return stream.read(64).lstrip().startswith(b"<")
 
 
 def verify_file(path: Path) -> Verdict:
@@ -194,15 +326,23 @@ def verify_file(path: Path) -> Verdict:
     if not path.is_file():
         what = "a folder; name a file, or set FPG_ZOO_CACHE to it and name none" if path.is_dir() else "no such file"
         raise CheckpointError(f"{path}: {what}")
-    store = Store(path.parent)
+    try:
+        return _compared(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file any more") from None
+
+
+def _compared(path: Path) -> Verdict:
     if path.suffix == ".safetensors" and pin_path(path).is_file():
-        return store.judge(path)
+        return Store(path.parent).judge(path)
     named = _DIGITS_IN_NAME.search(path.name)
     if named is None:
         raise CheckpointError(
             f"{path}: nothing to compare it with, neither a pin beside it nor SHA-256 digits at the end of its name"
         )
-    expected, found = named.group(1), sha256_of(path)
+    expected, found = named.group(1), _hashed(path)
+    if isinstance(found, Verdict):
+        return found
     if not found.startswith(expected):
         return Verdict(path, "altered", f"expected SHA-256 {expected}..., found {found}")
     known = [entry.name for entry in load_manifest().checkpoints if entry.sha256 == expected]

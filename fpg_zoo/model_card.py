@@ -1,0 +1,284 @@
+"""The card of a model on the Hugging Face hub: what it is, how to use it, which figures are known and from whom."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from fpg_zoo.catalog import ARCHITECTURES
+from fpg_zoo.config import DetectorConfig, FPGConfig, TwoStageConfig
+from fpg_zoo.errors import ConfigError
+from fpg_zoo.weights.manifest import Published, load_manifest
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+    from fpg_zoo.modeling.detectors import Detector
+
+_MOST_NAMES, _MOST_LETTERS = 100, 60  # class names that a card lists, and letters of each
+_SIGNATURE = re.compile(r"<!-- made by fpg_zoo ([0-9a-f]{64}): [^\n]*-->\n")
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
+_LABELS = {"box_ap": "box AP", "mask_ap": "mask AP"}
+_MARKUP = re.compile(r"([!#$&()*./:<=>@\[\\\]^_`{|}~])")
+_CITATION = """\
+@article{chen2020feature,
+  title   = {Feature Pyramid Grids},
+  author  = {Chen, Kai and Cao, Yuhang and Loy, Chen Change and Lin, Dahua and Feichtenhofer, Christoph},
+  journal = {arXiv preprint arXiv:2004.03580},
+  year    = {2020}
+}"""
+
+
+def model_card(
+    model: Detector,
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    published: Published | None = None,
+    figures: Mapping[str, float] | None = None,
+    licence: str | None = None,
+) -> str:
+    """The card as Markdown with YAML front matter, signed so that `is_own_card` knows it again.
+
+    Args:
+        model: what it describes.
+        repo_id: OWNER/REPO, where the model is or will be.
+        revision: the branch it is on; None for the default one.
+        published: the published checkpoint whose weights are the model's, and whose figures it therefore has.
+        figures: those that whoever pushes it has measured, by name; `box_ap` and `mask_ap` stand beside the published.
+        licence: the hub's identifier of the weights' licence, as "apache-2.0"; None for the published checkpoint's, or
+            to state none.
+
+    Raises:
+        ConfigError: figures that are no finite numbers, or without a name that fits in a line; no licence identifier.
+    """
+    measured = checked_figures(figures or {})
+    check_licence(licence)
+    if licence is None and published is not None:
+        licence = published.licence.lower()
+    parts = (
+        _title(model, repo_id),
+        _usage(repo_id, revision),
+        _facts(model),
+        _figures(model.config, published, measured),
+        _origin(published, licence),
+        f"## Citation\n\n```bibtex\n{_CITATION}\n```",
+    )
+    front = _front_matter(model, repo_id, published, measured, licence)
+    return _signed(f"---\n{front}\n---\n", "\n\n".join(parts) + "\n")
+
+
+def is_own_card(text: str) -> bool:
+    """Whether `model_card` made it and nobody has changed it since."""
+    found = _SIGNATURE.search(text)
+    return found is not None and found.group(1) == _digest(text[: found.start()] + text[found.end() :])
+
+
+def check_licence(licence: str | None) -> None:
+    """Whether it can be a licence's identifier on the hub; None is none.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if licence is not None and not _LICENCE.fullmatch(licence):
+        raise ConfigError(f"licence {licence[:80]!r}: give the hub's identifier, as 'apache-2.0', or leave it out")
+
+
+def checked_figures(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures by the card's names (`box AP` counts as `box_ap`), if each is a finite number with a name.
+
+    Raises:
+        ConfigError: one is not, or is there by two names.
+    """
+    keys = {label: key for key, label in _LABELS.items()}
+    for name, value in figures.items():
+        if not isinstance(name, str) or not name.strip() or len(name) > _MOST_LETTERS or not name.isprintable():
+            raise ConfigError(
+                f"figures: {str(name)[:80]!r} is no name of a figure; give a text of at most {_MOST_LETTERS} letters"
+            )
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ConfigError(f"figures: {name}={value!r} is no finite number; leave out what was not measured")
+    found = {keys.get(name, name): value for name, value in figures.items()}
+    if len(found) < len(figures):
+        raise ConfigError(f"figures: {', '.join(figures)} name one figure twice; give each once")
+    return found
+
+
+def _signed(front: str, body: str) -> str:
+    digest = _digest(front + body)
+    return f"{front}<!-- made by fpg_zoo {digest}: the next push replaces this card unless it was changed -->\n{body}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _escaped(text: str) -> str:
+    """A text that stands for itself wherever Markdown or HTML may read it, on one line and not too long."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text)
+    line = line if len(line) <= _MOST_LETTERS else line[: _MOST_LETTERS - 1] + "…"
+    return _MARKUP.sub(r"\\\1", line)
+
+
+def _front_matter(
+    model: Detector, repo_id: str, published: Published | None, measured: Mapping[str, float], licence: str | None
+) -> str:
+    from huggingface_hub import ModelCardData
+
+    results = [*_published_results(published), *_measured_results(_task(model.config), measured)]
+    tags = ["object-detection"]
+    if _has_masks(model.config):
+        tags.append("instance-segmentation")
+    if isinstance(model.config.neck, FPGConfig):
+        tags.append("feature-pyramid-grids")
+    return ModelCardData(
+        license=licence,
+        library_name="fpg_zoo",
+        pipeline_tag=_task(model.config),
+        tags=[*tags, "arxiv:2004.03580"],
+        datasets=["coco"] if published else None,
+        model_name=repo_id.partition("/")[2] if results else None,
+        eval_results=results or None,
+    ).to_yaml()
+
+
+def _published_results(published: Published | None) -> Iterator[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    if published is None:
+        return
+    rows = (("object-detection", "box_ap", published.box_ap), ("instance-segmentation", "mask_ap", published.mask_ap))
+    for task, metric, value in rows:
+        if value is not None:
+            yield EvalResult(
+                task_type=task,
+                dataset_type="coco",
+                dataset_name="COCO val2017",
+                dataset_split="val2017",
+                metric_type=metric,
+                metric_name=f"{_LABELS[metric]}, published",
+                metric_value=value,
+                source_name="the published checkpoint",
+                source_url=published.config_url or published.url,
+            )
+
+
+def _measured_results(task: str, measured: Mapping[str, float]) -> Iterator[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    for name, value in measured.items():
+        yield EvalResult(
+            task_type=task,
+            dataset_type="unknown",
+            dataset_name="not stated",
+            metric_type=name,
+            metric_name=f"{_LABELS.get(name, name)}, measured by the uploader",
+            metric_value=value,
+        )
+
+
+def _has_masks(config: DetectorConfig) -> bool:
+    return isinstance(config, TwoStageConfig) and config.mask is not None
+
+
+def _task(config: DetectorConfig) -> str:
+    """The hub's name of what the model does."""
+    return "image-segmentation" if _has_masks(config) else "object-detection"
+
+
+def _title(model: Detector, repo_id: str) -> str:
+    config = model.config
+    known = ARCHITECTURES.get(model.name)
+    if known:
+        method, neck = known.method, known.neck
+    else:
+        method = ("Mask R-CNN" if _has_masks(config) else "Faster R-CNN") if _is_two_stage(config) else "RetinaNet"
+        neck = type(config.neck).__name__.removesuffix("Config")
+    does = "boxes, classes and masks" if _has_masks(config) else "boxes and classes"
+    return (
+        f"# {_escaped(repo_id.partition('/')[2])}\n\n"
+        f"{_escaped(method)} on a {_backbone(config)} with the neck {_escaped(neck)} "
+        f"(`fpg_zoo` architecture {_escaped(model.name)}): finds objects in pictures, as {does}. Of the zoo of "
+        "[Feature Pyramid Grids](https://arxiv.org/abs/2004.03580)."
+    )
+
+
+def _is_two_stage(config: DetectorConfig) -> bool:
+    return isinstance(config, TwoStageConfig)
+
+
+def _backbone(config: DetectorConfig) -> str:
+    backbone = config.backbone
+    if backbone.block == "bottleneck" and backbone.depths == (3, 4, 6, 3) and backbone.width == 64:
+        return "ResNet-50"
+    return f"ResNet of {backbone.block} blocks ({', '.join(map(str, backbone.depths))}), {backbone.width} channels wide"
+
+
+def _usage(repo_id: str, revision: str | None) -> str:
+    spec = json.dumps(f"hf-hub:{repo_id}" + (f"@{revision}" if revision else ""))
+    return (
+        "## How to use it\n\n```python\nimport fpg_zoo\n\n"
+        f"model = fpg_zoo.create_model({spec})\n"
+        'detections = fpg_zoo.Predictor(model)(["picture.jpg"])\n'
+        "print(detections[0].above(0.5).names)\n```"
+    )
+
+
+def _facts(model: Detector) -> str:
+    config, names = model.config, model.class_names
+    before = config.preprocess
+    shown = ", ".join(map(_escaped, names[:_MOST_NAMES]))
+    more = f", and {len(names) - _MOST_NAMES:,} more, all in `config.json`" if len(names) > _MOST_NAMES else ""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (before.mean, before.std))
+    return (
+        "## What it is\n\n"
+        f"- Parameters: {parameters:,}\n"
+        f"- Input: RGB, scaled so that the longest side has {before.longest_side} pixels, less the mean ({mean}), over "
+        f"the standard deviation ({std}), padded with zeros to multiples of {before.pad_divisor}; "
+        "`fpg_zoo.Predictor` does it\n"
+        f"- Classes: {len(names):,}: {shown}{more}"
+    )
+
+
+def _figures(config: DetectorConfig, published: Published | None, measured: Mapping[str, float]) -> str:
+    wanted = ["box_ap", *(["mask_ap"] if _has_masks(config) else [])]
+    rows = [
+        (_LABELS.get(name, name), getattr(published, name, None) if name in _LABELS else None, measured.get(name))
+        for name in [*wanted, *(name for name in measured if name not in wanted)]
+    ]
+    table = "".join(
+        f"| {_escaped(name)} | {_shown(first, '.1f')} | {_shown(second, 'g')} |\n" for name, first, second in rows
+    )
+    return (
+        f"## Figures\n\n| figure | published | measured |\n|---|---|---|\n{table}\n"
+        "Published: AP in percent on COCO val2017, as the authors of the checkpoint state it, for weights equal to "
+        "these. Measured: by whoever uploaded this model. Blank: not known."
+    )
+
+
+def _shown(value: float | None, how: str) -> str:
+    return "" if value is None else format(value, how)
+
+
+def _origin(published: Published | None, licence: str | None) -> str:
+    stated = f"`{licence}`" if licence else "not stated by whoever uploaded this model"
+    if published is None:
+        return (
+            "## Origin\n\nThese weights are not known to be a published checkpoint; this card knows nothing of their "
+            f"training.\n\nLicence of the weights: {stated}."
+        )
+    note = f" Note: {_sentence(published.note)}" if published.note else ""
+    return (
+        f"## Origin\n\nEvery tensor is equal to that of the published checkpoint `{published.name}`, "
+        f"<{published.url}>, whose SHA-256 begins with `{published.sha256}`.{note}\n\n"
+        f"Training recipe: {_sentence(load_manifest().recipes[published.recipe])}\n\nLicence of the weights: {stated}."
+    )
+
+
+def _sentence(text: str) -> str:
+    return _MARKUP.sub(r"\\\1", text) + "."
