@@ -6,9 +6,11 @@ padding. Boxes are xyxy in pixels of that frame, 0 <= x1 <= x2 <= width.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from fpg_zoo.config import (
     RetinaNetConfig,
     TwoStageConfig,
 )
+from fpg_zoo.model_files import save
 from fpg_zoo.modeling.backbone import ResNet
 from fpg_zoo.modeling.fpg import FPG
 from fpg_zoo.modeling.fpn import FPN
@@ -69,6 +72,18 @@ class Detector(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """The floating-point type of the parameters, and of images."""
         return self.backbone.conv1.weight.dtype
+
+    def save_pretrained(self, target: str | Path) -> None:
+        """Write the model so that `create_model("local-dir:" + target)` builds it again.
+
+        Args:
+            target: a folder, made if need be, for `model.safetensors` and `config.json`; or a path ending in
+                `.safetensors`, for one file that describes itself and `create_model(checkpoint=target)` reads.
+
+        Raises:
+            StorageError: it cannot be written; what was there before is kept.
+        """
+        save(self.state_dict(), self.config, self.name, os.path.expanduser(target), {})
 
     @abstractmethod
     def reset_classes(self) -> None:

@@ -1,0 +1,100 @@
+"""Peak memory of a training step at 8 images of 640x640: `python benchmarks/memory.py [NAME ...]`.
+
+Measured on a GPU where there is one, and predicted everywhere: a step of 1 and of 2 images runs on the CPU with
+account kept of every tensor (`ledger.py`), and what an image adds is added six times more. Weights, gradients and
+momenta count; what kernels take for themselves does not. Beside it the published column, of the reference's training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from typing import Any
+
+import torch
+from harness import write
+from ledger import Ledger
+
+import fpg_zoo
+from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.training import Criterion
+from fpg_zoo.training.optimizer import build_optimizer
+from fpg_zoo.training.recipes import RECIPES
+from fpg_zoo.training.recomputing import recompute_grid
+
+SIDE, IMAGES = 640, 8
+OBJECTS = 7  # of an image, as COCO's have on average
+SAVED = 0.5  # of the published column, at most, with all that saves memory
+
+
+def step(model: Detector, images: int, *, bf16: bool) -> None:
+    """One step of training, from a batch to moved weights."""
+    torch.manual_seed(0)
+    device = model.device
+    corners = torch.rand(OBJECTS, 2, device=device) * 400
+    boxes = torch.cat((corners, corners + 30 + torch.rand(OBJECTS, 2, device=device) * 180), dim=1)
+    masks = torch.zeros(OBJECTS, SIDE, SIDE, dtype=torch.bool, device=device)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.long().tolist(), strict=True):
+        mask[y1:y2, x1:x2] = True
+    truth = {"boxes": boxes, "labels": torch.arange(OBJECTS, device=device), "masks": masks}
+    optimizer = build_optimizer(model, RECIPES["crop640_50e"].schedule)
+    criterion = Criterion(model)
+    batch = torch.randn(images, 3, SIDE, SIDE, device=device)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        losses = criterion(batch, [(SIDE, SIDE)] * images, [truth] * images)
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def fresh(name: str, *, saving: bool, device: str) -> Detector:
+    """A model in train mode; its grid is computed twice if memory is to be saved and it has one."""
+    model = fpg_zoo.create_model(name, device=device).train()
+    if saving and "_fpg" in name:
+        recompute_grid(model)
+    return model
+
+
+def predicted(name: str, *, saving: bool) -> float:
+    """GB of a step of `IMAGES` images, from steps of one and two."""
+    peaks: list[float] = []
+    for images in (1, 2):
+        model = fresh(name, saving=saving, device="cpu")
+        weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+        with Ledger() as ledger:
+            step(model, images, bf16=saving)
+        peaks.append(weights + ledger.peak)
+        del model
+        gc.collect()
+    return (peaks[0] + (IMAGES - 1) * (peaks[1] - peaks[0])) / 1e9
+
+
+def measured(name: str, *, saving: bool) -> float:
+    """GB that torch's allocator had given out at the peak of a step on the GPU."""
+    model = fresh(name, saving=saving, device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    step(model, IMAGES, bf16=saving)
+    return float(torch.cuda.max_memory_allocated()) / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", default=fpg_zoo.list_models(pretrained=True))
+    has_gpu = torch.cuda.is_available()
+    rows: list[dict[str, Any]] = []
+    for name in parser.parse_args().names:
+        published = fpg_zoo.model_info(name).checkpoints[0].memory_gb
+        row: dict[str, Any] = {"model": name, "images": IMAGES, "side": SIDE, "published_gb": published}
+        for label, saving in (("fp32", False), ("checkpointed_bf16", True)):
+            row[f"predicted_{label}_gb"] = round(predicted(name, saving=saving), 2)
+            row[f"measured_{label}_gb"] = round(measured(name, saving=saving), 2) if has_gpu else None
+        # The grid is what is computed twice; other necks only have bf16 to save with.
+        row["within_limit"] = (
+            "_fpg" not in name or published is None or row["predicted_checkpointed_bf16_gb"] <= SAVED * published
+        )
+        rows.append(row)
+        print(row, flush=True)
+    print(write("memory", "python benchmarks/memory.py", rows, device="cuda" if has_gpu else "cpu"))
+
+
+if __name__ == "__main__":
+    main()

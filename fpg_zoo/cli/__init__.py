@@ -1,0 +1,70 @@
+"""The command `fpg-zoo`: parse and print, nothing else.
+
+Exit codes: 0 done, 1 done but for what was reported, 2 refused, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from fpg_zoo.cli import models, predicting, training, weights
+from fpg_zoo.cli.exit_codes import DONE, INTERRUPTED, REFUSED
+from fpg_zoo.errors import FPGZooError
+from fpg_zoo.version import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; `arguments` default to the process's. Returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
+    options = _parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell  # on one line, and without the place in our code
+            code = int(options.run(options))
+        if sys.stdout is not None:  # as under pythonw, or where it was closed
+            sys.stdout.flush()  # here, where a reader that has gone is handled
+        return code
+    except FPGZooError as error:
+        return _refuse(str(error))
+    except BrokenPipeError:
+        _flush_or_drop()
+        return DONE  # the reader (`head`, say) has what it wanted
+    except OSError as error:
+        _flush_or_drop()
+        return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        print("fpg-zoo: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _flush_or_drop() -> None:
+    """Empty standard output; what cannot be written goes nowhere, or Python would complain of it again at exit."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"fpg-zoo: {message}", file=sys.stderr)
+
+
+def _refuse(message: str) -> int:
+    print(f"fpg-zoo: {message}", file=sys.stderr)
+    return REFUSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fpg-zoo", description="The published Feature Pyramid Grids detectors.")
+    parser.add_argument("--version", action="version", version=f"fpg-zoo {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for part in (models, weights, predicting, training):
+        part.add_commands(commands)
+    return parser

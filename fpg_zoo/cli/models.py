@@ -1,0 +1,92 @@
+"""`fpg-zoo list` and `fpg-zoo info`: what is in the zoo."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from fpg_zoo.cli.exit_codes import DONE
+from fpg_zoo.errors import UnknownNameError
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Enter them into the parser."""
+    command = commands.add_parser("list", help="the models of the zoo")
+    command.add_argument("pattern", nargs="*", metavar="PATTERN", help="names to list, as in 'mask*' (default: all)")
+    command.add_argument("--pretrained", action="store_true", help="only those with a published checkpoint")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    command.set_defaults(run=_list)
+
+    command = commands.add_parser("info", help="all about one model")
+    command.add_argument("name", metavar="NAME", help="NAME or NAME.TAG")
+    command.set_defaults(run=_info)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from fpg_zoo.factory import list_models, model_info
+    from fpg_zoo.weights.manifest import nearest
+
+    names = list_models(*options.pattern, pretrained=options.pretrained)
+    if not names and list_models(*options.pattern):
+        raise UnknownNameError(f"no model that matches {' '.join(options.pattern)} has a published checkpoint")
+    if not names:
+        raise UnknownNameError(
+            f"no model matches {' '.join(options.pattern)}: {nearest(options.pattern[0], list_models())}"
+        )
+    infos = [model_info(name) for name in names]
+    if options.json:
+        rows = [
+            {
+                "name": info.name,
+                "method": info.method,
+                "neck": info.neck,
+                "checkpoints": [
+                    {"tag": entry.tag, "box_ap": entry.box_ap, "mask_ap": entry.mask_ap, "memory_gb": entry.memory_gb}
+                    for entry in info.checkpoints
+                ],
+            }
+            for info in infos
+        ]
+        print(json.dumps(rows, indent=1))
+        return DONE
+    table: list[tuple[str, ...]] = [("name", "method", "neck", "box AP", "mask AP", "mem GB", "tags")]
+    for info in infos:
+        best = info.checkpoints[0] if info.checkpoints else None
+        figures = (best.box_ap, best.mask_ap, best.memory_gb) if best else (None, None, None)
+        table.append((info.name, info.method, info.neck, *map(_figure, figures), ", ".join(info.tags) or "-"))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return DONE
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _info(options: argparse.Namespace) -> int:
+    from fpg_zoo.factory import model_info
+    from fpg_zoo.weights.manifest import load_manifest
+
+    info = model_info(options.name)
+    config = info.config
+    print(f"{info.name}: {info.method} with {info.neck}")
+    print(f"  parameters    {info.parameters:,}")
+    print(f"  backbone      {config.backbone}")
+    print(f"  neck          {type(config.neck).__name__}, start {config.neck.start}, width {config.neck.width}")
+    print(f"  preprocess    {config.preprocess}")
+    print(f"  classes       {len(config.class_names)}: {', '.join(config.class_names[:4])}, ...")
+    if not info.checkpoints:
+        print("  checkpoints   none published")
+    for entry in info.checkpoints:
+        print(f"  {entry.name}")
+        print(f"    published   box AP {_figure(entry.box_ap)}, mask AP {_figure(entry.mask_ap)}, ", end="")
+        print(f"training memory {_figure(entry.memory_gb)} GB, fps {_figure(entry.fps)}")
+        print(f"    file        {entry.url}")
+        print(f"    SHA-256     {entry.sha256}...")
+        print(f"    licence     {entry.licence}")
+        print(f"    recipe      {entry.recipe}: {load_manifest().recipes[entry.recipe]}")
+        for label, value in (("config", entry.config_url), ("log", entry.log_url), ("note", entry.note)):
+            if value:
+                print(f"    {label:<11} {value}")
+    return DONE

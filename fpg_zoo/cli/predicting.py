@@ -1,0 +1,61 @@
+"""`fpg-zoo predict`: pictures in, detections out."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+
+from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
+from fpg_zoo.errors import ConfigError
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Enter it into the parser."""
+    command = commands.add_parser("predict", help="detect objects in pictures")
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, glob patterns, URLs")
+    command.add_argument("--model", metavar="NAME", help="with its published weights unless --checkpoint is given")
+    command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")
+    command.add_argument("--score", type=float, default=0.3, metavar="S", help="least score, 0..1 (default: 0.3)")
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="for annotated pictures (default: predictions, if --json is not given)",
+    )
+    command.add_argument("--json", type=Path, metavar="F", help="write detections as a COCO results file")
+    command.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    command.set_defaults(run=_predict)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    if not 0 <= options.score <= 1:
+        raise ConfigError(f"--score {options.score}: a score lies in 0..1")
+    if options.model is None and options.checkpoint is None:
+        raise ConfigError("no model: give --model NAME (`fpg-zoo list` has the names) or --checkpoint FILE")
+    from PIL import Image
+
+    from fpg_zoo.images import find_images
+    from fpg_zoo.prediction_files import predict_files
+
+    # From 89 million pixels on Pillow warns that a picture may be an attack; it refuses from twice that.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    files = find_images(options.images)
+    output = options.output
+    if output is None and options.json is None:
+        output = Path("predictions")
+    summary = predict_files(
+        files,
+        model_name=options.model,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        score=options.score,
+        output=output,
+        results=options.json,
+    )
+    if output is not None and summary.detected:
+        print(f"written: {output}")
+    if options.json is not None:
+        print(f"written: {options.json}")
+    print(f"{summary.detected} of {len(files)} pictures, {summary.objects} objects")
+    return INCOMPLETE if summary.skipped else DONE

@@ -1,0 +1,181 @@
+"""`fpg-zoo train` and `fpg-zoo convert-data`: from a data set to a detector of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
+from fpg_zoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from fpg_zoo.data.samples import Dataset
+    from fpg_zoo.modeling.detectors import Detector
+
+    _HeldOut = tuple[Dataset, dict[str, Any], tuple[int, ...]]  # with the annotation file's content and category ids
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Enter them into the parser."""
+    command = commands.add_parser(
+        "train",
+        help="train a detector on pictures with annotations in COCO's format",
+        description="Under torchrun, every process trains on its share and the gradients are averaged.",
+    )
+    command.add_argument("--model", required=True, metavar="NAME", help="an architecture, as `fpg-zoo list` names them")
+    command.add_argument(
+        "--data", required=True, type=Path, metavar="DIR", help="annotations/instances_*.json, pictures"
+    )
+    command.add_argument("--output", required=True, type=Path, metavar="RUN", help="a folder for the run")
+    command.add_argument("--recipe", default="finetune", metavar="R", help="crop640_50e, finetune, scratch")
+    command.add_argument("--train-split", default="train", metavar="S", help="the split to train on (default: train)")
+    command.add_argument("--val-split", metavar="S", help="the split to evaluate on (default: val, if it is there)")
+    start = command.add_mutually_exclusive_group()
+    start.add_argument("--pretrained", action="store_true", help="begin with the published weights")
+    start.add_argument("--checkpoint", type=Path, metavar="F", help="begin with these weights")
+    command.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
+    command.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures a pass (default: 8)")
+    command.add_argument("--accumulate", type=int, default=1, metavar="N", help="passes a step (default: 1)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
+    command.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="processes that read pictures (default: 2)"
+    )
+    command.add_argument("--amp", choices=("bf16",), help="compute in this precision where that is safe")
+    command.add_argument("--checkpoint-activations", action="store_true", help="less memory, more time, equal results")
+    command.add_argument("--ema", action="store_true", help="also average the weights, and evaluate the average")
+    command.add_argument("--sync-norms", action="store_true", help="BatchNorm over all processes (CUDA)")
+    command.add_argument("--compile", action="store_true", help="compile backbone and neck")
+    command.add_argument("--evaluate-every", type=int, default=1, metavar="N", help="epochs (default: 1)")
+    command.add_argument("--save-every", type=int, default=500, metavar="N", help="steps (default: 500)")
+    command.add_argument("--resume", action="store_true", help="go on from the newest state in RUN, if there is one")
+    command.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: cuda if there is one, else cpu)")
+    command.set_defaults(run=_train)
+
+    command = commands.add_parser("convert-data", help="a folder in Pascal VOC's format to COCO's")
+    command.add_argument("source", type=Path, metavar="VOC_DIR", help="Annotations, JPEGImages, ImageSets/Main")
+    command.add_argument("out", type=Path, metavar="OUT", help="a folder that `train --data` reads")
+    command.set_defaults(run=_convert_data)
+
+
+def _train(options: argparse.Namespace) -> int:
+    for name in ("evaluate_every", "save_every"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(options, name)}: it takes at least 1")
+    import torch
+
+    from fpg_zoo.config import TwoStageConfig
+    from fpg_zoo.data.coco import CocoDataset
+    from fpg_zoo.evaluation import evaluate
+    from fpg_zoo.factory import model_info
+    from fpg_zoo.training.loop import TrainSettings, train
+    from fpg_zoo.training.processes import joined
+    from fpg_zoo.training.recipes import recipe_named
+
+    info = model_info(options.model)
+    config = info.config
+    masks = isinstance(config, TwoStageConfig) and config.mask is not None
+    recipe = recipe_named(options.recipe, epochs=options.epochs)
+    begins_at_random = not (options.pretrained or options.checkpoint or "." in options.model)
+    if recipe.frozen_stages and begins_at_random:
+        raise ConfigError(
+            f"--recipe {options.recipe} does not train the stem, which would stay at its random beginning: give "
+            "--pretrained or --checkpoint, or --recipe scratch"
+        )
+    settings = TrainSettings(
+        recipe=recipe,
+        batch_size=options.batch_size,
+        accumulate=options.accumulate,
+        seed=options.seed,
+        bf16=options.amp == "bf16",
+        checkpoint_activations=options.checkpoint_activations,
+        average=options.ema,
+        sync_norms=options.sync_norms,
+        compile=options.compile,
+    )
+    dataset, held_out, digest = _data(options, masks)
+    device = _device(options.device)
+    with joined(device) as processes:
+        if processes.leads:
+            for part in (dataset, *(held_out or ())[:1]):
+                if isinstance(part, CocoDataset):
+                    print(part.summary(), file=sys.stderr)
+        torch.manual_seed(options.seed)  # of layers that begin at random: the same in every process
+        model = _model(options, dataset.class_names).to(device)
+        figures = train(
+            model,
+            dataset,
+            options.output,
+            settings,
+            processes=processes,
+            workers=options.workers,
+            save_every=options.save_every,
+            evaluate=(
+                (lambda trained: evaluate(trained, *held_out, batch_size=options.batch_size, workers=options.workers))
+                if held_out
+                else None
+            ),
+            evaluate_every=options.evaluate_every,
+            go_on=options.resume,
+            data=digest,
+        )
+        if processes.leads:
+            told = ", ".join(f"{name} {figures[name]:.3f}" for name in ("box_AP", "mask_AP") if name in figures)
+            print(f"{options.output}: trained{', ' + told if told else ''}")
+    return DONE
+
+
+def _data(options: argparse.Namespace, masks: bool) -> tuple[Dataset, _HeldOut | None, str]:
+    """What to train on, what to evaluate on if there is any, and a digest of the annotations trained on."""
+    from fpg_zoo.data.coco import CocoDataset
+    from fpg_zoo.data.shapes import ShapesDataset
+    from fpg_zoo.evaluation import usable
+    from fpg_zoo.files import sha256_of
+
+    if options.data == Path("shapes") and not options.data.exists():
+        shapes = ShapesDataset("val", masks=masks)
+        return ShapesDataset("train", masks=masks), (shapes, shapes.annotations(), shapes.category_ids), "shapes"
+    dataset = CocoDataset.from_folder(options.data, options.train_split, masks=masks)
+    digest = sha256_of(dataset.annotation_file)
+    split = options.val_split or "val"
+    if options.val_split is None and not (options.data / "annotations" / f"instances_{split}.json").is_file():
+        return dataset, None, digest
+    held_out = CocoDataset.from_folder(options.data, split, masks=masks, training=False)
+    if held_out.class_names != dataset.class_names:
+        raise ConfigError(
+            f"{held_out.annotation_file}: its classes, in the order of their ids, are not those of "
+            f"{dataset.annotation_file}; give both files the same categories"
+        )
+    content = usable(json.loads(held_out.annotation_file.read_text(encoding="utf-8")), held_out)
+    return dataset, (held_out, content, held_out.category_ids), digest
+
+
+def _device(name: str | None) -> torch.device:
+    import torch
+
+    from fpg_zoo.prediction_files import usable_device
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    local = os.environ.get("LOCAL_RANK")
+    return usable_device(f"{name}:{local}" if name == "cuda" and local else name)
+
+
+def _model(options: argparse.Namespace, class_names: tuple[str, ...]) -> Detector:
+    from fpg_zoo.factory import create_model
+
+    return create_model(
+        options.model, pretrained=options.pretrained, checkpoint=options.checkpoint, class_names=class_names
+    )
+
+
+def _convert_data(options: argparse.Namespace) -> int:
+    from fpg_zoo.data.voc import convert_voc
+
+    conversion = convert_voc(options.source, options.out)
+    print(conversion.summary())
+    return INCOMPLETE if conversion.report else DONE

@@ -1,0 +1,220 @@
+"""`fpg-zoo download`, `verify`, `cache`, `convert` and `push`: where weights come from and where they go."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
+from fpg_zoo.errors import ConfigError, FPGZooError
+
+if TYPE_CHECKING:
+    from fpg_zoo.modeling.detectors import Detector
+
+_PICKLED = (".pth", ".pt", ".ckpt", ".bin")
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Enter them into the parser."""
+    command = commands.add_parser("download", help="fetch, verify and convert published checkpoints into the cache")
+    command.add_argument("names", nargs="*", metavar="NAME", help="NAME, NAME.TAG or hf-hub:OWNER/REPO[@REVISION]")
+    command.add_argument("--all", action="store_true", help="every published checkpoint")
+    command.set_defaults(run=_download)
+
+    command = commands.add_parser("verify", help="hash a checkpoint file, or all of the cache, and compare")
+    command.add_argument("file", nargs="?", type=_path, metavar="FILE", help="default: every file of the cache")
+    command.set_defaults(run=_verify)
+
+    command = commands.add_parser("cache", help="what the cache holds, where it is, and clearing it up")
+    command.add_argument(
+        "action",
+        nargs="?",
+        choices=("list", "prune", "path"),
+        default="list",
+        help="list its files; prune partial downloads, temporary files and superseded weights; or print its path "
+        "(default: list)",
+    )
+    command.set_defaults(run=_cache)
+
+    command = commands.add_parser("convert", help="a checkpoint in the reference's format to safetensors, or back")
+    command.add_argument("file", type=_path, metavar="FILE", help="FILE.pth; to go back, also a file or folder of ours")
+    command.add_argument("out", type=_path, metavar="OUT", help="a file ending in .safetensors, or a folder; FILE.pth")
+    command.add_argument(
+        "--to", choices=("zoo", "reference"), default="zoo", help="the format of OUT (default: zoo, safetensors)"
+    )
+    command.set_defaults(run=_convert)
+
+    command = commands.add_parser("push", help="upload a model to the Hugging Face hub")
+    command.add_argument("source", metavar="SOURCE", help="a checkpoint file or folder, or NAME, NAME.TAG")
+    command.add_argument("repository", metavar="OWNER/REPO", help="made if it is not there")
+    command.add_argument("--private", action="store_true", help="make the repository private, if it is made")
+    command.add_argument("--revision", metavar="BRANCH", help="the branch to push to (default: main)")
+    command.add_argument("--message", metavar="TEXT", help="of the commit")
+    command.add_argument(
+        "--figure",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a figure that you measured, for the model card, as in box_ap=41.2; may be repeated",
+    )
+    command.add_argument("--licence", metavar="ID", help="of the weights, as the hub names it, as in apache-2.0")
+    command.set_defaults(run=_push)
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty text is no path")
+    return Path(os.path.expanduser(text))
+
+
+def _download(options: argparse.Namespace) -> int:
+    from fpg_zoo.factory import HUB, model_info, published
+    from fpg_zoo.weights.manifest import load_manifest
+
+    if options.all == bool(options.names):
+        raise ConfigError("download what? Give names (`fpg-zoo list --pretrained` has them), or --all alone")
+    names = [entry.name for entry in load_manifest().checkpoints] if options.all else options.names
+    from fpg_zoo.hub import check_spec
+    from fpg_zoo.hub import fetch as fetch_from_hub
+
+    entries = {}
+    for name in names:  # a misspelt one is told before anything is fetched
+        if name.startswith(HUB):
+            check_spec(name[len(HUB) :])
+        else:
+            entries[name] = published(name)
+    from fpg_zoo.loading import fetch
+
+    failed = 0
+    for name in names:
+        try:
+            entry = entries.get(name)
+            if entry is None:
+                print(f"{name}: {fetch_from_hub(name[len(HUB) :])}", flush=True)
+            else:
+                print(f"{entry.name}: {fetch(entry, model_info(entry.architecture).config)}", flush=True)
+        except FPGZooError as error:
+            if len(names) == 1:
+                raise
+            told = str(error)
+            print(f"fpg-zoo: {told if told.startswith(name) else f'{name}: {told}'}", file=sys.stderr)
+            failed += 1
+    if failed:
+        print(f"{len(names) - failed} of {len(names)} are in the cache")
+    return INCOMPLETE if failed else DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from itertools import chain
+
+    from fpg_zoo import hub
+    from fpg_zoo.weights.store import Store, verify_file
+
+    verdicts = [verify_file(options.file)] if options.file else chain(Store().verify(), hub.verify())
+    checked, bad = 0, 0
+    for verdict in verdicts:
+        print(f"{verdict.state:<8} {verdict.path}  {verdict.detail}".rstrip(), flush=True)
+        checked += 1
+        bad += verdict.state != "good"
+    if not checked:
+        print(f"nothing in the cache {Store().folder}")
+    return INCOMPLETE if bad else DONE
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from fpg_zoo.weights.cache import contents, prune
+    from fpg_zoo.weights.store import Store
+
+    store = Store()
+    if options.action == "path":
+        print(store.folder)
+        return DONE
+    items = list(prune(store)) if options.action == "prune" else contents(store)
+    for item in items:
+        print(f"{item.kind:<10}  {item.size / 1e6:8.1f} MB  {item.path.name}")
+    total = f"{len(items)} files, {sum(item.size for item in items) / 1e6:.1f} MB"
+    print(f"{total} {'removed from' if options.action == 'prune' else 'in'} {store.folder}")
+    return DONE
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from fpg_zoo.factory import create_model
+    from fpg_zoo.files import sha256_of
+    from fpg_zoo.model_files import save
+    from fpg_zoo.reference import save_reference
+
+    pickled = options.out.suffix.lower() in _PICKLED
+    if options.to == "reference" and not pickled:
+        raise ConfigError(f"{options.out}: the reference's format is a file ending in .pth; name one")
+    if options.to == "zoo" and pickled:
+        raise ConfigError(
+            f"{options.out}: convert writes safetensors; name a file ending so, or a folder, or give --to reference"
+        )
+    if options.file.is_dir() and options.to == "zoo":
+        raise ConfigError(f"{options.file}: a folder; convert takes a checkpoint file")
+    if options.out.exists() and options.file.exists() and options.out.samefile(options.file):
+        raise ConfigError(f"{options.out}: OUT is FILE itself, whose other content would be lost; name another")
+    model = create_model(checkpoint=options.file)
+    told = f"{options.out}: {model.name}, {len(model.class_names)} classes"
+    if options.to == "reference":
+        print(f"{told}, {save_reference(model, options.out)} tensors under the reference's names")
+        return DONE
+    digest = sha256_of(options.file)
+    origin = {"source_file": options.file.name, "source_sha256": digest}
+    save(model.state_dict(), model.config, model.name, options.out, origin)
+    print(f"{told}, {len(model.state_dict())} tensors (from SHA-256 {digest})")
+    return DONE
+
+
+def _push(options: argparse.Namespace) -> int:
+    from fpg_zoo.hub_push import check_push, push_to_hub
+
+    figures = _figures(options.figure)
+    given = {"revision": options.revision, "figures": figures, "licence": options.licence}
+    check_push(options.repository, **given)  # before a model is loaded, or fetched
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        commit = push_to_hub(
+            _model_of(options.source),
+            options.repository,
+            private=options.private or None,
+            message=options.message,
+            **given,
+        )
+    for warning in told:
+        print(f"fpg-zoo: {warning.message}", file=sys.stderr)
+    print(f"hf-hub:{options.repository}@{commit}")
+    return DONE
+
+
+def _figures(given: Sequence[str]) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for text in given:
+        name, _, value = text.rpartition("=")
+        name = name.strip()
+        try:
+            if not name:
+                raise ValueError
+            figure = float(value)
+        except ValueError:
+            raise ConfigError(f"--figure {text!r}: give NAME=VALUE with a number, as in box_ap=41.2") from None
+        if name in figures:
+            raise ConfigError(f"--figure {text!r}: {name} is there twice; give each figure once")
+        figures[name] = figure
+    return figures
+
+
+def _model_of(source: str) -> Detector:
+    """What a command's SOURCE stands for: a path that exists, or else a name with its published weights."""
+    from fpg_zoo.factory import check_source, create_model
+
+    path = _path(source)
+    if path.exists() or path.suffix.lower() in (".safetensors", *_PICKLED):
+        return create_model(checkpoint=path)
+    check_source(source)
+    return create_model(source, pretrained=not source.startswith(("local-dir:", "hf-hub:")))

@@ -1,0 +1,1 @@
+"""From folders of annotated pictures to batches: COCO and Pascal VOC, augmentation, loading."""

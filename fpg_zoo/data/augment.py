@@ -1,0 +1,119 @@
+"""The augmentation of the published recipe: a random scale, a random crop, a flip.
+
+All randomness comes from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fpg_zoo.boxes import has_area
+from fpg_zoo.config_checks import check_above_zero, check_fractions, check_one_of, check_positive, entries
+from fpg_zoo.data.samples import Dataset, Picture, Sample
+from fpg_zoo.data.views import View
+from fpg_zoo.errors import ConfigError
+from fpg_zoo.preprocess import resized_size
+
+# Views of one picture that are tried where the crop must hold an object, and pictures then tried. With the recipe's
+# factors a view in two shows the whole picture.
+_VIEWS_TRIED = 16
+_PICTURES_TRIED = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How training pictures are varied.
+
+    Attributes:
+        longest_side: pixels that the longest side is scaled to, before the random factor.
+        factors: least and greatest random factor on it.
+        crop: side in pixels of the square that is cut out at random; smaller pictures stay whole in that direction.
+        flip: probability of mirroring left to right, 0..1.
+        keep_empty_crops: a crop without an object is trained on. RetinaNet's recipe has False: another view is taken.
+    """
+
+    longest_side: int = 640
+    factors: tuple[float, float] = (0.8, 1.2)
+    crop: int = 640
+    flip: float = 0.5
+    keep_empty_crops: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive(longest_side=self.longest_side, crop=self.crop)
+        check_above_zero(**entries(2, factors=self.factors))
+        check_fractions(flip=self.flip)
+        check_one_of((True, False), keep_empty_crops=self.keep_empty_crops)
+        if self.factors[0] > self.factors[1]:
+            raise ConfigError(f"factors={self.factors}: give the least first")
+
+
+@dataclass(frozen=True, eq=False)
+class Augmented:
+    """A picture as it is trained on.
+
+    Attributes:
+        image: (3, h, w) uint8 RGB.
+        target: `boxes` (G, 4) float32 xyxy in pixels of `image`, each with an area; `labels` (G,) int64; and where the
+            dataset has masks, `masks` (G, h, w) bool.
+        picture: what it was made of.
+    """
+
+    image: Tensor
+    target: dict[str, Tensor]
+    picture: Picture
+
+
+def draw_view(size: tuple[int, int], config: AugmentConfig, generator: np.random.Generator) -> View:
+    """A random view of a picture of `size` (height, width): the factor and the place of the crop are uniform."""
+    least, greatest = config.factors
+    longest_side = max(int(config.longest_side * generator.uniform(least, greatest)), 1)
+    resized = resized_size(*size, longest_side)
+    height, width = (min(side, config.crop) for side in resized)
+    top, left = (
+        int(generator.integers(0, whole - part + 1)) for whole, part in zip(resized, (height, width), strict=True)
+    )
+    flipped = bool(generator.random() < config.flip)
+    return View(given=size, resized=resized, corner=(top, left), size=(height, width), flipped=flipped)
+
+
+def augmented(dataset: Dataset, index: int, config: AugmentConfig, generator: np.random.Generator) -> Augmented:
+    """A random view of a picture; of another, where the crop must hold an object and no view of this one does.
+
+    Args:
+        dataset, index: which picture.
+        config: how it is varied.
+        generator: what its randomness comes from.
+
+    Returns:
+        The view with what is seen of its objects. An object stays if its box, clipped to the view, has an area.
+
+    Raises:
+        ImageError: a picture cannot be read.
+        ConfigError: no object is in any of many crops that must hold one.
+    """
+    for _ in range(_PICTURES_TRIED):
+        picture = dataset.picture(index)
+        for _ in range(_VIEWS_TRIED):
+            view = draw_view(picture.size, config, generator)
+            if config.keep_empty_crops or has_area(view.boxes(picture.objects.boxes)).any():
+                return seen(dataset[index], view)
+        index = int(generator.integers(len(dataset)))
+    raise ConfigError(
+        f"crop={config.crop}: no object in {_PICTURES_TRIED * _VIEWS_TRIED} crops of that size, the last of "
+        f"{picture.file.name}; make it larger, or set keep_empty_crops"
+    )
+
+
+def seen(sample: Sample, view: View) -> Augmented:
+    """A sample through a view of it."""
+    objects = sample.picture.objects
+    boxes = view.boxes(objects.boxes)
+    kept = has_area(boxes)
+    target = {"boxes": boxes[kept], "labels": torch.from_numpy(objects.labels)[kept]}
+    if objects.masks is not None:
+        target["masks"] = view.masks([mask for mask, keep in zip(objects.masks, kept.tolist(), strict=True) if keep])
+    return Augmented(view.image(sample.image), target, sample.picture)

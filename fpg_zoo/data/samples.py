@@ -1,0 +1,116 @@
+"""An annotated picture: what an annotation file says of it, and its pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from fpg_zoo.data.masks import Mask
+from fpg_zoo.errors import ImageError
+from fpg_zoo.images import read_image, to_pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """G annotated objects of one picture.
+
+    Attributes:
+        boxes: (G, 4) float32 xyxy in pixels of the picture and within it, each with an area.
+        labels: (G,) int64, 0-based classes.
+        masks: G of them, of the whole picture; None where masks were not asked for.
+        ids: G annotation ids.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    masks: tuple[Mask, ...] | None
+    ids: tuple[int | str, ...]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What an annotation file says of one picture.
+
+    Attributes:
+        image_id: of the file, as its results take it.
+        file: where the pixels are.
+        size: (height, width) in pixels; the frame of the objects.
+        objects: the ground truth.
+        crowds: regions that hold many objects, which are neither ground truth nor background.
+    """
+
+    image_id: int | str
+    file: Path
+    size: tuple[int, int]
+    objects: Objects
+    crowds: Objects
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An annotated picture with its pixels.
+
+    Attributes:
+        image: (3, H, W) uint8 RGB, of `picture.size`.
+        picture: its annotations.
+    """
+
+    image: Tensor
+    picture: Picture
+
+
+class Dataset(Protocol):
+    """A fixed number of annotated pictures; `CocoDataset` is one.
+
+    Workers get copies of it by fork or by pickle.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of labels."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def picture(self, index: int) -> Picture:
+        """The annotations alone, without reading pixels."""
+        ...
+
+
+def read_pixels(file: Path, size: tuple[int, int]) -> Tensor:
+    """A picture's pixels in the frame of its annotations.
+
+    A picture that says how it is to be rotated (EXIF) is taken upright or as it is stored, whichever has the annotated
+    size: tools that annotate do either. Upright if both have.
+
+    Args:
+        file: the picture.
+        size: (height, width) as annotated.
+
+    Returns:
+        (3, height, width) uint8 RGB.
+
+    Raises:
+        ImageError: it cannot be read, or has another size.
+    """
+    image = read_image(file)
+    if (image.height, image.width) == size:
+        return to_pixels(image)
+    if (image.width, image.height) == size:
+        with Image.open(file) as stored:
+            if (stored.height, stored.width) == size:
+                return to_pixels(read_image(np.asarray(stored.convert("RGB"))))
+    raise ImageError(
+        f"{file}: {image.width}x{image.height} pixels, annotated as {size[1]}x{size[0]}; "
+        "bring back the picture that was annotated, or correct the annotation file"
+    )

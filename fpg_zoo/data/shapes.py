@@ -1,0 +1,169 @@
+"""A data set that needs no download: scenes of shapes, drawn when they are asked for, the same ones everywhere.
+
+Ten classes that differ in outline, of any colour, texture, size and angle, overlap each other on cluttered
+backgrounds. Everything is reckoned in whole numbers from random numbers that depend on the split and the index only.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as mask_api
+
+from fpg_zoo.config_checks import check_one_of, check_positive, entries
+from fpg_zoo.data.masks import RunLengths
+from fpg_zoo.data.samples import Objects, Picture, Sample
+from fpg_zoo.data.shapes_outlines import CLASSES
+from fpg_zoo.data.shapes_painting import paint
+from fpg_zoo.data.shapes_scenes import MOST_OBJECTS, Scene, scene
+from fpg_zoo.errors import ConfigError
+from fpg_zoo.files import aside, explained
+
+Split = Literal["train", "val"]
+
+PICTURES = {"train": 16000, "val": 1000}  # of each split, if no number is asked for
+SIZE = (240, 320)  # height, width in pixels
+_KEYS = {"train": 0, "val": 1}  # begin the keys of scenes, so that no two splits share one
+_LEAST_SIDE = 32  # pixels; with less, `CocoDataset` leaves a picture out
+_GREATEST_SIDE = 1024  # pixels; beyond, the numbers that textures are reckoned with overflow
+
+
+class ShapesDataset:
+    """Scenes of a split with their objects; a `fpg_zoo.data.samples.Dataset`.
+
+    Attributes:
+        split: `train` or `val`, which share no scene.
+        class_names: in the order of labels.
+        category_ids: of each class, as `Detections.to_coco` takes them; from 1 on.
+    """
+
+    class_names: tuple[str, ...] = tuple(CLASSES)
+    category_ids: tuple[int, ...] = tuple(range(1, len(CLASSES) + 1))
+
+    def __init__(
+        self, split: Split, pictures: int | None = None, *, masks: bool = False, size: tuple[int, int] = SIZE
+    ) -> None:
+        """Nothing is drawn yet.
+
+        Args:
+            split: `train` or `val`.
+            pictures: the first so many scenes of it; as many as `PICTURES` says if None.
+            masks: give masks, too.
+            size: (height, width) in pixels, each from 32 to 1024. Other sizes are other scenes, not resized ones.
+
+        Raises:
+            ConfigError: another split, or a number out of range.
+        """
+        check_one_of(tuple(_KEYS), split=split)
+        self.split: Split = split
+        self._pictures = PICTURES[split] if pictures is None else pictures
+        check_positive(pictures=self._pictures)
+        check_positive(_GREATEST_SIDE, **entries(2, size=size))
+        if min(size) < _LEAST_SIDE:
+            raise ConfigError(f"size={size}: its sides take at least {_LEAST_SIDE} pixels")
+        self._masks = masks
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._pictures
+
+    def __getitem__(self, index: int) -> Sample:
+        """A scene with its pixels.
+
+        Raises:
+            IndexError: `index` is out of range.
+        """
+        drawn = paint(self._scene(index))
+        return Sample(torch.from_numpy(drawn).permute(2, 0, 1).contiguous(), self.picture(index))
+
+    def picture(self, index: int) -> Picture:
+        """The annotations of a scene; its pixels are not drawn.
+
+        The file is where `write_coco` puts it, in the folder it is given.
+
+        Raises:
+            IndexError: `index` is out of range.
+        """
+        found, image_id = self._scene(index), index + 1
+        objects = Objects(
+            boxes=found.boxes(),
+            labels=np.array([thing.label for thing in found.objects], dtype=np.int64),
+            masks=tuple(_run_lengths(found, place) for place in range(len(found.objects))) if self._masks else None,
+            ids=tuple(range(index * MOST_OBJECTS + 1, index * MOST_OBJECTS + 1 + len(found.objects))),
+        )
+        none = np.zeros((0, 4), dtype=np.float32)
+        crowds = Objects(none, np.zeros(0, dtype=np.int64), () if self._masks else None, ())
+        return Picture(image_id, Path(self.split, f"{image_id:06d}.png"), self._size, objects, crowds)
+
+    def annotations(self) -> dict[str, list[dict[str, Any]]]:
+        """The content of an annotation file in COCO's format for all scenes, with masks: what evaluation takes."""
+        images, rows = [], []
+        for index in range(len(self)):
+            picture, found = self.picture(index), self._scene(index)
+            height, width = picture.size
+            images.append({"id": picture.image_id, "file_name": picture.file.name, "height": height, "width": width})
+            for place, identity in enumerate(picture.objects.ids):
+                x1, y1, x2, y2 = (int(side) for side in picture.objects.boxes[place])
+                mask = _run_lengths(found, place)
+                rows.append(
+                    {
+                        "id": identity,
+                        "image_id": picture.image_id,
+                        "category_id": self.category_ids[picture.objects.labels[place]],
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "area": int(np.count_nonzero(found.visible(place))),
+                        "iscrowd": 0,
+                        "segmentation": {"size": list(mask.size), "counts": mask.counts.decode("ascii")},
+                    }
+                )
+        categories = [
+            {"id": identity, "name": name} for identity, name in zip(self.category_ids, self.class_names, strict=True)
+        ]
+        return {"images": images, "annotations": rows, "categories": categories}
+
+    def _scene(self, index: int) -> Scene:
+        if not 0 <= index < len(self):
+            raise IndexError(f"picture {index}: there are {len(self)}, from 0 on")
+        return scene((_KEYS[self.split], index), self._size)
+
+
+def _run_lengths(found: Scene, place: int) -> RunLengths:
+    mask = found.visible(place)
+    return RunLengths((mask.shape[0], mask.shape[1]), mask_api.encode(mask.view(np.uint8))["counts"])
+
+
+def write_coco(
+    folder: str | Path, split: Split, pictures: int | None = None, *, size: tuple[int, int] = SIZE
+) -> ShapesDataset:
+    """Write scenes as `CocoDataset.from_folder` reads them: `annotations/instances_SPLIT.json` and `SPLIT/*.png`.
+
+    What is there under these names is replaced; the annotation file comes last.
+
+    Args:
+        folder: made if need be. Both splits fit into one.
+        split, pictures, size: as of `ShapesDataset`.
+
+    Returns:
+        What was written, as it is drawn.
+
+    Raises:
+        ConfigError: as of `ShapesDataset`.
+        StorageError: the folder cannot be written.
+    """
+    dataset = ShapesDataset(split, pictures, masks=True, size=size)
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        target = Path(folder, sample.picture.file)
+        with aside(target.parent, target.suffix) as temporary, explained(target.parent):
+            Image.fromarray(sample.image.permute(1, 2, 0).numpy()).save(temporary)
+            temporary.replace(target)
+    target = Path(folder, "annotations", f"instances_{split}.json")
+    with aside(target.parent, target.suffix) as temporary, explained(target.parent):
+        temporary.write_text(json.dumps(dataset.annotations()) + "\n", encoding="utf-8")
+        temporary.replace(target)
+    return dataset

@@ -1,0 +1,217 @@
+"""The losses of the published training schedule (mmdetection's names), from images and ground truth.
+
+Legend: N images, A anchors over all levels, R sampled regions, C classes. Deltas and boxes are as in `fpg_zoo.boxes`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fpg_zoo.modeling.anchors import anchors_like, per_anchor
+from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
+from fpg_zoo.modeling.roi_heads import regions_of
+from fpg_zoo.modeling.rpn import ProposalSelection
+from fpg_zoo.training.losses import (
+    absolute_error,
+    binary_cross_entropy,
+    class_cross_entropy,
+    focal,
+    nothing_of,
+)
+from fpg_zoo.training.matching import Matcher, Sampler
+from fpg_zoo.training.targets import Truth, encode, masks_in, truths_of
+
+Sizes = Sequence[tuple[int, int]]
+
+_RPN_MATCHER = Matcher(positive=0.7, negative=0.3, rescue=0.3)
+_RPN_SAMPLER = Sampler(number=256, positive_fraction=0.5)
+_RPN_CANDIDATES_PER_LEVEL = 2000
+_BOX_SAMPLER = Sampler(number=512, positive_fraction=0.25)
+_DENSE_MATCHER = Matcher(positive=0.5, negative=0.5, rescue=0.0)
+_STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
+class Criterion(nn.Module):
+    """A detector with its training losses. What is summed over the batch is divided by the batch's own counts.
+
+    The backbone's stem and first stages are frozen as the schedule has it: their parameters take no gradient, and their
+    BatchNorms stay in eval mode whatever the mode of the rest.
+    """
+
+    def __init__(self, model: Detector, *, sample_all: bool = False, frozen_stages: int = 1) -> None:
+        """Freeze what is to be frozen.
+
+        Args:
+            model: a `TwoStageDetector` or `RetinaNet`; it is trained in place.
+            sample_all: use every anchor and proposal in place of a random sample.
+            frozen_stages: backbone stages that are not trained, 0..4, with the stem. 0 trains the stem, too, as
+                training from scratch needs it.
+
+        Raises:
+            ValueError: `frozen_stages` is outside 0..4.
+        """
+        super().__init__()
+        if not 0 <= frozen_stages <= len(_STAGES):
+            raise ValueError(f"frozen_stages={frozen_stages}: the backbone has stages 0..{len(_STAGES)}")
+        self.model = model
+        backbone = model.backbone
+        frozen = ("conv1", "bn1", *_STAGES[:frozen_stages]) if frozen_stages else ()
+        self._frozen = [backbone.get_submodule(name) for name in frozen]
+        for part in self._frozen:
+            part.requires_grad_(False)
+        if isinstance(model, TwoStageDetector):
+            self._losses: _TwoStageLosses | _DenseLosses = _TwoStageLosses(model, sample_all)
+        elif isinstance(model, RetinaNet):
+            self._losses = _DenseLosses(model)
+        else:
+            raise TypeError(f"{type(model).__name__} is no detector that has a published schedule")
+
+    def forward(self, images: Tensor, sizes: Sizes, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Compute the losses.
+
+        Args:
+            images: (N, 3, H, W), as `Detector.detect` takes them.
+            sizes: N (height, width) in pixels before padding.
+            targets: for each image `boxes` (G, 4) xyxy in pixels of the padded batch, each with an area; `labels` (G,)
+                0-based; with a mask head also `masks` (G, H', W') bool in the same frame. G may be 0. Crowds are no
+                ground truth: leave them out.
+
+        Returns:
+            Scalars to be added: `loss_rpn_cls`, `loss_rpn_bbox`, `loss_cls`, `loss_bbox` and with a mask head
+            `loss_mask`; for RetinaNet `loss_cls`, `loss_bbox`.
+
+        Raises:
+            ValueError: targets that do not fit; the message names the image.
+        """
+        for part in self._frozen:
+            part.eval()
+        model = self.model
+        truths = truths_of(
+            targets,
+            images=len(images),
+            classes=len(model.class_names),
+            masks=isinstance(model, TwoStageDetector) and model.mask_head is not None,
+            device=images.device,
+        )
+        pyramid = model.neck(model.backbone(images))
+        losses: dict[str, Tensor] = self._losses(pyramid, sizes, truths)
+        return losses
+
+
+class _TwoStageLosses:
+    def __init__(self, model: TwoStageDetector, sample_all: bool) -> None:
+        self.model = model
+        self.rpn_sampler, self.box_sampler = (
+            dataclasses.replace(sampler, number=None) if sample_all else sampler
+            for sampler in (_RPN_SAMPLER, _BOX_SAMPLER)
+        )
+        # Mask R-CNN's schedule also takes a ground truth's best proposal, if it overlaps by half.
+        self.box_matcher = Matcher(positive=0.5, negative=0.5, rescue=0.5 if model.mask_head is not None else None)
+        self.select_proposals = ProposalSelection(
+            dataclasses.replace(model.config.rpn, candidates_per_level=_RPN_CANDIDATES_PER_LEVEL)
+        )
+
+    def __call__(self, pyramid: Sequence[Tensor], sizes: Sizes, truths: Sequence[Truth]) -> dict[str, Tensor]:
+        objectness, deltas = self.model.rpn(pyramid)
+        losses = self._rpn_losses(objectness, deltas, truths)
+        with torch.no_grad():
+            proposals = [found.boxes for found in self.select_proposals(objectness, deltas, sizes)]
+            sampled = [self._sampled(boxes, truth) for boxes, truth in zip(proposals, truths, strict=True)]
+        losses |= self._box_losses(pyramid, sampled, truths)
+        if self.model.mask_head is not None:
+            losses["loss_mask"] = self._mask_loss(pyramid, sampled, truths)
+        return losses
+
+    def _rpn_losses(
+        self, objectness: Sequence[Tensor], deltas: Sequence[Tensor], truths: Sequence[Truth]
+    ) -> dict[str, Tensor]:
+        anchors = torch.cat(anchors_like(objectness, self.model.config.rpn.anchors))
+        scores = torch.cat([per_anchor(x, 1).squeeze(-1) for x in objectness], dim=1)  # (N, A)
+        moves = torch.cat([per_anchor(x, 4) for x in deltas], dim=1)  # (N, A, 4)
+        told, moved, count = nothing_of(scores), nothing_of(moves), 0
+        for score, move, truth in zip(scores, moves, truths, strict=True):
+            match = _RPN_MATCHER(anchors, truth.boxes)
+            positive, negative = self.rpn_sampler(match)
+            chosen = torch.cat((positive, negative))
+            told = told + binary_cross_entropy(score[chosen], match[chosen] >= 0)
+            moved = moved + absolute_error(move[positive], encode(anchors[positive], truth.boxes[match[positive]]))
+            # As the reference counts, which reckons with one of either kind at least.
+            count += max(len(positive), 1) + max(len(negative), 1)
+        return {"loss_rpn_cls": told / count, "loss_rpn_bbox": moved / count}
+
+    def _sampled(self, proposals: Tensor, truth: Truth) -> tuple[Tensor, Tensor, int]:
+        """Regions chosen of one image, the positive ones first; their matches, -1 for none; number of positive ones."""
+        boxes = torch.cat((truth.boxes, proposals))
+        # The truths join after the matching: among the proposals, each would be the best that it has itself.
+        own = torch.arange(len(truth.boxes), device=boxes.device)
+        match = torch.cat((own, self.box_matcher(proposals, truth.boxes)))
+        positive, negative = self.box_sampler(match)
+        chosen = torch.cat((positive, negative))
+        return boxes[chosen], match[chosen], len(positive)
+
+    def _box_losses(
+        self, pyramid: Sequence[Tensor], sampled: Sequence[tuple[Tensor, Tensor, int]], truths: Sequence[Truth]
+    ) -> dict[str, Tensor]:
+        logits, deltas = self.model.box_head(pyramid, regions_of([boxes for boxes, _, _ in sampled]))
+        background = logits.shape[1] - 1
+        labels, wanted = [], []
+        for (boxes, match, positives), truth in zip(sampled, truths, strict=True):
+            found = match[:positives]
+            label = torch.full_like(match, background)
+            label[:positives] = truth.labels[found]
+            labels.append(label)
+            std = self.model.config.box.delta_std
+            wanted.append(encode(boxes[:positives], truth.boxes[found], std))
+        label = torch.cat(labels)
+        positive = (label != background).nonzero().squeeze(1)
+        count = max(len(label), 1)
+        told = class_cross_entropy(logits, label)
+        moved = absolute_error(deltas[positive, label[positive]], torch.cat(wanted)) + nothing_of(deltas)
+        return {"loss_cls": told / count, "loss_bbox": moved / count}
+
+    def _mask_loss(
+        self, pyramid: Sequence[Tensor], sampled: Sequence[tuple[Tensor, Tensor, int]], truths: Sequence[Truth]
+    ) -> Tensor:
+        head = self.model.mask_head
+        assert head is not None
+        regions = [boxes[:positives] for boxes, _, positives in sampled]
+        if not any(len(boxes) for boxes in regions):
+            return nothing_of(*head.parameters())  # BatchNorm has no use for an empty batch
+        logits = head(pyramid, regions_of(regions))
+        labels, masks = [], []
+        for (boxes, match, positives), truth in zip(sampled, truths, strict=True):
+            assert truth.masks is not None
+            if positives:
+                found = match[:positives]
+                labels.append(truth.labels[found])
+                masks.append(masks_in(boxes[:positives], truth.masks, found, logits.shape[-1]))
+        seen = logits[torch.arange(len(logits), device=logits.device), torch.cat(labels)]
+        missed: Tensor = binary_cross_entropy(seen, torch.cat(masks)) / seen.numel()
+        return missed
+
+
+class _DenseLosses:
+    def __init__(self, model: RetinaNet) -> None:
+        self.model = model
+
+    def __call__(self, pyramid: Sequence[Tensor], sizes: Sizes, truths: Sequence[Truth]) -> dict[str, Tensor]:
+        logits, deltas = self.model.head(pyramid)
+        classes = len(self.model.class_names)
+        anchors = torch.cat(anchors_like(logits, self.model.config.head.anchors))
+        scores = torch.cat([per_anchor(x, classes) for x in logits], dim=1)  # (N, A, C)
+        moves = torch.cat([per_anchor(x, 4) for x in deltas], dim=1)  # (N, A, 4)
+        told, moved, count = nothing_of(scores), nothing_of(moves), 0
+        for score, move, truth in zip(scores, moves, truths, strict=True):
+            match = _DENSE_MATCHER(anchors, truth.boxes)
+            positive = (match >= 0).nonzero().squeeze(1)
+            found = match[positive]
+            wanted = torch.zeros_like(score, dtype=torch.bool)
+            wanted[positive, truth.labels[found]] = True
+            told = told + focal(score, wanted)
+            moved = moved + absolute_error(move[positive], encode(anchors[positive], truth.boxes[found]))
+            count += max(len(positive), 1)
+        return {"loss_cls": told / count, "loss_bbox": moved / count}

@@ -1,0 +1,399 @@
+"""The training loop: one step after the other, the same on every run, to be broken off and taken up anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from fpg_zoo.data.loader import TrainBatch, train_loader
+from fpg_zoo.data.samples import Dataset
+from fpg_zoo.errors import ConfigError, TrainingError
+from fpg_zoo.model_files import description_of
+from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.training.criterion import Criterion
+from fpg_zoo.training.journal import Journal
+from fpg_zoo.training.optimizer import build_optimizer
+from fpg_zoo.training.processes import Processes
+from fpg_zoo.training.recipes import Recipe
+from fpg_zoo.training.recomputing import recompute_grid
+from fpg_zoo.training.state import (
+    Progress,
+    begun,
+    best_figure,
+    newest_state,
+    read_progress,
+    restore,
+    save_best,
+    save_state,
+)
+
+AVERAGE_DECAY = 0.999  # of the averaged weights, a step; less in the beginning
+_LEFT_ALONE = ("closed by peer", "Connection reset", "NCCL", "Broken pipe")
+# Evaluates a model and gives its figures; the first is the one by which the best is told.
+Evaluate = Callable[[Detector], Mapping[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What decides the weights that come out, with the model, the data and the recipe.
+
+    Attributes:
+        recipe: how to train.
+        batch_size: pictures in one pass of one process.
+        accumulate: passes whose gradients make a step.
+        seed: of everything random.
+        bf16: compute in bfloat16 where autocast does; weights and losses stay float32.
+        checkpoint_activations: compute the grid twice and keep less of it (`recompute_grid`).
+        average: also keep an exponential moving average of the weights, and evaluate that.
+        sync_norms: BatchNorms take their statistics over all processes (needs CUDA).
+        compile: compile backbone and neck with torch.compile.
+    """
+
+    recipe: Recipe
+    batch_size: int = 8
+    accumulate: int = 1
+    seed: int = 0
+    bf16: bool = False
+    checkpoint_activations: bool = False
+    average: bool = False
+    sync_norms: bool = False
+    compile: bool = False
+
+
+def train(
+    model: Detector,
+    dataset: Dataset,
+    run: Path,
+    settings: TrainSettings,
+    *,
+    processes: Processes,
+    workers: int = 0,
+    save_every: int = 500,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int = 1,
+    go_on: bool = False,
+    data: str = "",
+) -> dict[str, float]:
+    """Train a model in place.
+
+    Args:
+        model: on its device; every process has the same.
+        dataset: what to train on.
+        run: the folder for `log.jsonl`, the newest `state-STEP/` and `best/`; made if need be.
+        settings: see there.
+        processes: this one among those that train together.
+        workers: processes that make batches ahead. Their number changes nothing in what comes out.
+        save_every: steps from one state to the next; one is also saved at the end.
+        evaluate: gives figures, of which the first tells the best model; called in the leading process.
+        evaluate_every: epochs from one evaluation to the next; the last epoch is always evaluated.
+        go_on: take up the newest state in `run`, if there is one.
+        data: what tells the data set from others, as a digest of its annotations. A run that goes on must have the
+            same.
+
+    Returns:
+        The figures of the last evaluation; empty without one.
+
+    Raises:
+        ConfigError: settings that do not go together, or not with the state in `run`; or a state and no `go_on`.
+        TrainingError: the losses of a step are no numbers; the message has the pictures' ids. The last state is kept.
+        StorageError: a state cannot be written.
+    """
+    return _Run(model, dataset, run, settings, processes, workers, data).train(
+        save_every, evaluate, evaluate_every, go_on
+    )
+
+
+class _Run:
+    def __init__(
+        self,
+        model: Detector,
+        dataset: Dataset,
+        run: Path,
+        settings: TrainSettings,
+        processes: Processes,
+        workers: int,
+        data: str,
+    ) -> None:
+        if model.class_names != dataset.class_names:
+            raise ConfigError(
+                f"the model's classes are not the data's: {_difference(model.class_names, dataset.class_names)}; "
+                "create the model with class_names of the dataset"
+            )
+        if settings.batch_size < 1 or settings.accumulate < 1:
+            raise ConfigError(f"batch_size={settings.batch_size}, accumulate={settings.accumulate}: at least 1 each")
+        if settings.seed < 0 or workers < 0:
+            raise ConfigError(f"seed={settings.seed}, workers={workers}: at least 0 each")
+        if settings.sync_norms and model.device.type != "cuda":
+            raise ConfigError(f"sync_norms on {model.device}: BatchNorms are synchronised on CUDA alone; leave it out")
+        self.model, self.dataset, self.run, self.settings = model, dataset, run, settings
+        self.processes, self.workers = processes, workers
+        self.schedule = settings.recipe.schedule
+        self.batch = settings.batch_size * settings.accumulate * processes.count  # pictures of a step
+        self.steps = max(self.schedule.epochs * len(dataset) // self.batch, 1)
+        self.record = {
+            **asdict(settings),
+            "model": description_of(model.config, model.name),
+            "pictures": len(dataset),
+            "processes": processes.count,
+            "data": data,
+        }
+        del self.record["checkpoint_activations"], self.record["recipe"]["about"]  # which change nothing
+        self.average: AveragedModel | None = None
+
+    def train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, go_on: bool) -> dict[str, float]:
+        settings = self.settings
+        if settings.sync_norms:
+            for name, part in self.model.named_children():
+                if name != "mask_head":  # a process without positive regions does not run it, and others would wait
+                    nn.SyncBatchNorm.convert_sync_batchnorm(part)  # type: ignore[no-untyped-call]
+        if settings.checkpoint_activations:
+            recompute_grid(self.model)
+        # On a CPU, and under autocast on a GPU, convolutions are faster so; a layout, nothing else.
+        self.model.to(memory_format=torch.channels_last)
+        criterion = Criterion(self.model.train(), frozen_stages=settings.recipe.frozen_stages)
+        optimizer = build_optimizer(self.model, self.schedule)
+        if settings.average:
+            self.average = AveragedModel(self.model, multi_avg_fn=_average, use_buffers=True)
+        done = self._taken_up(optimizer, go_on)
+        spread = self._spread(criterion)
+
+        def due(step: int) -> bool:
+            return evaluate is not None and (step == self.steps or self._ends_epoch(step, evaluate_every))
+
+        figures: dict[str, float] = {}
+        with Journal(self.run, self.processes.leads, done, self.steps) as journal, _explained(self.processes):
+            if done and due(done) and evaluate:  # it may have been broken off there
+                figures = self._evaluated(evaluate)
+                journal.note(done, figures)
+            for step, batches in enumerate(self._batches(done), start=done + 1):
+                journal.note(step, self._step(spread, optimizer, step - 1, batches))
+                if due(step) or step == self.steps or step % save_every == 0:
+                    self._save(optimizer, step)
+                if due(step) and evaluate:
+                    figures = self._evaluated(evaluate)
+                    journal.note(step, figures)
+        return figures
+
+    def _spread(self, criterion: Criterion) -> nn.Module:
+        """The criterion as the processes share it, and compiled if wanted."""
+        if self.settings.compile:
+            self.model.backbone.compile()
+            self.model.neck.compile()
+        if self.processes.count == 1:
+            return criterion
+        devices = [self.model.device.index] if self.model.device.type == "cuda" else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for broadcast_buffers
+            # Each process keeps the statistics of its own BatchNorms, as the reference does; the leader's are saved.
+            return DistributedDataParallel(criterion, device_ids=devices, broadcast_buffers=False)
+
+    def _taken_up(self, optimizer: torch.optim.Optimizer, go_on: bool) -> int:
+        """The step to go on from: the newest state's, or 0."""
+        if begun(self.run) and not go_on:
+            raise ConfigError(f"{self.run} holds a run: resume it (--resume), or choose another folder")
+        state = newest_state(self.run)
+        progress = read_progress(state) if state else None
+        found = self.processes.told(progress.step if progress else 0)
+        if len(set(found)) > 1:
+            raise ConfigError(
+                f"{self.run}: the processes find states of the steps {found}: it must be one folder for all machines"
+            )
+        if state is None or progress is None:
+            return 0
+        _refuse_other_settings(state, progress.settings, self.record)
+        average = restore(state, self.model, optimizer)
+        if self.average is not None and average is not None:
+            self.average.module.load_state_dict(average)
+            self.average.n_averaged.fill_(progress.step)
+        return progress.step
+
+    def _batches(self, step: int) -> Iterator[list[TrainBatch]]:
+        """The passes of each step from this one on."""
+        recipe, settings = self.settings.recipe, self.settings
+        loader = train_loader(
+            self.dataset,
+            recipe.augment(self.model.config),
+            self.model.config.preprocess,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            workers=self.workers,
+            rank=self.processes.rank,
+            world_size=self.processes.count,
+            start_batch=step * settings.accumulate,
+        )
+        for _ in range(step, self.steps):
+            try:
+                batches = list(itertools.islice(loader, settings.accumulate))
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                told = str(error).splitlines()[0]
+                raise TrainingError(
+                    f"a process that reads pictures has died ({told}): free memory or use fewer workers, and resume"
+                ) from None
+            yield batches
+
+    def _step(
+        self, criterion: nn.Module, optimizer: torch.optim.Optimizer, step: int, batches: Sequence[TrainBatch]
+    ) -> dict[str, float]:
+        start = time.perf_counter()
+        # Of the step alone, so that a run that is taken up draws the same samples.
+        sequence = np.random.SeedSequence(self.settings.seed, spawn_key=(step, self.processes.rank))
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+        epoch = step * self.batch // len(self.dataset)
+        rate = self.schedule.rate(epoch, step, self.batch)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        told: dict[str, float] = {}
+        complaints: list[str] = []
+        for index, batch in enumerate(batches):
+            with _gradients_kept_apart(criterion) if index < len(batches) - 1 else contextlib.nullcontext():
+                losses = self._losses(criterion, batch)
+                (torch.stack(list(losses.values())).sum() / len(batches)).backward()  # type: ignore[no-untyped-call]
+            values = torch.stack([loss.detach() for loss in losses.values()]).tolist()
+            complaints += _complaints(dict(zip(losses, values, strict=True)), batch)
+            for name, value in zip(losses, values, strict=True):
+                told[name] = told.get(name, 0.0) + value / len(batches)
+        limit = self.schedule.greatest_gradient
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
+        told["gradient"] = float(norm)
+        if not math.isfinite(told["gradient"]):
+            # Equal in every process, as the gradients are: none takes the step, and none saves it.
+            own = "; ".join(complaints) or "the losses of this process are numbers"
+            raise TrainingError(
+                f"step {step + 1}: the gradient is {told['gradient']}; {own}. Look at those pictures' annotations, or "
+                "lower the learning rate, and resume from the last state"
+            )
+        optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        seconds = time.perf_counter() - start
+        return {
+            "epoch": (step + 1) * self.batch / len(self.dataset),
+            "rate": rate,
+            "loss": sum(value for name, value in told.items() if name.startswith("loss_")),
+            **told,
+            "images_per_second": self.batch / seconds,
+        }
+
+    def _losses(self, criterion: nn.Module, batch: TrainBatch) -> dict[str, Tensor]:
+        device = self.model.device
+        images = batch.images.to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
+            losses: dict[str, Tensor] = criterion(images, batch.sizes, batch.targets)
+        return losses
+
+    def _ends_epoch(self, step: int, every: int) -> bool:
+        """Whether the last of so many steps reached the end of an epoch that is to be evaluated."""
+        before, after = ((at * self.batch) // len(self.dataset) // every for at in (step - 1, step))
+        return after > before
+
+    def _evaluated(self, evaluate: Evaluate) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        if self.processes.leads:
+            model = self._best_of_both()
+            figures = dict(evaluate(model.eval()))
+            self.model.train()
+            best = best_figure(self.run)
+            if best is None or next(iter(figures.values())) > best:
+                save_best(self.run, model, figures)
+        self.processes.wait()
+        return figures
+
+    def _best_of_both(self) -> Detector:
+        """The averaged model if there is one, which is the better one as a rule."""
+        if self.average is None:
+            return self.model
+        averaged = self.average.module
+        assert isinstance(averaged, Detector)
+        return averaged
+
+    def _save(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        if self.processes.leads:
+            average = self.average.module.state_dict() if self.average is not None else None
+            save_state(self.run, self.model, optimizer, average, Progress(step, self.record))
+        self.processes.wait()
+
+
+@contextlib.contextmanager
+def _explained(processes: Processes) -> Iterator[None]:
+    """Turn what torch raises for want of memory, of pictures or of the other processes into an error of ours."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"{str(error).splitlines()[0]} Use smaller batches and accumulate them, bf16, or activation checkpointing"
+        ) from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError("a BatchNorm sees one value a channel: take at least 2 pictures in a batch") from None
+    except RuntimeError as error:
+        if processes.count == 1 or not any(sign in str(error) for sign in _LEFT_ALONE):
+            raise
+        raise TrainingError("another process has stopped; its own message says why") from None
+
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def _average(averages: _Tensors, values: _Tensors, count: Tensor | int) -> None:
+    """Move averages towards values, by less and less, so that the first steps are soon forgotten."""
+    taken = float(count)
+    decay = min(AVERAGE_DECAY, (1 + taken) / (10 + taken))
+    for average, value in zip(averages, values, strict=True):
+        if average.is_floating_point():
+            average.lerp_(value, 1 - decay)
+        else:
+            average.copy_(value)
+
+
+def _gradients_kept_apart(criterion: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Passes within do not exchange gradients with other processes; the last of a step does it for all of them."""
+    if isinstance(criterion, DistributedDataParallel):
+        kept: contextlib.AbstractContextManager[Any] = criterion.no_sync()
+        return kept
+    return contextlib.nullcontext()
+
+
+def _complaints(losses: Mapping[str, float], batch: TrainBatch) -> list[str]:
+    """What is wrong with a batch's losses, if anything."""
+    bad = [f"{name} = {value}" for name, value in losses.items() if not math.isfinite(value)]
+    return [f"{', '.join(bad)} on the pictures {', '.join(map(str, batch.image_ids))}"] if bad else []
+
+
+def _refuse_other_settings(state: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        return found
+
+    old, new = flat(before), flat(json.loads(json.dumps(now)))
+    other = [f"{name} was {old.get(name)}, is {new.get(name)}" for name in old | new if old.get(name) != new.get(name)]
+    if other:
+        raise ConfigError(
+            f"{state}: begun with other settings ({'; '.join(other[:4])}): repeat those, or begin a new run"
+        )
+
+
+def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    missing, more = sorted(set(theirs) - set(ours)), sorted(set(ours) - set(theirs))
+    if not missing and not more:
+        return "the same names in another order"
+    return f"the model lacks {missing[:5] or 'none'}, and has {more[:5] or 'none'} more"

@@ -1,0 +1,71 @@
+"""The processes that train together, as torchrun starts them."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from fpg_zoo.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together.
+
+    Attributes:
+        rank: its number, 0 for the one that writes files and progress.
+        count: how many there are.
+        local_rank: its number on this machine, which is its GPU's.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def told(self, value: int) -> list[int]:
+        """The value of each process, by rank."""
+        values = [value] * self.count
+        if self.count > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """Join the group that torchrun's variables describe; alone where there are none.
+
+    Args:
+        device: what is computed on: nccl connects GPUs, gloo everything else.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Processes()
+        return
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ConfigError(f"WORLD_SIZE is {count} and {', '.join(missing)} not set: start with torchrun, or unset it")
+    processes = Processes(int(os.environ["RANK"]), count, int(os.environ["LOCAL_RANK"]))
+    if device.type == "cuda":
+        torch.cuda.set_device(processes.local_rank)
+    # The others wait while the leader evaluates, which may take long.
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=datetime.timedelta(hours=2))
+    try:
+        yield processes
+    finally:
+        dist.destroy_process_group()

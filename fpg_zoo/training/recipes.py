@@ -1,0 +1,85 @@
+"""Training recipes as data."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from fpg_zoo.config import DetectorConfig, RetinaNetConfig
+from fpg_zoo.data.augment import AugmentConfig
+from fpg_zoo.errors import UnknownNameError
+from fpg_zoo.training.optimizer import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        schedule: the optimiser's.
+        factors: least and greatest random factor on the longest side that the model takes; crops have that side.
+        flip: probability of mirroring left to right, 0..1.
+        frozen_stages: backbone stages that are not trained, with the stem; 0 trains everything.
+        about: what it is for, in a line.
+    """
+
+    schedule: Schedule
+    factors: tuple[float, float] = (0.8, 1.2)
+    flip: float = 0.5
+    frozen_stages: int
+    about: str
+
+    def augment(self, config: DetectorConfig) -> AugmentConfig:
+        """The augmentation for a model. RetinaNet's crops hold an object, as its published schedule has it."""
+        side = config.preprocess.longest_side
+        return AugmentConfig(
+            longest_side=side,
+            crop=side,
+            factors=self.factors,
+            flip=self.flip,
+            keep_empty_crops=not isinstance(config, RetinaNetConfig),
+        )
+
+
+RECIPES = {
+    "crop640_50e": Recipe(
+        schedule=Schedule(epochs=50, steps_down=(30, 40), learning_rate=0.08),
+        frozen_stages=1,
+        about="the published one: 50 epochs from a backbone trained on ImageNet, batches of 64",
+    ),
+    "finetune": Recipe(
+        schedule=Schedule(
+            epochs=12, steps_down=(8, 11), learning_rate=0.04, warmup_iterations=100, greatest_gradient=35.0
+        ),
+        frozen_stages=1,
+        about="12 epochs from a trained detector, on data of your own",
+    ),
+    "scratch": Recipe(
+        schedule=Schedule(
+            epochs=50, steps_down=(40, 47), learning_rate=0.16, warmup_iterations=500, greatest_gradient=35.0
+        ),
+        frozen_stages=0,
+        about="50 epochs from nothing, for the nano models",
+    ),
+}
+
+
+def recipe_named(name: str, *, epochs: int | None = None) -> Recipe:
+    """A recipe by its name.
+
+    Args:
+        name: a key of `RECIPES`.
+        epochs: instead of its own; the steps down move in proportion.
+
+    Raises:
+        UnknownNameError: no such recipe.
+        ConfigError: fewer than one epoch.
+    """
+    if name not in RECIPES:
+        raise UnknownNameError(f"no recipe {name!r}: known are {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    if epochs is None:
+        return recipe
+    schedule = recipe.schedule
+    down = tuple(step * epochs // schedule.epochs for step in schedule.steps_down)
+    return dataclasses.replace(recipe, schedule=dataclasses.replace(schedule, epochs=epochs, steps_down=down))

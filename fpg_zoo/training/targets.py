@@ -1,0 +1,99 @@
+"""Ground truth as the criterion takes it, checked, and cut to regions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from fpg_zoo.boxes import has_area
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One image's G ground truths, in pixels of the padded batch.
+
+    Attributes:
+        boxes: (G, 4) float32 xyxy, each with an area.
+        labels: (G,) int64, 0-based classes.
+        masks: (G, H, W) bool or uint8; None where the detector has no masks.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor | None
+
+
+def truths_of(
+    targets: Sequence[Mapping[str, Tensor]], *, images: int, classes: int, masks: bool, device: torch.device
+) -> list[Truth]:
+    """Check what the user gives, image by image, and bring it to the device.
+
+    Raises:
+        ValueError: with the image's index and what is wrong with it.
+    """
+    if len(targets) != images:
+        raise ValueError(f"{len(targets)} targets for {images} images: give one for each")
+    return [_truth(index, target, classes, masks, device) for index, target in enumerate(targets)]
+
+
+def _truth(index: int, target: Mapping[str, Tensor], classes: int, with_masks: bool, device: torch.device) -> Truth:
+    wanted = ("boxes", "labels", "masks") if with_masks else ("boxes", "labels")
+    for name in wanted:
+        if name not in target:
+            raise ValueError(f"targets[{index}] has no {name!r}: it takes {', '.join(wanted)}")
+    boxes, labels = target["boxes"].to(device, torch.float32), target["labels"].to(device, torch.int64)
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
+        raise ValueError(
+            f"targets[{index}]: boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)} are to be (G, 4) and (G,)"
+        )
+    if not (torch.isfinite(boxes).all() and has_area(boxes).all()):
+        raise ValueError(f"targets[{index}]: a box has no area, or a coordinate is no number; leave it out")
+    if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(f"targets[{index}]: a label is outside 0..{classes - 1}, the model's classes")
+    if not with_masks:
+        return Truth(boxes, labels, None)
+    masks = target["masks"].to(device)
+    if masks.ndim != 3 or len(masks) != len(boxes):
+        raise ValueError(f"targets[{index}]: masks {tuple(masks.shape)} are to be ({len(boxes)}, H, W)")
+    return Truth(boxes, labels, masks)
+
+
+def encode(boxes: Tensor, truths: Tensor, std: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """The deltas that `fpg_zoo.boxes.decode` turns boxes (..., 4) with into truths (..., 4), divided by `std`."""
+    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    wanted_width, wanted_height = truths[..., 2] - truths[..., 0], truths[..., 3] - truths[..., 1]
+    centres = (truths[..., :2] + truths[..., 2:] - boxes[..., :2] - boxes[..., 2:]) * 0.5
+    deltas = torch.stack(
+        (
+            centres[..., 0] / width,
+            centres[..., 1] / height,
+            (wanted_width / width).log(),
+            (wanted_height / height).log(),
+        ),
+        dim=-1,
+    )
+    return deltas / deltas.new_tensor(std)
+
+
+def masks_in(boxes: Tensor, masks: Tensor, index: Tensor, side: int) -> Tensor:
+    """Ground-truth masks as seen through boxes: RoIAlign of the bitmap, at least half counting as mask.
+
+    Args:
+        boxes: (R, 4) xyxy in the masks' frame.
+        masks: (G, H, W) bool or uint8.
+        index: (R,) int64, which mask goes with which box.
+        side: of the result.
+
+    Returns:
+        (R, side, side) bool.
+    """
+    wanted, place = torch.unique(index, return_inverse=True)  # the others need not become floats
+    regions = torch.cat((place[:, None].to(boxes), boxes), dim=1)
+    seen: Tensor = roi_align(
+        masks[wanted, None].float(), regions, side, spatial_scale=1.0, sampling_ratio=0, aligned=True
+    )
+    return seen.squeeze(1) >= 0.5

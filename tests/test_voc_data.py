@@ -1,0 +1,247 @@
+"""Pascal VOC folders become COCO folders; what is wrong in them is reported with the picture's name and left out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coco_folders import draw_picture
+from PIL import Image
+from pycocotools.coco import COCO
+
+from fpg_zoo.data.coco import CocoDataset
+from fpg_zoo.data.voc import Split, convert_voc
+from fpg_zoo.errors import ConfigError, StorageError
+
+WIDTH, HEIGHT = 40, 48
+
+
+def _object(name: str, *corners: Any, rest: str = "") -> str:
+    sides = "".join(
+        f"<{side}>{at}</{side}>" for side, at in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=False)
+    )
+    return f"<object><name>{name}</name>{rest}<bndbox>{sides}</bndbox></object>"
+
+
+GOOD = _object("cell", 5, 6, 14, 25)
+
+
+def _xml(*objects: str, width: int = WIDTH, height: int = HEIGHT) -> str:
+    size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+    return f"<annotation><filename>x</filename>{size}{''.join(objects)}</annotation>"
+
+
+def _voc(folder: Path, annotations: dict[str, str], lists: dict[str, Iterable[str]] | None = None) -> Path:
+    """A folder with a picture for each annotation file."""
+    for stem, text in annotations.items():
+        draw_picture(folder / "JPEGImages" / f"{stem}.jpg", WIDTH, HEIGHT)
+        (folder / "Annotations").mkdir(parents=True, exist_ok=True)
+        (folder / "Annotations" / f"{stem}.xml").write_text(text, encoding="utf-8")
+    for split, stems in (lists or {}).items():
+        (folder / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(stems) + "\n", encoding="utf-8")
+    return folder
+
+
+def _content(output: Path, split: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((output / "annotations" / f"instances_{split}.json").read_text("utf-8"))
+    return content
+
+
+def test_boxes_and_classes(tmp_path: Path) -> None:
+    hard = _object("dot", 1, 1, WIDTH, HEIGHT, rest="<difficult>1</difficult>")
+    part = _object("cell", 1.5, 2, 3, 4.5, rest="<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>")
+    done = convert_voc(_voc(tmp_path / "voc", {"b": _xml(GOOD, hard), "a": _xml(part)}), tmp_path / "out")
+    assert (done.class_names, dict(done.splits), bool(done.report)) == (("cell", "dot"), {"all": Split(2, 2, 1)}, False)
+    content = _content(tmp_path / "out", "all")
+    assert content["categories"] == [{"id": 1, "name": "cell"}, {"id": 2, "name": "dot"}]
+    assert content["images"] == [
+        {"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH},
+        {"id": 2, "file_name": "b.jpg", "height": HEIGHT, "width": WIDTH},
+    ]
+    # Pixels 5..14 and 6..25, from 1 and the last one in: 10 x 20 from (4, 5); 1..40 and 1..48 are the whole picture.
+    rows = [(row["image_id"], row["category_id"], row["bbox"], row["iscrowd"]) for row in content["annotations"]]
+    assert rows == [(1, 1, [0.5, 1, 2.5, 3.5], 0), (2, 1, [4, 5, 10, 20], 0), (2, 2, [0, 0, WIDTH, HEIGHT], 1)]
+    assert [row["area"] for row in content["annotations"]] == [8.75, 200, WIDTH * HEIGHT]
+
+
+def test_splits_share_pictures_classes_and_ids(tmp_path: Path) -> None:
+    other = _object("dot", 1, 1, 9, 9)
+    annotations = {"a": _xml(GOOD), "b": _xml(other), "c": _xml(GOOD, other), "unlisted": _xml(GOOD)}
+    lists = {"train": ["a", " b ", "", "a"], "val": ["c"], "trainval": ["a", "b", "c"], "cell_train": ["a -1"]}
+    done = convert_voc(_voc(tmp_path / "voc", annotations, lists), tmp_path / "out")
+    assert dict(done.splits) == {"train": Split(2, 2, 0), "val": Split(1, 2, 0), "trainval": Split(3, 4, 0)}
+    train, val, both = (_content(tmp_path / "out", split) for split in ("train", "val", "trainval"))
+    for part in ("images", "annotations"):
+        assert train[part] + val[part] == both[part]
+        assert len({entry["id"] for entry in both[part]}) == len(both[part])
+    assert train["categories"] == val["categories"]
+    assert sorted(os.listdir(tmp_path / "out" / "images")) == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        (_object("cell", 9, 9, 9, 9), "box of no size"),
+        (_object("cell", 9, 9, 12, 9), "box of no size"),
+        (_object("cell", 9, 9, 5, 12), "box of no size"),
+        (_object("cell", 41, 9, 45, 12), "box outside its picture"),
+        (_object("cell", 1, 9, 45), "box that is not four numbers"),
+        (_object("cell", 1, 9, 45, "x"), "box that is not four numbers"),
+        (_object("cell", 1, 9, 45, "nan"), "box that is not four numbers"),
+        (_object("cell", 1, 9, 45, "inf"), "box that is not four numbers"),
+        ("<object><name>cell</name></object>", "box that is not four numbers"),
+        (_object(" ", 1, 9, 5, 12), "object without a name"),
+        ("<object/>", "object without a name"),
+    ],
+)
+def test_an_object_that_cannot_be_used(wrong: str, kind: str, tmp_path: Path) -> None:
+    done = convert_voc(_voc(tmp_path / "voc", {"a": _xml(GOOD, wrong)}), tmp_path / "out")
+    assert done.report.found == {kind: ("a/object[1]",)}
+    assert [row["bbox"] for row in _content(tmp_path / "out", "all")["annotations"]] == [[4, 5, 10, 20]]
+
+
+def test_boxes_are_clipped_to_their_picture(tmp_path: Path) -> None:
+    # From 0 counts as a slip of one pixel; 4 pixels out at the right are told.
+    objects = (_object("cell", 0, 0, 10, 10), _object("cell", 31, 1, 44, 10))
+    done = convert_voc(_voc(tmp_path / "voc", {"a": _xml(*objects)}), tmp_path / "out")
+    assert done.report.found == {"box that reaches out of its picture (clipped)": ("a/object[1]",)}
+    rows = _content(tmp_path / "out", "all")["annotations"]
+    assert [row["bbox"] for row in rows] == [[0, 0, 10, 10], [30, 0, 10, 10]]
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;">]>' + _xml("<object>&y;</object>")
+OUTSIDE = f'<!DOCTYPE a SYSTEM "file:///etc/passwd">{_xml(GOOD)}'
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (BOMB, "annotation file with a document type, which can make it endless"),
+        (OUTSIDE, "annotation file with a document type, which can make it endless"),
+        ("", "annotation file that is not VOC's XML"),
+        ("<annotation>", "annotation file that is not VOC's XML"),
+        (_xml("&y;"), "annotation file that is not VOC's XML"),
+        ("<html></html>", "annotation file that is not VOC's XML"),
+        ('<?xml version="1.0" encoding="klingon"?><annotation/>', "annotation file that is not VOC's XML"),
+    ],
+)
+def test_an_annotation_file_that_cannot_be_used(text: str, kind: str, tmp_path: Path) -> None:
+    done = convert_voc(_voc(tmp_path / "voc", {"a": text, "b": _xml(GOOD)}), tmp_path / "out")
+    assert done.report.found == {kind: ("a",)}
+    assert [entry["file_name"] for entry in _content(tmp_path / "out", "all")["images"]] == ["b.jpg"]
+
+
+def test_pictures_that_cannot_be_used(tmp_path: Path) -> None:
+    names = ("good", "gone", "damaged")
+    folder = _voc(tmp_path / "voc", dict.fromkeys(names, _xml(GOOD)), {"train": [*names, "listed", "../good"]})
+    (folder / "JPEGImages" / "gone.jpg").unlink()
+    (folder / "JPEGImages" / "damaged.jpg").write_bytes(b"nothing")
+    done = convert_voc(folder, tmp_path / "out")
+    assert done.report.found == {
+        "listed picture without an annotation file": ("../good", "listed"),
+        "picture that cannot be read": ("damaged",),
+        "picture whose file is not there": ("gone",),
+    }
+    assert done.splits["train"] == Split(1, 1, 0)
+
+
+def test_a_size_that_is_not_the_pictures(tmp_path: Path) -> None:
+    annotations = {"a": _xml(GOOD, width=99), "b": _xml(GOOD, width=0, height=0), "c": _xml(GOOD)}
+    done = convert_voc(_voc(tmp_path / "voc", annotations), tmp_path / "out")
+    kind = "picture of another size than its annotation says (the picture's taken)"
+    assert done.report.found == {kind: ("a", "b")}
+    assert {(entry["height"], entry["width"]) for entry in _content(tmp_path / "out", "all")["images"]} == {
+        (HEIGHT, WIDTH)
+    }
+
+
+@pytest.mark.parametrize("frame", [(WIDTH, HEIGHT), (HEIGHT, WIDTH)], ids=["as stored", "upright"])
+def test_a_rotated_picture_keeps_the_frame_that_was_annotated(frame: tuple[int, int], tmp_path: Path) -> None:
+    folder = _voc(tmp_path / "voc", {"a": _xml(GOOD, width=frame[0], height=frame[1])})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "JPEGImages" / "a.jpg", exif=exif)
+    done = convert_voc(folder, tmp_path / "out")
+    assert not done.report
+    sample = CocoDataset.from_folder(tmp_path / "out", "all")[0]
+    assert tuple(sample.image.shape) == (3, frame[1], frame[0])
+
+
+# Files
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["linked", "copied"])
+def test_pictures_stay_when_the_given_folder_goes(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise OSError("no links here")
+
+        monkeypatch.setattr(os, "link", refuse)
+    folder = _voc(tmp_path / "voc", {"a": _xml(GOOD)})
+    given, taken = folder / "JPEGImages" / "a.jpg", tmp_path / "out" / "images" / "a.jpg"
+    for _ in range(2):  # again, over what is there
+        convert_voc(folder, tmp_path / "out")
+        assert given.samefile(taken) == links
+    content = given.read_bytes()
+    given.unlink()
+    assert taken.read_bytes() == content
+    assert os.listdir(taken.parent) == ["a.jpg"]
+
+
+def test_a_failed_conversion_leaves_the_one_before_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _voc(tmp_path / "voc", {"a": _xml(GOOD)})
+    convert_voc(folder, tmp_path / "out")
+    before = _content(tmp_path / "out", "all")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(StorageError, match="No space left on device; make room"):
+        convert_voc(_voc(folder, {"b": _xml(GOOD)}), tmp_path / "out")
+    assert _content(tmp_path / "out", "all") == before
+    assert os.listdir(tmp_path / "out" / "annotations") == ["instances_all.json"]
+    assert os.listdir(tmp_path / "out" / "images") == ["a.jpg"]
+
+
+def test_what_cannot_be_converted(tmp_path: Path) -> None:
+    folder = _voc(tmp_path / "voc", {"a": _xml(_object("cell", 1, 1, 1, 1))})
+    with pytest.raises(ConfigError, match="the folder to convert; name another for what is written"):
+        convert_voc(folder, folder / ".." / "voc")
+    with pytest.raises(ConfigError, match=r"no object that can be used \(1 x box of no size: a/object\[0\]\); correct"):
+        convert_voc(folder, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"none/Annotations: cannot be read \(No such file or directory\); name"):
+        convert_voc(tmp_path / "none", tmp_path / "out")
+    (tmp_path / "empty" / "Annotations").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"Annotations: no files ending in \.xml; name a folder in Pascal VOC's"):
+        convert_voc(tmp_path / "empty", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# Real data
+
+
+def test_blood_cells(data_folder: Path, tmp_path: Path) -> None:
+    done = convert_voc(data_folder / "BCCD", tmp_path / "out")
+    # Counted in the XML with another parser: 4888 objects (RBC 4155, WBC 372, Platelets 361), two of no size.
+    assert done.summary().splitlines() == [
+        f"{tmp_path}/out: 3 classes, Platelets, RBC, WBC",
+        "  train: 205 pictures with 2804 objects and 0 difficult ones",
+        "  val: 87 pictures with 1137 objects and 0 difficult ones",
+        "  trainval: 292 pictures with 3941 objects and 0 difficult ones",
+        "  test: 72 pictures with 945 objects and 0 difficult ones",
+        "  2 x box of no size: BloodImage_00338/object[12], BloodImage_00343/object[3]",
+    ]
+    assert 3941 + 945 == 4155 + 372 + 361 - 2
+    reference = COCO(tmp_path / "out" / "annotations" / "instances_trainval.json")
+    assert len(reference.getAnnIds()) == 3941
+    dataset = CocoDataset.from_folder(tmp_path / "out", "test")
+    assert (len(dataset), dataset.object_count, dataset.class_names) == (72, 945, ("Platelets", "RBC", "WBC"))
+    assert tuple(dataset[0].image.shape) == (3, 480, 640)
+    assert not dataset.report
