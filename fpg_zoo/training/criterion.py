@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,23 @@ Sizes = Sequence[tuple[int, int]]
 
 _RPN_MATCHER = Matcher(positive=0.7, negative=0.3, rescue=0.3)
 _RPN_SAMPLER = Sampler(number=256, positive_fraction=0.5)
-_RPN_CANDIDATES_PER_LEVEL = 2000
-_BOX_SAMPLER = Sampler(number=512, positive_fraction=0.25)
+_POSITIVE_REGIONS = 0.25  # of those sampled for the box head, at most
 _DENSE_MATCHER = Matcher(positive=0.5, negative=0.5, rescue=0.0)
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionSampling:
+    """How many regions a two-stage detector trains on; RetinaNet, which trains on every anchor, has no use for it.
+
+    Attributes:
+        candidates_per_level: the RPN's best boxes of each level, from which the proposals are made.
+        regions: sampled of an image's proposals and ground truth for the box head, a quarter positive at most; the
+            mask head trains on the positive ones.
+    """
+
+    candidates_per_level: int = 2000
+    regions: int = 512
 
 
 class Criterion(nn.Module):
@@ -42,7 +56,14 @@ class Criterion(nn.Module):
     BatchNorms stay in eval mode whatever the mode of the rest.
     """
 
-    def __init__(self, model: Detector, *, sample_all: bool = False, frozen_stages: int = 1) -> None:
+    def __init__(
+        self,
+        model: Detector,
+        *,
+        sample_all: bool = False,
+        frozen_stages: int = 1,
+        sampling: RegionSampling | None = None,
+    ) -> None:
         """Freeze what is to be frozen.
 
         Args:
@@ -50,6 +71,7 @@ class Criterion(nn.Module):
             sample_all: use every anchor and proposal in place of a random sample.
             frozen_stages: backbone stages that are not trained, 0..4, with the stem. 0 trains the stem, too, as
                 training from scratch needs it.
+            sampling: of regions; the published schedule's by default.
 
         Raises:
             ValueError: `frozen_stages` is outside 0..4.
@@ -64,7 +86,9 @@ class Criterion(nn.Module):
         for part in self._frozen:
             part.requires_grad_(False)
         if isinstance(model, TwoStageDetector):
-            self._losses: _TwoStageLosses | _DenseLosses = _TwoStageLosses(model, sample_all)
+            self._losses: _TwoStageLosses | _DenseLosses = _TwoStageLosses(
+                model, sample_all, sampling or RegionSampling()
+            )
         elif isinstance(model, RetinaNet):
             self._losses = _DenseLosses(model)
         else:
@@ -103,16 +127,17 @@ class Criterion(nn.Module):
 
 
 class _TwoStageLosses:
-    def __init__(self, model: TwoStageDetector, sample_all: bool) -> None:
+    def __init__(self, model: TwoStageDetector, sample_all: bool, sampling: RegionSampling) -> None:
         self.model = model
+        box_sampler = Sampler(number=sampling.regions, positive_fraction=_POSITIVE_REGIONS)
         self.rpn_sampler, self.box_sampler = (
             dataclasses.replace(sampler, number=None) if sample_all else sampler
-            for sampler in (_RPN_SAMPLER, _BOX_SAMPLER)
+            for sampler in (_RPN_SAMPLER, box_sampler)
         )
         # Mask R-CNN's schedule also takes a ground truth's best proposal, if it overlaps by half.
         self.box_matcher = Matcher(positive=0.5, negative=0.5, rescue=0.5 if model.mask_head is not None else None)
         self.select_proposals = ProposalSelection(
-            dataclasses.replace(model.config.rpn, candidates_per_level=_RPN_CANDIDATES_PER_LEVEL)
+            dataclasses.replace(model.config.rpn, candidates_per_level=sampling.candidates_per_level)
         )
 
     def __call__(self, pyramid: Sequence[Tensor], sizes: Sizes, truths: Sequence[Truth]) -> dict[str, Tensor]:

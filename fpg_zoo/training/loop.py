@@ -164,7 +164,8 @@ class _Run:
             recompute_grid(self.model)
         # On a CPU, and under autocast on a GPU, convolutions are faster so; a layout, nothing else.
         self.model.to(memory_format=torch.channels_last)
-        criterion = Criterion(self.model.train(), frozen_stages=settings.recipe.frozen_stages)
+        recipe = settings.recipe
+        criterion = Criterion(self.model.train(), frozen_stages=recipe.frozen_stages, sampling=recipe.sampling)
         optimizer = build_optimizer(self.model, self.schedule)
         if settings.average:
             self.average = AveragedModel(self.model, multi_avg_fn=_average, use_buffers=True)
@@ -254,8 +255,7 @@ class _Run:
         # Of the step alone, so that a run that is taken up draws the same samples.
         sequence = np.random.SeedSequence(self.settings.seed, spawn_key=(step, self.processes.rank))
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
-        epoch = step * self.batch // len(self.dataset)
-        rate = self.schedule.rate(epoch, step, self.batch)
+        rate = self.schedule.rate(step * self.batch / len(self.dataset), step, self.batch)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()

@@ -17,7 +17,7 @@ class Schedule:
 
     Attributes:
         epochs: how long to train.
-        steps_down: the epochs (0 the first) from whose beginning on the rate is a tenth of what it was.
+        steps_down: the epochs, whole or not, after which the rate is a tenth of what it was.
         learning_rate: for batches of `reference_batch` images; it scales in proportion to the batch (Goyal et al.,
             arXiv 1706.02677).
         reference_batch: images.
@@ -29,7 +29,7 @@ class Schedule:
     """
 
     epochs: int
-    steps_down: tuple[int, ...]
+    steps_down: tuple[float, ...]
     learning_rate: float
     reference_batch: int = 64
     warmup_iterations: int = 1000
@@ -49,11 +49,11 @@ class Schedule:
                 "up to 1, and no fewer than 0 iterations"
             )
 
-    def rate(self, epoch: int, step: int, batch: int) -> float:
+    def rate(self, epoch: float, step: int, batch: int) -> float:
         """The learning rate.
 
         Args:
-            epoch: 0 for the first.
+            epoch: epochs done, 0 in the beginning.
             step: the steps of the optimiser taken before, over all epochs.
             batch: images of a step, over all processes and accumulated parts.
         """

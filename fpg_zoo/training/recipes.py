@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fpg_zoo.config import DetectorConfig, RetinaNetConfig
 from fpg_zoo.data.augment import AugmentConfig
 from fpg_zoo.errors import UnknownNameError
+from fpg_zoo.training.criterion import RegionSampling
 from fpg_zoo.training.optimizer import Schedule
 
 
@@ -20,6 +21,7 @@ class Recipe:
         factors: least and greatest random factor on the longest side that the model takes; crops have that side.
         flip: probability of mirroring left to right, 0..1.
         frozen_stages: backbone stages that are not trained, with the stem; 0 trains everything.
+        sampling: of the regions that a two-stage detector trains on.
         about: what it is for, in a line.
     """
 
@@ -27,6 +29,7 @@ class Recipe:
     factors: tuple[float, float] = (0.8, 1.2)
     flip: float = 0.5
     frozen_stages: int
+    sampling: RegionSampling = field(default_factory=RegionSampling)
     about: str
 
     def augment(self, config: DetectorConfig) -> AugmentConfig:
@@ -56,9 +59,11 @@ RECIPES = {
     ),
     "scratch": Recipe(
         schedule=Schedule(
-            epochs=50, steps_down=(40, 47), learning_rate=0.16, warmup_iterations=500, greatest_gradient=35.0
+            epochs=50, steps_down=(40, 47), learning_rate=0.16, warmup_iterations=200, greatest_gradient=35.0
         ),
         frozen_stages=0,
+        # A picture of the size these models take has few objects, and pooling regions is most of their step.
+        sampling=RegionSampling(candidates_per_level=500, regions=64),
         about="50 epochs from nothing, for the nano models",
     ),
 }
@@ -81,5 +86,5 @@ def recipe_named(name: str, *, epochs: int | None = None) -> Recipe:
     if epochs is None:
         return recipe
     schedule = recipe.schedule
-    down = tuple(step * epochs // schedule.epochs for step in schedule.steps_down)
+    down = tuple(step * epochs / schedule.epochs for step in schedule.steps_down)
     return dataclasses.replace(recipe, schedule=dataclasses.replace(schedule, epochs=epochs, steps_down=down))
