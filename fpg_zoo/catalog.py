@@ -136,11 +136,12 @@ _ROWS = (
     _row("retinanet_r50_nasfpn", "RetinaNet", "NAS-FPN", lambda: _retinanet(neck=NASFPNConfig())),
     _row("faster_rcnn_nano_fpg", "Faster R-CNN", "FPG-nano", lambda: _nano_two_stage(None)),
     _row("mask_rcnn_nano_fpg", "Mask R-CNN", "FPG-nano", lambda: _nano_two_stage(MaskHeadConfig(width=48, depth=2))),
+    # 384, where the two-stage twins have 320: its inputs are padded to multiples of 128.
     _row(
         "retinanet_nano_fpg",
         "RetinaNet",
         "FPG-nano",
-        lambda: _retinanet(neck=_nano_fpg(start=1), backbone=NANO, head_width=48, head_depth=2, longest_side=320),
+        lambda: _retinanet(neck=_nano_fpg(start=1), backbone=NANO, head_width=48, head_depth=2, longest_side=384),
     ),
 )
 

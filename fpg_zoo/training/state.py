@@ -71,8 +71,7 @@ def save_state(
         with explained(run):
             _write_text(folder / _PROGRESS_FILE, asdict(progress))
             folder.rename(target)
-    for older in _states(run)[:-1]:
-        shutil.rmtree(older, ignore_errors=True)
+    _remove_before(target)
     return target
 
 
@@ -98,7 +97,7 @@ def read_progress(state: Path) -> Progress:
 
 
 def restore(state: Path, model: Detector, optimizer: torch.optim.Optimizer) -> dict[str, Tensor] | None:
-    """Load a saved state into a model and its optimiser.
+    """Load a saved state into a model and its optimiser, and remove the states before it, which a kill may have left.
 
     Returns:
         The averaged weights by name; None if none were saved.
@@ -116,6 +115,7 @@ def restore(state: Path, model: Detector, optimizer: torch.optim.Optimizer) -> d
         if name in momenta:
             optimizer.state[parameter]["momentum_buffer"] = momenta[name].to(parameter.device, copy=True)
     average = state / _AVERAGE_FILE
+    _remove_before(state)
     return WeightsFile(average).tensors() if average.is_file() else None
 
 
@@ -175,6 +175,12 @@ def _momenta(model: Detector, optimizer: torch.optim.Optimizer) -> dict[str, Ten
 def _states(run: Path) -> list[Path]:
     folders = run.iterdir() if run.is_dir() else ()
     return sorted(folder for folder in folders if _STATE.fullmatch(folder.name) and folder.is_dir())
+
+
+def _remove_before(state: Path) -> None:
+    for older in _states(state.parent):
+        if older.name < state.name:
+            shutil.rmtree(older, ignore_errors=True)
 
 
 @contextlib.contextmanager
