@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from harness import write
 from ledger import Ledger
 
 import fpg_zoo
-from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.config import DetectorConfig, FPGConfig, RetinaNetConfig
+from fpg_zoo.modeling.detectors import Detector, build_detector
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import RECIPES
@@ -24,6 +26,7 @@ from fpg_zoo.training.recomputing import recompute_grid
 
 SIDE, IMAGES = 640, 8
 OBJECTS = 7  # of an image, as COCO's have on average
+TWO_WIDTHS = "retinanet_r50_fpg_chn128"
 SAVED = 0.5  # of the published column, at most, with all that saves memory
 
 
@@ -46,19 +49,29 @@ def step(model: Detector, images: int, *, bf16: bool) -> None:
     optimizer.step()
 
 
-def fresh(name: str, *, saving: bool, device: str) -> Detector:
+def variants(name: str) -> dict[str, DetectorConfig]:
+    """An architecture's configs by what to call them; of the row that circulates with two widths of towers, both."""
+    config = fpg_zoo.model_info(name).config
+    if name != TWO_WIDTHS or not isinstance(config, RetinaNetConfig):
+        return {name: config}
+    return {
+        f"{name}, towers {width} wide": replace(config, head=replace(config.head, width=width)) for width in (256, 128)
+    }
+
+
+def fresh(config: DetectorConfig, *, saving: bool, device: str) -> Detector:
     """A model in train mode; its grid is computed twice if memory is to be saved and it has one."""
-    model = fpg_zoo.create_model(name, device=device).train()
-    if saving and "_fpg" in name:
+    model = build_detector(config).to(device)
+    if saving and isinstance(config.neck, FPGConfig):
         recompute_grid(model)
     return model
 
 
-def predicted(name: str, *, saving: bool) -> float:
+def predicted(config: DetectorConfig, *, saving: bool) -> float:
     """GB of a step of `IMAGES` images, from steps of one and two."""
     peaks: list[float] = []
     for images in (1, 2):
-        model = fresh(name, saving=saving, device="cpu")
+        model = fresh(config, saving=saving, device="cpu")
         weights = sum(tensor.nbytes for tensor in model.state_dict().values())
         with Ledger() as ledger:
             step(model, images, bf16=saving)
@@ -68,32 +81,39 @@ def predicted(name: str, *, saving: bool) -> float:
     return (peaks[0] + (IMAGES - 1) * (peaks[1] - peaks[0])) / 1e9
 
 
-def measured(name: str, *, saving: bool) -> float:
+def measured(config: DetectorConfig, *, saving: bool) -> float:
     """GB that torch's allocator had given out at the peak of a step on the GPU."""
-    model = fresh(name, saving=saving, device="cuda")
+    model = fresh(config, saving=saving, device="cuda")
     torch.cuda.reset_peak_memory_stats()
     step(model, IMAGES, bf16=saving)
     return float(torch.cuda.max_memory_allocated()) / 1e9
 
 
+def row(label: str, config: DetectorConfig, published: float | None) -> dict[str, Any]:
+    """What is recorded of a config."""
+    found: dict[str, Any] = {"model": label, "images": IMAGES, "side": SIDE, "published_gb": published}
+    for kind, saving in (("fp32", False), ("checkpointed_bf16", True)):
+        found[f"predicted_{kind}_gb"] = round(predicted(config, saving=saving), 2)
+        found[f"measured_{kind}_gb"] = round(measured(config, saving=saving), 2) if torch.cuda.is_available() else None
+    # The grid is what is computed twice; other necks only have bf16 to save with.
+    found["within_limit"] = (
+        not isinstance(config.neck, FPGConfig)
+        or published is None
+        or found["predicted_checkpointed_bf16_gb"] <= SAVED * published
+    )
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", default=fpg_zoo.list_models(pretrained=True))
-    has_gpu = torch.cuda.is_available()
+    parser.add_argument("names", nargs="*", default=fpg_zoo.list_models("*_r50_*"))
     rows: list[dict[str, Any]] = []
     for name in parser.parse_args().names:
         published = fpg_zoo.model_info(name).checkpoints[0].memory_gb
-        row: dict[str, Any] = {"model": name, "images": IMAGES, "side": SIDE, "published_gb": published}
-        for label, saving in (("fp32", False), ("checkpointed_bf16", True)):
-            row[f"predicted_{label}_gb"] = round(predicted(name, saving=saving), 2)
-            row[f"measured_{label}_gb"] = round(measured(name, saving=saving), 2) if has_gpu else None
-        # The grid is what is computed twice; other necks only have bf16 to save with.
-        row["within_limit"] = (
-            "_fpg" not in name or published is None or row["predicted_checkpointed_bf16_gb"] <= SAVED * published
-        )
-        rows.append(row)
-        print(row, flush=True)
-    print(write("memory", "python benchmarks/memory.py", rows, device="cuda" if has_gpu else "cpu"))
+        for label, config in variants(name).items():
+            rows.append(row(label, config, published))
+            print(rows[-1], flush=True)
+    print(write("memory", "python benchmarks/memory.py", rows, device="cuda" if torch.cuda.is_available() else "cpu"))
 
 
 if __name__ == "__main__":
