@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fpg_zoo.errors import FPGZooError
     from fpg_zoo.factory import ModelInfo, create_model, list_models, model_info
     from fpg_zoo.hub_push import push_to_hub
+    from fpg_zoo.optimized.detectors import optimize
     from fpg_zoo.predictor import Predictor
     from fpg_zoo.reference import load_reference_state_dict, reference_state_dict
     from fpg_zoo.structures import Detections
@@ -29,6 +30,7 @@ __all__ = [
     "list_models",
     "load_reference_state_dict",
     "model_info",
+    "optimize",
     "push_to_hub",
     "reference_state_dict",
 ]
@@ -42,6 +44,7 @@ _HOMES = {
     "list_models": "factory",
     "load_reference_state_dict": "reference",
     "model_info": "factory",
+    "optimize": "optimized.detectors",
     "push_to_hub": "hub_push",
     "reference_state_dict": "reference",
 }

@@ -23,7 +23,7 @@ LAYERS = (
     ("catalog", "preprocess", "model_files"),
     ("weights",),
     ("modeling",),
-    ("fitting",),
+    ("fitting", "optimized"),
     ("reference",),
     ("loading", "hub", "hub_push", "model_card"),
     ("factory", "predictor", "data"),

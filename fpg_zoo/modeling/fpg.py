@@ -161,14 +161,19 @@ class FPG(nn.Module):
 
     def forward(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
         inputs = self.inputs(stages)
-        _check_halving(inputs)
+        check_halving(inputs)
         column = inputs
         for pathway in self.pathways:
             column = pathway(column, inputs)
         return tuple(output(F.relu(node)) for output, node in zip(self.outputs, column, strict=True))
 
 
-def _check_halving(column: Sequence[Tensor]) -> None:
+def check_halving(column: Sequence[Tensor]) -> None:
+    """Refuse a column of which a level is not half as high and wide as the one before.
+
+    Raises:
+        ValueError: it is so.
+    """
     for level in range(1, len(column)):
         finer, coarser = tuple(column[level - 1].shape[-2:]), tuple(column[level].shape[-2:])
         if finer != (coarser[0] * 2, coarser[1] * 2):

@@ -43,10 +43,10 @@ class RetinaHead(nn.Module):
 
     def __init__(self, config: RetinaHeadConfig, in_channels: int, num_classes: int) -> None:
         super().__init__()
-        levels, per_cell = len(config.anchors.strides), config.anchors.per_cell
+        self.levels, per_cell = len(config.anchors.strides), config.anchors.per_cell
         inputs = [in_channels] + [config.width] * (config.depth - 1)
-        self.class_tower = nn.ModuleList(SharedConv(channels, config.width, levels) for channels in inputs)
-        self.box_tower = nn.ModuleList(SharedConv(channels, config.width, levels) for channels in inputs)
+        self.class_tower = nn.ModuleList(SharedConv(channels, config.width, self.levels) for channels in inputs)
+        self.box_tower = nn.ModuleList(SharedConv(channels, config.width, self.levels) for channels in inputs)
         self.classes = nn.Conv2d(config.width, per_cell * num_classes, 3, padding=1)
         self.deltas = nn.Conv2d(config.width, per_cell * 4, 3, padding=1)
         init_normal(self.deltas, std=0.01)

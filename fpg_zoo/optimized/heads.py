@@ -1,0 +1,85 @@
+"""The heads with their BatchNorms folded, ReLUs in the convolutions' pass."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fpg_zoo.modeling.layers import ConvNorm
+from fpg_zoo.modeling.retina_head import RetinaHead, SharedConv
+from fpg_zoo.modeling.roi_heads import MaskHead
+from fpg_zoo.modeling.rpn import RPN
+from fpg_zoo.optimized.convolutions import Convolution
+
+
+class FusedRPN(nn.Module):
+    """As `fpg_zoo.modeling.rpn.RPN`."""
+
+    def __init__(self, plain: RPN) -> None:
+        super().__init__()
+        self.conv = Convolution.of(plain.conv)
+        self.objectness = Convolution.of(plain.objectness)
+        self.deltas = Convolution.of(plain.deltas)
+
+    def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        hidden = [self.conv(level, relu=True) for level in pyramid]
+        return [self.objectness(x) for x in hidden], [self.deltas(x) for x in hidden]
+
+
+class FusedRetinaHead(nn.Module):
+    """As `fpg_zoo.modeling.retina_head.RetinaHead`; a shared convolution stands once for each level, with its norm."""
+
+    def __init__(self, plain: RetinaHead) -> None:
+        super().__init__()
+        levels = range(plain.levels)
+        self.class_towers = nn.ModuleList(_tower(plain.class_tower, level) for level in levels)
+        self.box_towers = nn.ModuleList(_tower(plain.box_tower, level) for level in levels)
+        self.classes, self.deltas = Convolution.of(plain.classes), Convolution.of(plain.deltas)
+
+    def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits = [self.classes(tower(x)) for tower, x in zip(self.class_towers, pyramid, strict=True)]
+        deltas = [self.deltas(tower(x)) for tower, x in zip(self.box_towers, pyramid, strict=True)]
+        return logits, deltas
+
+
+class FusedTower(nn.Module):
+    """Convolutions one after the other, each with ReLU; (N, in, H, W) to (N, out, H, W)."""
+
+    def __init__(self, convs: Iterable[Convolution]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(convs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in self.convs:
+            x = conv(x, relu=True)
+        return x
+
+
+class FusedMaskHead(nn.Module):
+    """As `fpg_zoo.modeling.roi_heads.MaskHead`."""
+
+    def __init__(self, plain: MaskHead) -> None:
+        super().__init__()
+        self.pooling = plain.pooling
+        blocks = [block for block in plain.convs if isinstance(block, ConvNorm)]
+        self.tower = FusedTower(Convolution.of(block.conv, block.norm) for block in blocks)
+        self.upsample = copy.deepcopy(plain.upsample)
+        self.classes = Convolution.of(plain.classes)
+
+    def forward(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
+        x = self.tower(self.pooling(pyramid, regions))
+        logits: Tensor = self.classes(F.relu(self.upsample(x)))
+        return logits
+
+
+def _tower(layers: Iterable[nn.Module], level: int) -> FusedTower:
+    convs = []
+    for layer in layers:
+        assert isinstance(layer, SharedConv)
+        norm = layer.norms[level]
+        assert isinstance(norm, nn.BatchNorm2d)
+        convs.append(Convolution.of(layer.conv, norm))
+    return FusedTower(convs)

@@ -1,0 +1,181 @@
+"""The inference form against the plain one: the same pyramid, the same detections, at any size and batch."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import PUBLISHED, golden_model
+from tiny_models import tiny_model
+from torch import nn
+
+import fpg_zoo
+from fpg_zoo.config import FPGConfig, FPGGrid, FPNConfig, NASFPNConfig
+from fpg_zoo.modeling.detectors import Detector, build_detector
+from fpg_zoo.optimized.convolutions import Convolution, EnlargedConvolution, folded
+
+NANO = ("faster_rcnn_nano_fpg", "mask_rcnn_nano_fpg", "retinanet_nano_fpg")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def _apart(x: torch.Tensor, y: torch.Tensor) -> float:
+    """The relative L2 distance of y from x."""
+    return float((x - y.float()).norm() / x.norm())
+
+
+@torch.no_grad()
+def _pyramid(model: Detector, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    maps: tuple[torch.Tensor, ...] = model.neck(model.backbone(images.to(model.dtype)))
+    return maps
+
+
+def _matched(expected: fpg_zoo.Detections, found: fpg_zoo.Detections) -> int:
+    """How many of the expected ones are found: of the same class, box to 0.05 pixels, score to 1e-4."""
+    near = (expected.boxes[:, None] - found.boxes[None]).abs().amax(-1) < 0.05
+    same = (expected.labels[:, None] == found.labels[None]) & (
+        (expected.scores[:, None] - found.scores[None]).abs() < 1e-4
+    )
+    return int((near & same).any(1).sum())
+
+
+def _random_norm(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels).eval()
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        assert tensor is not None
+        nn.init.uniform_(tensor, 0.5, 1.5)
+    return norm
+
+
+@torch.no_grad()
+def test_folding_and_enlarging_are_identities() -> None:
+    torch.manual_seed(0)
+    conv, norm, x = nn.Conv2d(6, 8, 3, padding=1), _random_norm(8), torch.randn(2, 6, 5, 7)
+    assert _apart(norm(conv(x)), Convolution.of(conv, norm)(x)) < 1e-6
+    large = F.interpolate(x, scale_factor=2, mode="nearest")
+    assert _apart(norm(conv(large)), EnlargedConvolution(*folded(conv, norm))(x)) < 1e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_sum_is_written_over_or_kept(fused: bool) -> None:
+    torch.manual_seed(0)
+    x, total = torch.randn(1, 4, 6, 6), torch.randn(1, 8, 6, 6)
+    conv = nn.Conv2d(4, 8, 1)
+    expected = F.relu(total + conv(x))
+    before, into = total.clone(), total.clone()
+    with torch.backends.mkldnn.flags(enabled=fused):
+        kept = Convolution.of(conv)(x, total, keep=True, relu=True)
+        over = Convolution.of(conv)(x, into, relu=True)
+    assert torch.equal(total, before)
+    assert over.data_ptr() == into.data_ptr()
+    assert _apart(expected, kept) < 1e-6
+    assert _apart(expected, over) < 1e-6
+
+
+@pytest.mark.parametrize("size", [(128, 128), (128, 384), (256, 128)])
+@pytest.mark.parametrize("batch", [1, 2, 8])
+@pytest.mark.parametrize("name", NANO)
+def test_the_pyramid_and_the_detections_are_the_plain_forms(name: str, batch: int, size: tuple[int, int]) -> None:
+    plain = tiny_model(name)
+    made = fpg_zoo.optimize(plain)
+    torch.manual_seed(batch)
+    images, sizes = torch.randn(batch, 3, *size), [(size[0] - 3 * index, size[1] - index) for index in range(batch)]
+    for expected, found in zip(_pyramid(plain, images), _pyramid(made, images), strict=True):
+        assert _apart(expected, found) < 1e-5
+    for before, after in zip(plain.detect(images, sizes), made.detect(images, sizes), strict=True):
+        assert len(before) == len(after) > 50
+        assert _matched(before, after) >= 0.99 * len(before)
+        if before.masks is not None:
+            assert after.masks is not None
+            assert (before.masks ^ after.masks).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
+@pytest.mark.parametrize("name", NANO)
+def test_in_bfloat16_the_pyramid_is_near(name: str, dtype: torch.dtype) -> None:
+    plain = tiny_model(name)
+    made = fpg_zoo.optimize(plain, dtype=dtype)
+    assert made.dtype == dtype
+    images = torch.randn(1, 3, 128, 256, generator=torch.Generator().manual_seed(0))
+    for expected, found in zip(_pyramid(plain, images), _pyramid(made, images), strict=True):
+        assert found.dtype == dtype
+        assert _apart(expected, found) < 2e-2
+    (found,) = made.detect(images.to(dtype), [(128, 256)])
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+
+
+GRIDS = {
+    "identities": FPGGrid(directions=("up", "down"), skipped=((), ()), lateral="identity", skip="identity"),
+    "both across": FPGGrid(directions=("down", "up"), skipped=((), (0,)), across_from_finer=True, skip=None),
+    "only along": FPGGrid(directions=("down",), skipped=((4,),), lateral=None, skip=None, across_from_coarser=False),
+}
+
+
+@pytest.mark.parametrize(
+    "neck", [*(FPGConfig(start=0, width=16, grid=grid) for grid in GRIDS.values()), FPNConfig(start=0, width=16)],
+    ids=[*GRIDS, "FPN"],
+)  # fmt: skip
+def test_any_neck_of_ones_own(neck: FPGConfig | FPNConfig) -> None:
+    config = dataclasses.replace(fpg_zoo.model_info(NANO[0]).config, neck=neck)
+    _check_random(build_detector(config))
+
+
+@pytest.mark.parametrize(
+    "neck",
+    [FPNConfig(start=1, width=16, extra_levels="conv"), NASFPNConfig(width=16, stacks=2)],
+    ids=["FPN", "NAS-FPN"],
+)
+def test_a_dense_detectors_other_necks(neck: FPNConfig | NASFPNConfig) -> None:
+    _check_random(build_detector(dataclasses.replace(fpg_zoo.model_info(NANO[2]).config, neck=neck)))
+
+
+def _check_random(plain: Detector) -> None:
+    """With norms that are no identities."""
+    torch.manual_seed(0)
+    for module in plain.eval().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.load_state_dict(_random_norm(module.num_features).state_dict())
+    images = torch.randn(2, 3, 128, 128)
+    before = copy.deepcopy(plain.state_dict())
+    for expected, found in zip(_pyramid(plain, images), _pyramid(fpg_zoo.optimize(plain), images), strict=True):
+        assert _apart(expected, found) < 1e-5
+    assert all(torch.equal(tensor, before[name]) for name, tensor in plain.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_all_ten_are_the_plain_forms(name: str) -> None:
+    plain = golden_model(name)
+    made = fpg_zoo.optimize(plain)
+    images = torch.randn(1, 3, 256, 384, generator=torch.Generator().manual_seed(0))
+    for expected, found in zip(_pyramid(plain, images), _pyramid(made, images), strict=True):
+        assert _apart(expected, found) < 1e-5
+    (before,), (after,) = plain.detect(images, [(250, 380)]), made.detect(images, [(250, 380)])
+    assert _matched(before, after) >= 0.99 * len(before)
+
+
+def test_pictures_go_through_a_predictor() -> None:
+    scene = fpg_zoo.Predictor(tiny_model(NANO[1]))
+    picture = torch.randint(0, 256, (3, 90, 120), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    (before,) = scene([picture])
+    (after,) = fpg_zoo.Predictor(fpg_zoo.optimize(tiny_model(NANO[1])))([picture])
+    assert _matched(before, after) >= 0.99 * len(before) > 0
+
+
+def test_what_an_optimised_form_cannot_is_said() -> None:
+    made = fpg_zoo.optimize(tiny_model(NANO[2]))
+    assert made.eval() is made
+    assert not made.training
+    with pytest.raises(ValueError, match="cannot be trained: use the one it was made of"):
+        made.train()
+    with pytest.raises(ValueError, match="cannot be saved to out"):
+        made.save_pretrained("out")
+    with pytest.raises(ValueError, match="already optimised"):
+        fpg_zoo.optimize(made)
+    with pytest.raises(ValueError, match=r"dtype=torch.int8: the network computes in one of"):
+        fpg_zoo.optimize(tiny_model(NANO[2]), dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"call model.eval\(\) first"):
+        fpg_zoo.optimize(fpg_zoo.create_model(NANO[2]).train())
