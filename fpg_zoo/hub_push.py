@@ -14,7 +14,7 @@ from fpg_zoo.hub import CONFIG, PREFIX, WEIGHTS, hub_api, is_branch, is_reposito
 from fpg_zoo.model_card import check_licence, checked_figures, is_own_card, model_card
 from fpg_zoo.weights.hub_errors import explained_hub, one_line
 from fpg_zoo.weights.manifest import Published, load_manifest
-from fpg_zoo.weights.store import Store
+from fpg_zoo.weights.store import Store, verify_file
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -133,14 +133,17 @@ def check_push(
 def published_as(model: Detector) -> Published | None:
     """The published checkpoint that `model` is: with its config, class names and every tensor.
 
-    Only checkpoints in the zoo's cache, whole and as they were pinned, can be compared; None if it is none of them.
+    Only checkpoints in the package or the zoo's cache, whole and as they were published or pinned, can be compared;
+    None if it is none of them.
     """
     store = Store()
     for entry in load_manifest().of(model.name):
-        path = store.path(entry)
+        path = entry.packaged or store.path(entry)
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-            if path.is_file() and _is_saved_as(model, path) and store.judge(path).state == "good":
-                return entry
+            if path.is_file() and _is_saved_as(model, path):
+                verdict = verify_file(path) if entry.packaged else store.judge(path)
+                if verdict.state == "good":
+                    return entry
     return None
 
 
@@ -157,7 +160,10 @@ def _is_saved_as(model: Detector, path: Path) -> bool:
         return False
     given, saved = model.state_dict(), file.tensors()
     return given.keys() == saved.keys() and all(
-        tensor.dtype == saved[name].dtype and torch.equal(tensor.cpu(), saved[name]) for name, tensor in given.items()
+        # As they are loaded: in float32, whatever they are kept in.
+        tensor.dtype == (torch.float32 if saved[name].is_floating_point() else saved[name].dtype)
+        and torch.equal(tensor.cpu(), saved[name].to(tensor.dtype))
+        for name, tensor in given.items()
     )
 
 

@@ -20,7 +20,7 @@ from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.reference import architecture_of, from_reference, refuse_differences
 from fpg_zoo.weights.checkpoint import Checkpoint, read_checkpoint
 from fpg_zoo.weights.manifest import Published
-from fpg_zoo.weights.store import Store
+from fpg_zoo.weights.store import Store, packaged_file
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def assemble(source: Source, classes: tuple[str, ...] | int | None) -> tuple[Det
 
 
 def open_published(entry: Published, config: DetectorConfig) -> Source:
-    """The published checkpoint, from the cache or, the first time, the network.
+    """The published checkpoint, from the package, the cache or, the first time, the network.
 
     Raises:
         WeightsError: it cannot be had, trusted or fitted.
@@ -152,7 +152,8 @@ def open_published(entry: Published, config: DetectorConfig) -> Source:
 
 
 def fetch(entry: Published, config: DetectorConfig, store: Store | None = None) -> Path:
-    """The published checkpoint as safetensors in the cache: found there, or downloaded, verified and converted.
+    """The published checkpoint as safetensors: it comes with the zoo, or is in the cache, or is fetched into it, that
+    is downloaded, verified and converted.
 
     Args:
         entry: the manifest's row.
@@ -179,4 +180,6 @@ def fetch(entry: Published, config: DetectorConfig, store: Store | None = None) 
         named = with_classes(fitted, entry.class_names)
         write_safetensors(tensors, target, {**origin, **metadata_of(named, entry.architecture)})
 
+    if entry.packaged:
+        return packaged_file(entry)
     return (store or Store()).obtain(entry, convert)

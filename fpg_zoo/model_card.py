@@ -140,7 +140,7 @@ def _front_matter(
         library_name="fpg_zoo",
         pipeline_tag=_task(model.config),
         tags=[*tags, "arxiv:2004.03580"],
-        datasets=["coco"] if published else None,
+        datasets=["coco"] if published and _is_of_coco(published) else None,
         model_name=repo_id.partition("/")[2] if results else None,
         eval_results=results or None,
     ).to_yaml()
@@ -156,14 +156,15 @@ def _published_results(published: Published | None) -> Iterator[EvalResult]:
         if value is not None:
             yield EvalResult(
                 task_type=task,
-                dataset_type="coco",
-                dataset_name="COCO val2017",
-                dataset_split="val2017",
+                dataset_type="coco" if _is_of_coco(published) else "fpg_zoo.data.shapes",
+                dataset_name=published.data,
+                dataset_split="val2017" if _is_of_coco(published) else "val",
                 metric_type=metric,
                 metric_name=f"{_LABELS[metric]}, published",
                 metric_value=value,
-                source_name="the published checkpoint",
-                source_url=published.config_url or published.url,
+                # The two go together, and what comes with the zoo has no address.
+                source_name=None if published.packaged else "the published checkpoint",
+                source_url=None if published.packaged else published.config_url or published.url,
             )
 
 
@@ -254,15 +255,20 @@ def _figures(config: DetectorConfig, published: Published | None, measured: Mapp
     table = "".join(
         f"| {_escaped(name)} | {_shown(first, '.1f')} | {_shown(second, 'g')} |\n" for name, first, second in rows
     )
+    data = published.data if published else "COCO val2017"
     return (
         f"## Figures\n\n| figure | published | measured |\n|---|---|---|\n{table}\n"
-        "Published: AP in percent on COCO val2017, as the authors of the checkpoint state it, for weights equal to "
-        "these. Measured: by whoever uploaded this model. Blank: not known."
+        f"Published: AP in percent on {data}, as the authors of the checkpoint state it, for weights equal to these. "
+        "Measured: by whoever uploaded this model. Blank: not known."
     )
 
 
 def _shown(value: float | None, how: str) -> str:
     return "" if value is None else format(value, how)
+
+
+def _is_of_coco(published: Published) -> bool:
+    return published.data.startswith("COCO")
 
 
 def _origin(published: Published | None, licence: str | None) -> str:
@@ -273,9 +279,10 @@ def _origin(published: Published | None, licence: str | None) -> str:
             f"training.\n\nLicence of the weights: {stated}."
         )
     note = f" Note: {_sentence(published.note)}" if published.note else ""
+    place = "which comes with fpg_zoo" if published.packaged else f"<{published.url}>"
     return (
         f"## Origin\n\nEvery tensor is equal to that of the published checkpoint `{published.name}`, "
-        f"<{published.url}>, whose SHA-256 begins with `{published.sha256}`.{note}\n\n"
+        f"{place}, whose SHA-256 begins with `{published.sha256}`.{note}\n\n"
         f"Training recipe: {_sentence(load_manifest().recipes[published.recipe])}\n\nLicence of the weights: {stated}."
     )
 

@@ -216,6 +216,29 @@ def test_evaluation_is_shared_among_workers_and_processes(dataset: CocoDataset) 
     assert _evaluated(dataset, batch_size=9, rank=1, world_size=2) == []
 
 
+def test_what_is_done_already_is_left_out_of_its_batches(tmp_path: Path) -> None:
+    images = [picture(n, 64, 64) for n in range(5)]
+    dataset = CocoDataset.from_folder(write_folder(tmp_path, images, []), "train", training=False)
+    assert [batch.image_ids for batch in _evaluated(dataset, batch_size=2)] == [[0, 1], [2, 3], [4]]
+    # Not [0, 4]: what is computed of a picture may depend, in its last bits, on those beside it.
+    assert [batch.image_ids for batch in _evaluated(dataset, batch_size=2, done={1, 2, 3})] == [[0], [4]]
+    shares = [_evaluated(dataset, batch_size=2, done=[2, 3], rank=rank, world_size=2) for rank in range(2)]
+    assert [[batch.image_ids for batch in share] for share in shares] == [[[0, 1]], [[4]]]
+
+
+def test_pictures_of_all_shapes_cost_little_padding(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images = [picture(n, *(int(side) for side in random.integers(20, 200, 2))) for n in range(60)]
+    dataset = CocoDataset.from_folder(write_folder(tmp_path, images, []), "train", training=False)
+    batches = _evaluated(dataset, batch_size=8)
+    # Each is padded as it is alone, and no batch could be spared: two sizes make three groups.
+    assert len({tuple(batch.images.shape[2:]) for batch in batches}) == 3
+    assert sum(len(batch.sizes) == 8 for batch in batches) >= len(batches) - 3
+    for batch in batches:
+        for size in batch.sizes:
+            assert tuple(batch.images.shape[2:]) == tuple(-(-side // 32) * 32 for side in size)
+
+
 # Refusals
 
 

@@ -31,10 +31,10 @@ from training_runs import (
 import fpg_zoo
 from fpg_zoo.errors import ConfigError, TrainingError
 from fpg_zoo.modeling.detectors import Detector, build_detector
+from fpg_zoo.processes import Processes
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.loop import _average, train
 from fpg_zoo.training.optimizer import Schedule, build_optimizer
-from fpg_zoo.training.processes import Processes
 from fpg_zoo.training.recipes import RECIPES, recipe_named
 from fpg_zoo.training.recomputing import recompute_grid
 from fpg_zoo.training.state import best_figure

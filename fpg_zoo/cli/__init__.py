@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from fpg_zoo.cli import models, predicting, training, weights
+from fpg_zoo.cli import evaluating, models, predicting, training, weights
 from fpg_zoo.cli.exit_codes import DONE, INTERRUPTED, REFUSED
 from fpg_zoo.errors import FPGZooError
 from fpg_zoo.version import __version__
@@ -65,6 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fpg-zoo", description="The published Feature Pyramid Grids detectors.")
     parser.add_argument("--version", action="version", version=f"fpg-zoo {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for part in (models, weights, predicting, training):
+    for part in (models, weights, predicting, training, evaluating):
         part.add_commands(commands)
     return parser

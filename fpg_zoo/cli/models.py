@@ -80,13 +80,14 @@ def _info(options: argparse.Namespace) -> int:
         print("  checkpoints   none published")
     for entry in info.checkpoints:
         print(f"  {entry.name}")
-        print(f"    published   box AP {_figure(entry.box_ap)}, mask AP {_figure(entry.mask_ap)}, ", end="")
+        print(f"    {entry.data:<11} box AP {_figure(entry.box_ap)}, mask AP {_figure(entry.mask_ap)}, ", end="")
         print(f"training memory {_figure(entry.memory_gb)} GB, fps {_figure(entry.fps)}")
         print(f"    file        {entry.url}")
-        print(f"    SHA-256     {entry.sha256}...")
+        print(f"    SHA-256     {entry.sha256}{'' if len(entry.sha256) == 64 else '...'}")
         print(f"    licence     {entry.licence}")
         print(f"    recipe      {entry.recipe}: {load_manifest().recipes[entry.recipe]}")
-        for label, value in (("config", entry.config_url), ("log", entry.log_url), ("note", entry.note)):
+        facts = (("config", entry.config_url), ("log", entry.log_url), ("command", entry.command), ("note", entry.note))
+        for label, value in facts:
             if value:
                 print(f"    {label:<11} {value}")
     return DONE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,6 @@ from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
 from fpg_zoo.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
-
     from fpg_zoo.data.samples import Dataset
     from fpg_zoo.modeling.detectors import Detector
 
@@ -73,8 +70,8 @@ def _train(options: argparse.Namespace) -> int:
     from fpg_zoo.data.coco import CocoDataset
     from fpg_zoo.evaluation import evaluate
     from fpg_zoo.factory import model_info
+    from fpg_zoo.processes import device_of_process, joined
     from fpg_zoo.training.loop import TrainSettings, train
-    from fpg_zoo.training.processes import joined
     from fpg_zoo.training.recipes import recipe_named
 
     info = model_info(options.model)
@@ -99,7 +96,7 @@ def _train(options: argparse.Namespace) -> int:
         compile=options.compile,
     )
     dataset, held_out, digest = _data(options, masks)
-    device = _device(options.device)
+    device = device_of_process(options.device)
     with joined(device) as processes:
         if processes.leads:
             for part in (dataset, *(held_out or ())[:1]):
@@ -153,16 +150,6 @@ def _data(options: argparse.Namespace, masks: bool) -> tuple[Dataset, _HeldOut |
         )
     content = usable(json.loads(held_out.annotation_file.read_text(encoding="utf-8")), held_out)
     return dataset, (held_out, content, held_out.category_ids), digest
-
-
-def _device(name: str | None) -> torch.device:
-    import torch
-
-    from fpg_zoo.prediction_files import usable_device
-
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    local = os.environ.get("LOCAL_RANK")
-    return usable_device(f"{name}:{local}" if name == "cuda" and local else name)
 
 
 def _model(options: argparse.Namespace, class_names: tuple[str, ...]) -> Detector:

@@ -78,7 +78,9 @@ def _download(options: argparse.Namespace) -> int:
 
     if options.all == bool(options.names):
         raise ConfigError("download what? Give names (`fpg-zoo list --pretrained` has them), or --all alone")
-    names = [entry.name for entry in load_manifest().checkpoints] if options.all else options.names
+    names = options.names
+    if options.all:  # what comes with the zoo is there already
+        names = [entry.name for entry in load_manifest().checkpoints if not entry.packaged]
     from fpg_zoo.hub import check_spec
     from fpg_zoo.hub import fetch as fetch_from_hub
 

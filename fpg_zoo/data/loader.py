@@ -8,7 +8,7 @@ the next, so that every picture comes once in each and batches are always full.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -115,6 +115,7 @@ def evaluation_loader(
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    done: Collection[int | str] = (),
 ) -> Iterator[EvaluationBatch]:
     """Every picture once, as `fpg_zoo.preprocess.preprocess` makes it; batches hold pictures of equal padded size.
 
@@ -127,6 +128,8 @@ def evaluation_loader(
         batch_size: at most so many pictures in a batch.
         workers: processes that make batches ahead; 0 makes them in this one.
         rank, world_size: this process among those that evaluate together; each takes batches of its own.
+        done: ids of pictures to leave out. The others are put together as they would be with them, so that what is
+            computed of them has the same bits.
 
     Returns:
         An iterator. What cannot be read is raised when its batch comes:
@@ -136,17 +139,41 @@ def evaluation_loader(
         ImageError: a picture cannot be read.
     """
     _check_processes(workers, rank, world_size)
+    batches = evaluation_batches(
+        dataset, preprocessing, batch_size=batch_size, rank=rank, world_size=world_size, done=done
+    )
+    return _batches(_Items(dataset), batches, _EvaluationCollate(preprocessing), workers)
+
+
+def evaluation_batches(
+    dataset: Dataset,
+    preprocessing: PreprocessConfig,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    done: Collection[int | str] = (),
+) -> list[list[int]]:
+    """The pictures of each batch that `evaluation_loader` gives for these arguments, as indices into the dataset.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
     check_positive(batch_size=batch_size)
     groups: dict[tuple[int, int], list[int]] = {}
+    left_out: set[int] = set()
     for index in range(len(dataset)):
-        size = resized_size(*dataset.picture(index).size, preprocessing.longest_side)
+        picture = dataset.picture(index)
+        size = resized_size(*picture.size, preprocessing.longest_side)
         groups.setdefault(padded_size(*size, preprocessing.pad_divisor), []).append(index)
+        if picture.image_id in done:
+            left_out.add(index)
     whole = [
-        members[first : first + batch_size]
+        [index for index in members[first : first + batch_size] if index not in left_out]
         for members in groups.values()
         for first in range(0, len(members), batch_size)
     ]
-    return _batches(_Items(dataset), whole[rank::world_size], _EvaluationCollate(preprocessing), workers)
+    return [batch for batch in whole if batch][rank::world_size]
 
 
 def _check_processes(workers: int, rank: int, world_size: int) -> None:

@@ -24,10 +24,10 @@ from fpg_zoo.data.samples import Dataset
 from fpg_zoo.errors import ConfigError, TrainingError
 from fpg_zoo.model_files import description_of
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.processes import Processes
 from fpg_zoo.training.criterion import Criterion
 from fpg_zoo.training.journal import Journal
 from fpg_zoo.training.optimizer import build_optimizer
-from fpg_zoo.training.processes import Processes
 from fpg_zoo.training.recipes import Recipe
 from fpg_zoo.training.recomputing import recompute_grid
 from fpg_zoo.training.state import (

@@ -12,6 +12,7 @@ from pathlib import Path
 from fpg_zoo.errors import UnknownNameError
 
 _FILE = "weights_manifest.json"
+PACKAGED = "package:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +21,9 @@ class Published:
 
     Attributes:
         architecture, tag: together its name, `architecture.tag`.
-        url: of the file in the reference's format.
+        url: of the file in the reference's format; or `package:FILE` for a safetensors file that comes with the zoo.
         sha256: as many leading hex digits of the file's SHA-256 as were published.
-        box_ap, mask_ap: published COCO val2017 AP in percent; None where not published.
+        box_ap, mask_ap: published AP in percent, on `data`; None where not published.
         memory_gb: published peak GPU memory of training, 8 images of 640x640 in fp32.
         fps: published images per second, where there is one; the note says of what.
         recipe: the training recipe's name; `recipes` of the manifest says what it is.
@@ -30,6 +31,8 @@ class Published:
         class_names: the classes in the order of the heads.
         config_url, log_url: the published training config and log, where there are any.
         note: what a reader of the figures should know.
+        data: what AP was measured on.
+        command: by which it was trained, where that is known.
     """
 
     architecture: str
@@ -46,10 +49,18 @@ class Published:
     config_url: str | None
     log_url: str | None
     note: str | None
+    data: str = "COCO val2017"
+    command: str | None = None
 
     @property
     def name(self) -> str:
         return f"{self.architecture}.{self.tag}"
+
+    @property
+    def packaged(self) -> Path | None:
+        """Where the file is, if it comes with the zoo; None if it is to be fetched."""
+        name = self.url.removeprefix(PACKAGED)
+        return None if name == self.url else Path(__file__).resolve().parent / "packaged" / name
 
 
 @dataclass(frozen=True)

@@ -317,8 +317,28 @@ def _is_page(path: Path) -> bool:
         return stream.read(64).lstrip().startswith(b"<")
 
 
+def packaged_file(entry: Published) -> Path:
+    """A file that comes with the zoo, after hashing it.
+
+    Raises:
+        CheckpointError: it is not there.
+        DigestError: it was altered.
+    """
+    path = entry.packaged
+    if path is None:
+        raise ValueError(f"{entry.name} does not come with the zoo")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: comes with fpg-zoo, and is not there; install it again")
+    found = _hashed(path)
+    if found != entry.sha256:
+        told = found.detail if isinstance(found, Verdict) else f"expected SHA-256 {entry.sha256}, found {found}"
+        raise DigestError(f"{path}: comes with fpg-zoo, and was altered ({told}); install it again")
+    return path
+
+
 def verify_file(path: Path) -> Verdict:
-    """Hash one file and compare it with its pin, or with the digits that end its name, as published files have them.
+    """Hash one file and compare it with its pin, with the digits that end its name, as published files have them, or
+    with the manifest if it comes with the zoo.
 
     Raises:
         CheckpointError: no such file, or nothing to compare it with.
@@ -335,6 +355,13 @@ def verify_file(path: Path) -> Verdict:
 def _compared(path: Path) -> Verdict:
     if path.suffix == ".safetensors" and pin_path(path).is_file():
         return Store(path.parent).judge(path)
+    packaged = {entry.packaged: entry for entry in load_manifest().checkpoints if entry.packaged}
+    if path.resolve() in packaged:
+        try:
+            packaged_file(packaged[path.resolve()])
+        except DigestError as error:
+            return Verdict(path, "altered", str(error))
+        return Verdict(path, "good", "comes with fpg-zoo")
     named = _DIGITS_IN_NAME.search(path.name)
     if named is None:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The processes that train together, as torchrun starts them."""
+"""The processes that work together, as torchrun starts them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import datetime
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from fpg_zoo.errors import ConfigError
+from fpg_zoo.prediction_files import usable_device
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together.
+    """This process among those that work together.
 
     Attributes:
         rank: its number, 0 for the one that writes files and progress.
@@ -43,6 +47,35 @@ class Processes:
         if self.count > 1:
             dist.all_gather_object(values, value)
         return values
+
+    def shared(self, value: _Value) -> _Value:
+        """What the leader gives here; what the others give is not looked at."""
+        values = [value]
+        if self.count > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def gathered(self, value: _Value) -> list[_Value]:
+        """For the leader the value of each process, by rank; for the others nothing."""
+        if self.count == 1:
+            return [value]
+        values: list[_Value] | None = [value] * self.count if self.leads else None
+        dist.gather_object(value, values)
+        return values or []
+
+
+def device_of_process(name: str | None) -> torch.device:
+    """The device to compute on: of several GPUs, this process's own.
+
+    Args:
+        name: as `cpu` or `cuda:1`; None for `cuda` if there is one, else `cpu`.
+
+    Raises:
+        ConfigError: no such device, or not on this machine.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    local = os.environ.get("LOCAL_RANK")
+    return usable_device(f"{name}:{local}" if name == "cuda" and local else name)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,99 @@
+"""Put trained weights into the package: `python benchmarks/package_weights.py RUN [--command "fpg-zoo train ..."]`.
+
+Takes the best model of a run on `--data shapes`, halves its precision, measures the halved one on the held-out
+pictures, and writes the file into the package, its row into the manifest, and the run's log, thinned, to `docs/logs/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import fpg_zoo
+from fpg_zoo.data.shapes import ShapesDataset
+from fpg_zoo.evaluation import evaluate
+from fpg_zoo.files import sha256_of
+from fpg_zoo.model_files import save
+from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.weights.manifest import PACKAGED, manifest_path
+
+TAG = "shapes"
+ROOT = Path(__file__).resolve().parents[1]
+_MOST_BYTES = 6_000_000
+_LOGGED = 400  # rows of a log that are kept, at most, beside those with figures
+
+
+def halved(run: Path, target: Path) -> Detector:
+    """Write the run's best model in half precision; returns it as it is read back, in float32."""
+    model = fpg_zoo.create_model(f"local-dir:{run / 'best'}")
+    tensors = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+    }
+    target.unlink(missing_ok=True)
+    save(tensors, model.config, model.name, target, {})
+    if target.stat().st_size >= _MOST_BYTES:
+        raise SystemExit(f"{target}: {target.stat().st_size} bytes; what comes with the package is below {_MOST_BYTES}")
+    return fpg_zoo.create_model(checkpoint=target)
+
+
+def thinned(log: Path, target: Path) -> None:
+    """Copy a run's log, of its steps every so many alone."""
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    every = max(1, len(rows) // _LOGGED)
+    kept = [row for row in rows if row["step"] % every == 0 or row is rows[-1] or "box_AP" in row]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path, help="the folder of a finished run")
+    parser.add_argument("--command", required=True, help="by which it was trained")
+    parser.add_argument("--note", help="what a reader of the figures should know")
+    options = parser.parse_args()
+    name = json.loads((options.run / "best" / "config.json").read_text(encoding="utf-8"))["architecture"]
+    file = ROOT / "fpg_zoo" / "weights" / "packaged" / f"{name}.{TAG}.safetensors"
+    model = halved(options.run, file)
+    masks = "mask" in name
+    held_out = ShapesDataset("val", masks=masks)
+    torch.set_num_threads(1)  # maps this small are slower on more
+    figures = evaluate(model, held_out, held_out.annotations(), held_out.category_ids, batch_size=8)
+    log = ROOT / "docs" / "logs" / f"{name}.{TAG}.jsonl"
+    thinned(options.run / "log.jsonl", log)
+    row = {
+        "architecture": name,
+        "tag": TAG,
+        "url": f"{PACKAGED}{file.name}",
+        "sha256": sha256_of(file),
+        "box_ap": round(100 * figures["box_AP"], 2),
+        "mask_ap": round(100 * figures["mask_AP"], 2) if masks else None,
+        "memory_gb": None,
+        "fps": None,
+        "recipe": "scratch",
+        "licence": "Apache-2.0",
+        "class_names": TAG,
+        "config_url": None,
+        "log_url": log.relative_to(ROOT).as_posix(),
+        "note": options.note,
+        "data": "fpg_zoo.data.shapes val",
+        "command": options.command,
+    }
+    path = manifest_path()
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["class_names"][TAG] = list(held_out.class_names)
+    manifest["checkpoints"] = [
+        one for one in manifest["checkpoints"] if (one["architecture"], one["tag"]) != (name, TAG)
+    ] + [row]
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    for names in manifest["class_names"].values():  # in a line, as they were
+        text = text.replace(json.dumps(names, indent=1).replace("\n", "\n  "), json.dumps(names))
+    path.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps({key: row[key] for key in ("sha256", "box_ap", "mask_ap")}), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Time of a training step: `python benchmarks/training_step.py [NAME ...]`.
+
+The loop's step (channels-last maps) against the plain one (rows of channels, as torch makes models), both in float32,
+in turn in one run; and what bfloat16 and computing the grid twice cost or save beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from harness import measure_in_turn, write
+
+import fpg_zoo
+from fpg_zoo.training import Criterion
+from fpg_zoo.training.optimizer import build_optimizer
+from fpg_zoo.training.recipes import RECIPES
+from fpg_zoo.training.recomputing import recompute_grid
+
+IMAGES = 2
+OBJECTS = 7  # of an image, as COCO's have on average
+FORMS = {
+    "channels_last": {},
+    "bf16": {"bf16": True},
+    "checkpointed": {"twice": True},
+    "checkpointed_bf16": {"bf16": True, "twice": True},
+}
+
+
+def stepper(name: str, *, channels_last: bool = True, bf16: bool = False, twice: bool = False) -> Callable[[], None]:
+    """A step of training on one batch, to be repeated."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    model = fpg_zoo.create_model(name, device=device).train()
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    model.to(memory_format=form)
+    if twice:
+        recompute_grid(model)
+    side = model.config.preprocess.longest_side
+    side += -side % model.config.preprocess.pad_divisor
+    recipe = RECIPES["scratch" if "nano" in name else "crop640_50e"]
+    criterion = Criterion(model, frozen_stages=recipe.frozen_stages, sampling=recipe.sampling)
+    optimizer = build_optimizer(model, recipe.schedule)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # the weights stay, so that every step does the same
+    corners = torch.rand(OBJECTS, 2, device=device) * side * 0.6
+    boxes = torch.cat((corners, corners + side * (0.05 + 0.3 * torch.rand(OBJECTS, 2, device=device))), dim=1)
+    masks = torch.zeros(OBJECTS, side, side, dtype=torch.bool, device=device)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.long().tolist(), strict=True):
+        mask[y1:y2, x1:x2] = True
+    truth = {"boxes": boxes, "labels": torch.arange(OBJECTS, device=device), "masks": masks}
+    images = torch.randn(IMAGES, 3, side, side, device=device).contiguous(memory_format=form)
+
+    def step() -> None:
+        torch.manual_seed(0)
+        optimizer.zero_grad()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+            losses = criterion(images, [(side, side)] * IMAGES, [truth] * IMAGES)
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", default=["retinanet_r50_fpg_chn128", "mask_rcnn_nano_fpg"])
+    parser.add_argument("--runs", type=int, default=3, help="pairs of timings")
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for name in options.names:
+        plain = stepper(name, channels_last=False)
+        for form, settings in FORMS.items():
+            before, after, ratio = measure_in_turn(plain, stepper(name, **settings), runs=options.runs)
+            rows.append(
+                {
+                    "model": name,
+                    "images": IMAGES,
+                    "form": form,
+                    "baseline": "plain: float32, rows of channels, in the same run",
+                    "plain_seconds": dataclasses.asdict(before),
+                    "seconds": dataclasses.asdict(after),
+                    "plain_over_this": dataclasses.asdict(ratio),
+                }
+            )
+            print(
+                name,
+                form,
+                f"{before.median:.2f} s plain, {after.median:.2f} s, {ratio.median:.2f} times as fast",
+                flush=True,
+            )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print(write("training_step", "python benchmarks/training_step.py", rows, device=device))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""`fpg-zoo eval`: COCO's figures of a model on a data set, or of anybody's detections."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fpg_zoo.cli.exit_codes import DONE
+from fpg_zoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fpg_zoo.evaluation import Kind, Scores
+
+_OF_A_MODEL = ("model", "checkpoint", "data", "split", "limit", "device", "dtype", "save")  # options, without a default
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Enter it into the parser."""
+    command = commands.add_parser(
+        "eval",
+        help="box and mask AP of a model on a data set, or of a results file",
+        description="Either --model or --checkpoint with --data, or --results with --annotations. Under torchrun, the "
+        "pictures are shared among the processes.",
+    )
+    command.add_argument("--model", metavar="NAME", help="with its published weights unless --checkpoint is given")
+    command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")
+    command.add_argument("--data", type=Path, metavar="DIR", help="annotations/instances_*.json, pictures; or: shapes")
+    command.add_argument("--split", metavar="S", help="of DIR (default: val2017, or val if that is there instead)")
+    command.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")
+    command.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: cuda if there is one, else cpu)")
+    command.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures a pass (default: 8)")
+    command.add_argument("--dtype", choices=("bf16",), help="compute in this precision instead of float32")
+    command.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="processes that read pictures (default: 2)"
+    )
+    command.add_argument(
+        "--save", type=Path, metavar="RESULTS", help="write detections as a COCO results file; goes on after a kill"
+    )
+    command.add_argument("--results", type=Path, metavar="RESULTS", help="detections, as a COCO results file")
+    command.add_argument("--annotations", type=Path, metavar="F", help="the ground truth of --results")
+    command.add_argument("--json", type=Path, metavar="F", help="write the figures, AP of each class included")
+    command.set_defaults(run=_eval)
+
+
+def _eval(options: argparse.Namespace) -> int:
+    for place in (options.json, options.save):
+        if place is not None and place.is_dir():
+            raise ConfigError(f"{place}: a folder; name the file to write")
+    if options.results is None and options.annotations is None:
+        return _eval_model(options)
+    if options.results is None or options.annotations is None:
+        missing = "--annotations" if options.annotations is None else "--results"
+        raise ConfigError(f"no {missing}: --results RESULTS and --annotations F go together")
+    given = [f"--{name}" for name in _OF_A_MODEL if getattr(options, name) is not None]
+    if given:
+        raise ConfigError(f"--results and {', '.join(given)}: detections are there already; leave one of them out")
+    return _eval_results(options)
+
+
+def _eval_results(options: argparse.Namespace) -> int:
+    from fpg_zoo.evaluation import coco_scores
+    from fpg_zoo.evaluation_results import read_results
+
+    annotations, rows, kinds = read_results(options.results, options.annotations)
+    ids = [image["id"] for image in annotations["images"]]
+    _tell({kind: coco_scores(annotations, rows, kind, ids) for kind in kinds}, options.json)
+    return DONE
+
+
+def _eval_model(options: argparse.Namespace) -> int:
+    if options.model is None and options.checkpoint is None:
+        raise ConfigError(
+            "nothing to evaluate: give --model NAME (`fpg-zoo list` has the names) or --checkpoint FILE, or detections "
+            "by --results"
+        )
+    if options.data is None:
+        raise ConfigError("no pictures: give --data DIR, a folder with annotations/instances_*.json, or --data shapes")
+    for name, least in (("limit", 1), ("batch_size", 1), ("workers", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: it takes at least {least}")
+    import torch
+
+    from fpg_zoo.evaluation import coco_scores, image_ids_of, kinds_of
+    from fpg_zoo.evaluation_run import categories_of, detect_all, open_held_out, parts_of
+    from fpg_zoo.factory import check_source, create_model
+    from fpg_zoo.processes import device_of_process, joined
+
+    device = device_of_process(options.device)
+    if options.checkpoint is None:
+        check_source(options.model)
+    model = create_model(
+        options.model, pretrained=options.checkpoint is None, checkpoint=options.checkpoint, device=device
+    )
+    if options.dtype is not None:
+        model = model.to(torch.bfloat16)
+    kinds = kinds_of(model)
+    data = open_held_out(options.data, options.split, limit=options.limit, masks="segm" in kinds)
+    category_ids = categories_of(model, data)
+    parts = parts_of(options.save, model, data) if options.save is not None else None
+    with joined(device) as processes:
+        if processes.leads and data.summary is not None:
+            print(data.summary, file=sys.stderr)
+        rows = detect_all(
+            model,
+            data.dataset,
+            category_ids,
+            processes,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            parts=parts,
+        )
+        if processes.leads:
+            if parts is not None:
+                parts.finish(rows)
+            ids = image_ids_of(data.dataset)
+            _tell({kind: coco_scores(data.annotations, rows, kind, ids) for kind in kinds}, options.json)
+            if options.save is not None:
+                print(f"written: {options.save}")
+    return DONE
+
+
+def _tell(scores: Mapping[Kind, Scores], file: Path | None) -> None:
+    """Print a table of the figures and one of the classes; write both to `file`."""
+    from fpg_zoo.evaluation import KINDS
+    from fpg_zoo.files import aside, explained
+
+    if file is not None:
+        content = {KINDS[kind]: {"figures": one.figures, "classes": one.classes} for kind, one in scores.items()}
+        with aside(file.parent, ".json") as temporary, explained(file.parent):
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            temporary.replace(file)
+    labels = [KINDS[kind] for kind in scores]
+    _print_table("", labels, [one.figures for one in scores.values()])
+    print()
+    _print_table("AP of class", labels, [one.classes for one in scores.values()])
+    if file is not None:
+        print(f"written: {file}")
+
+
+def _print_table(title: str, labels: list[str], columns: list[dict[str, float]]) -> None:
+    width = max(map(len, (title, *columns[0])))
+    print(" ".join([title.ljust(width), *(label.rjust(6) for label in labels)]))
+    for name in columns[0]:
+        values = ("-" if column[name] < 0 else f"{column[name]:.3f}" for column in columns)
+        print(" ".join([name.ljust(width), *(value.rjust(6) for value in values)]))
