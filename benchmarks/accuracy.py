@@ -1,7 +1,7 @@
 """AP of the models that come with the package, measured again: `python benchmarks/accuracy.py`.
 
-On the 1,000 held-out scenes, a model in a process of its own with one thread. Ends with exit code 1 where a figure is not
-the manifest's.
+On the 1,000 held-out scenes, a model in a process of its own with one thread. Ends with exit code 1 where a figure is
+not the manifest's.
 """
 
 from __future__ import annotations
