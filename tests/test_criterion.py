@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fpg_zoo.boxes import decode
 from fpg_zoo.training import Criterion
-from fpg_zoo.training.criterion import _TwoStageLosses
+from fpg_zoo.training.criterion import RegionSampling, _TwoStageLosses
 from fpg_zoo.training.losses import absolute_error, binary_cross_entropy, class_cross_entropy, focal
 from fpg_zoo.training.matching import IGNORED, NEGATIVE, Matcher, Sampler
 from fpg_zoo.training.targets import Truth, encode, masks_in
@@ -69,12 +69,21 @@ def test_without_truths_all_boxes_are_negative() -> None:
 
 def test_a_truth_gets_its_best_proposal_though_it_is_a_region_itself() -> None:
     # The proposal lies nearer to truth 0 (IoU 9/11) than to truth 1 (8/12), whose best it is: the later one wins.
-    losses = _TwoStageLosses(tiny_model(), sample_all=True)
+    losses = _TwoStageLosses(tiny_model(), True, RegionSampling())
     truth = Truth(boxes((0, 0, 10, 10), (3, 0, 13, 10)), torch.tensor([0, 1]), None)
     regions, match, positives = losses._sampled(boxes((1, 0, 11, 10)), truth)
     assert match.tolist() == [0, 1, 1]
     assert positives == 3
     assert torch.equal(regions, boxes((0, 0, 10, 10), (3, 0, 13, 10), (1, 0, 11, 10)))
+
+
+def test_as_many_regions_are_sampled_as_the_recipe_says_a_quarter_of_them_positive() -> None:
+    losses = _TwoStageLosses(tiny_model(), False, RegionSampling(candidates_per_level=50, regions=8))
+    assert losses.select_proposals.config.candidates_per_level == 50
+    truth = Truth(boxes((0, 0, 10, 10)), torch.tensor([0]), None)
+    proposals = torch.cat([boxes((0, 0, 10, 9 + 0.01 * step)) for step in range(20)] + [boxes((50, 50, 60, 60))] * 20)
+    regions, match, positives = losses._sampled(proposals, truth)
+    assert (len(regions), len(match), positives) == (8, 8, 2)
 
 
 # Sampling: 100 positive, 900 negative, 50 ignored.

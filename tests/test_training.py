@@ -53,6 +53,7 @@ def test_the_rate_warms_up_scales_with_the_batch_and_steps_down() -> None:
     assert schedule.rate(29, 5000, 16) == pytest.approx(0.02)  # a quarter of the batch
     assert schedule.rate(30, 5000, 64) == pytest.approx(0.008)
     assert schedule.rate(40, 5000, 64) == pytest.approx(0.0008)
+    assert schedule.rate(39.99, 5000, 64) == pytest.approx(0.008)
 
 
 def test_the_published_recipe_is_that_of_the_table() -> None:

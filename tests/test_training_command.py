@@ -166,7 +166,6 @@ def test_losses_that_are_no_numbers_in_one_process_spoil_no_state(data: Path, tm
         (("--train-split", "test"), "no split 'test' in this folder; it has train"),
         (("--device", "tpu"), "device 'tpu' cannot be used here"),
         (("--save-every", "0"), "--save-every 0: it takes at least 1"),
-        (("--pretrained",), "has no published checkpoint"),
     ],
 )
 def test_train_refuses_in_one_line_and_writes_nothing(
