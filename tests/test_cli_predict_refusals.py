@@ -36,7 +36,7 @@ NANO = "mask_rcnn_nano_fpg"
         ([], "no model: give --model NAME"),
         (["--model", "mask_rcnn_r50_fgp"], "did you mean"),
         (["--model", "mask_rcnn_r50_fpg.coco_1999"], "no tag 'coco_1999'"),
-        (["--model", NANO], "has no published checkpoint"),
+        (["--model", f"{NANO}.coco"], "has no tag 'coco'"),
         (["--checkpoint", "gone.safetensors"], "gone.safetensors: no such file"),
         (["--checkpoint", "gone.pth"], "gone.pth: no such file"),
         (["--checkpoint", "notes.pth"], "notes.pth: "),

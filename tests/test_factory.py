@@ -50,7 +50,8 @@ def test_natural_order_puts_2_before_10(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_patterns_and_exclusions() -> None:
-    assert fpg_zoo.list_models("mask*", pretrained=True) == [name for name in PUBLISHED if name.startswith("mask")]
+    masks = ["mask_rcnn_nano_fpg", *(name for name in PUBLISHED if name.startswith("mask"))]
+    assert fpg_zoo.list_models("mask*", pretrained=True) == masks
     assert fpg_zoo.list_models("*nasfpn", "mask*nano*") == ["mask_rcnn_nano_fpg", "retinanet_r50_nasfpn"]
     assert fpg_zoo.list_models("retinanet*", exclude="*nano*") == [n for n in PUBLISHED if n.startswith("retinanet")]
     assert fpg_zoo.list_models("retinanet*", exclude=["*nano*", "*fpg*"]) == [
@@ -60,8 +61,8 @@ def test_patterns_and_exclusions() -> None:
     assert fpg_zoo.list_models("vgg*") == []
 
 
-def test_pretrained_lists_the_ten_of_the_table() -> None:
-    assert fpg_zoo.list_models(pretrained=True) == sorted(PUBLISHED)
+def test_pretrained_lists_the_ten_of_the_table_and_those_that_come_with_the_package() -> None:
+    assert fpg_zoo.list_models(pretrained=True) == sorted((*PUBLISHED, *NANO))
 
 
 def test_model_info_tells_the_published_figures() -> None:
@@ -100,11 +101,15 @@ def test_an_unknown_tag_is_answered_with_the_nearest() -> None:
         fpg_zoo.create_model("faster_rcnn_r50_fpg.coco_2012")
 
 
-def test_a_model_without_published_weights_says_so() -> None:
+def test_a_model_without_published_weights_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fpg_zoo.factory as factory
+
+    new = dataclasses.replace(factory.ARCHITECTURES[NAME], name="new")
+    monkeypatch.setattr(factory, "ARCHITECTURES", {"new": new})
     with pytest.raises(
         UnknownNameError, match=r"no published checkpoint: give a checkpoint of your own, or build it untrained"
     ):
-        fpg_zoo.create_model(NAME, pretrained=True)
+        fpg_zoo.create_model("new", pretrained=True)
 
 
 def test_an_unknown_keyword_is_an_error() -> None:
