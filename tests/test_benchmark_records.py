@@ -19,7 +19,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_there_are_records() -> None:
-    assert [path.stem for path in RECORDS] == ["download", "loading", "memory", "startup"]
+    assert {path.stem for path in RECORDS} >= {"download", "loading", "memory", "startup"}
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
