@@ -88,6 +88,20 @@ class LevelInputs(nn.Module):
         return column
 
 
+def sources(
+    level: int, own: Sequence[Tensor], previous: Sequence[Tensor], inputs: Sequence[Tensor]
+) -> dict[str, tuple[Sequence[Tensor], int]]:
+    """Where each transition into a node of `level` comes from: a column, and a level of it."""
+    return {
+        "from_finer": (own, level - 1),
+        "from_coarser": (own, level + 1),
+        "lateral": (previous, level),
+        "across_from_coarser": (previous, level + 1),
+        "across_from_finer": (previous, level - 1),
+        "skip": (inputs, level),
+    }
+
+
 class Node(nn.ModuleDict):
     """One place of the grid; its entries are the transitions into it.
 
@@ -99,17 +113,10 @@ class Node(nn.ModuleDict):
         self.level = level
 
     def forward(self, own: Sequence[Tensor], previous: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
-        sources = {
-            "from_finer": (own, self.level - 1),
-            "from_coarser": (own, self.level + 1),
-            "lateral": (previous, self.level),
-            "across_from_coarser": (previous, self.level + 1),
-            "across_from_finer": (previous, self.level - 1),
-            "skip": (inputs, self.level),
-        }
+        places = sources(self.level, own, previous, inputs)
         arriving = []
         for name, transition in self.items():
-            column, level = sources[name]
+            column, level = places[name]
             arriving.append(transition(column[level]))
         total: Tensor = arriving[0]
         for further in arriving[1:]:

@@ -11,29 +11,21 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpg_zoo.modeling.fpg import FPG, FromCoarser, LevelInputs, Node, Pathway, Transition, check_halving
+from fpg_zoo.modeling.fpg import FPG, FromCoarser, LevelInputs, Node, Pathway, Transition, check_halving, sources
 from fpg_zoo.modeling.fpn import FPN
 from fpg_zoo.modeling.layers import ConvNorm, subsample2
 from fpg_zoo.modeling.nasfpn import NASFPN
 from fpg_zoo.optimized.convolutions import Convolution, EnlargedConvolution, folded
 
 
-class FusedInputs(nn.Module):
+class FusedInputs(LevelInputs):
     """`LevelInputs` with its convolutions in channels-last order."""
 
     def __init__(self, plain: LevelInputs) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.start, self.subsampled_levels = plain.start, plain.subsampled_levels
         self.project = nn.ModuleList(Convolution.of(_convolution(conv)) for conv in plain.project)
         self.extra = nn.ModuleList(Convolution.of(_convolution(conv)) for conv in plain.extra)
-
-    def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
-        column = [project(stage) for project, stage in zip(self.project, stages[self.start :], strict=True)]
-        for downsample in self.extra:
-            column.append(downsample(column[-1]))
-        for _ in range(self.subsampled_levels):
-            column.append(subsample2(column[-1]))
-        return column
 
 
 class FusedNode(nn.Module):
@@ -61,18 +53,11 @@ class FusedNode(nn.Module):
         self.names, self.parts = tuple(names), nn.ModuleList(parts)
 
     def forward(self, own: Sequence[Tensor], previous: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
-        sources = {
-            "from_finer": (own, self.level - 1),
-            "from_coarser": (own, self.level + 1),
-            "lateral": (previous, self.level),
-            "across_from_coarser": (previous, self.level + 1),
-            "across_from_finer": (previous, self.level - 1),
-            "skip": (inputs, self.level),
-        }
+        arriving = sources(self.level, own, previous, inputs)
         total: Tensor | None = None
         last = len(self.parts) - 1
         for index, (name, part) in enumerate(zip(self.names, self.parts, strict=True)):
-            column, level = sources[name]
+            column, level = arriving[name]
             if isinstance(part, Convolution):
                 total = part(column[level], total, relu=index == last)
                 continue
@@ -84,20 +69,14 @@ class FusedNode(nn.Module):
         return total
 
 
-class FusedPathway(nn.Module):
+class FusedPathway(Pathway):
     """A column of nodes, as `fpg_zoo.modeling.fpg.Pathway`, on maps after ReLU."""
 
     def __init__(self, plain: Pathway) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.nodes = nn.ModuleDict(
             {level: FusedNode(node) for level, node in plain.nodes.items() if isinstance(node, Node)}
         )
-
-    def forward(self, previous: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
-        column = list(previous)
-        for level, node in self.nodes.items():
-            column[int(level)] = node(column, previous, inputs)
-        return column
 
 
 class FusedFPG(nn.Module):
