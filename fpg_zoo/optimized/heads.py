@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpg_zoo.modeling.layers import ConvNorm
 from fpg_zoo.modeling.retina_head import RetinaHead, SharedConv
-from fpg_zoo.modeling.roi_heads import MaskHead
+from fpg_zoo.modeling.roi_heads import BoxHead, MaskHead
 from fpg_zoo.modeling.rpn import RPN
 from fpg_zoo.optimized.convolutions import Convolution
 
@@ -56,6 +57,35 @@ class FusedTower(nn.Module):
         for conv in self.convs:
             x = conv(x, relu=True)
         return x
+
+
+class FusedBoxHead(nn.Module):
+    """As `fpg_zoo.modeling.roi_heads.BoxHead`; the first layer takes pooled regions in channels-last order.
+
+    Its weight is put into that order, so that no region is.
+    """
+
+    def __init__(self, plain: BoxHead) -> None:
+        super().__init__()
+        self.pooling = plain.pooling
+        side = plain.pooling.pool
+        self.fc1 = copy.deepcopy(plain.fc1)
+        by_channel = plain.fc1.weight.detach().view(len(plain.fc1.weight), -1, side, side)
+        self.fc1.weight = nn.Parameter(by_channel.permute(0, 2, 3, 1).flatten(1))
+        self.fc2 = copy.deepcopy(plain.fc2)
+        outputs = (plain.classes, plain.deltas)
+        self.sizes = [layer.out_features for layer in outputs]
+        # Both last layers in one product.
+        self.last = nn.Linear(plain.fc2.out_features, sum(self.sizes), device=plain.fc2.weight.device)
+        self.last.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in outputs]))
+        self.last.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in outputs]))
+
+    def forward(self, pyramid: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.pooling(pyramid, regions).permute(0, 2, 3, 1).flatten(1)
+        x = self.fc1(x).relu_()
+        x = self.fc2(x).relu_()
+        logits, deltas = self.last(x).split(self.sizes, dim=1)
+        return logits, deltas.unflatten(1, (-1, 4))
 
 
 class FusedMaskHead(nn.Module):
