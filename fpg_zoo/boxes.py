@@ -56,6 +56,12 @@ def best_first(scores: Tensor, most: int) -> Tensor:
     return enough[scores[enough].sort(descending=True, stable=True).indices[:most]]
 
 
+def moved_apart(boxes: Tensor, groups: Tensor) -> Tensor:
+    """Boxes (K, 4), at least one, with coordinates >= 0, of which those of different groups (K,) do not overlap."""
+    shift = groups.to(boxes) * (boxes.max() + 1)
+    return boxes + shift[:, None]
+
+
 def nms_within(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, most: int | None = None) -> Tensor:
     """Non-maximum suppression among boxes of the same group.
 
@@ -75,8 +81,7 @@ def nms_within(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, most: 
     """
     if boxes.numel() == 0:
         return groups.new_zeros(0)
-    shift = groups.to(boxes) * (boxes.max() + 1)
-    apart = boxes + shift[:, None]
+    apart = moved_apart(boxes, groups)
     taken = len(boxes) if most is None else _TRIED * most
     while taken < len(boxes):
         best = best_first(scores, taken)

@@ -6,7 +6,7 @@ pixels. A bin is one of a region's P x P cells; along an axis it has G sample po
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -38,13 +38,14 @@ class RegionPooling:
     def __call__(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
         """Maps (N, W, H_l, W_l) of at least these strides and regions (R, 5) to (R, W, P, P), channels last."""
         maps = pyramid[0]
-        pooled = maps.new_zeros(len(regions), self.pool, self.pool, maps.shape[1]).permute(0, 3, 1, 2)
+        pooled = maps.new_empty(len(regions), self.pool, self.pool, maps.shape[1])
         levels = self.levels(regions)
         for level, stride in enumerate(self.strides):
             here = (levels == level).nonzero().squeeze(1)
             # In float32 whatever the network computes in: 8 or 11 bits do not hold a region's coordinates.
-            pooled[here] = aligned(pyramid[level].float(), regions[here], self.pool, 1 / stride).to(pooled.dtype)
-        return pooled
+            for part, found in _aligned(pyramid[level].float(), regions[here], self.pool, 1 / stride):
+                pooled[here[part]] = found.to(pooled.dtype)
+        return pooled.permute(0, 3, 1, 2)
 
 
 def aligned(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Tensor:
@@ -59,42 +60,42 @@ def aligned(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Tensor:
     Returns:
         (R, C, P, P) float32.
     """
-    if maps.device.type == "cpu":
-        return _aligned_by_sums(maps, regions, pool, scale)
-    found: Tensor = roi_align(maps, regions, pool, spatial_scale=scale, sampling_ratio=0, aligned=True)
-    return found
+    pooled = maps.new_empty(len(regions), pool, pool, maps.shape[1])
+    for part, found in _aligned(maps, regions, pool, scale):
+        pooled[part] = found
+    return pooled.permute(0, 3, 1, 2)
 
 
-def _aligned_by_sums(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Tensor:
-    """As `aligned`: each bin as one weighted sum of the pixels it reads, all channels at a time.
+def _aligned(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """`aligned`, in parts: which of the regions, and these (R', P, P, C).
 
-    Bilinear sampling is a product of one factor along y and one along x, and so is the mean over a bin's grid of sample
-    points: the factors of its samples are summed along each axis first, and a pixel that several samples touch is read
-    once.
+    On the CPU, each bin is one weighted sum of the pixels it reads, over all channels at a time. Bilinear sampling is a
+    product of one factor along y and one along x, and so is the mean over a bin's grid of sample points: the factors of
+    its samples are summed along each axis first, and a pixel that several samples touch is read once.
     """
     number, channels, height, width = maps.shape
+    if maps.device.type != "cpu":
+        found: Tensor = roi_align(maps, regions, pool, spatial_scale=scale, sampling_ratio=0, aligned=True)
+        yield torch.arange(len(regions), device=maps.device), found.permute(0, 2, 3, 1)
+        return
     table = maps.permute(0, 2, 3, 1).reshape(number * height * width, channels)
-    pooled = maps.new_zeros(len(regions), pool, pool, channels)
     corners = regions[:, 1:].to(maps.dtype) * scale - 0.5
     sizes = corners[:, 2:] - corners[:, :2]
     # Bins of one sum read equally many pixels; so the few regions that are long have sums of their own.
     long = sizes.amax(1) > _LONG * pool
     wide = sizes[:, 0] > sizes[:, 1]
     for kind in (~long, long & wide, long & ~wide):
-        here = kind.nonzero().squeeze(1)
-        if len(here):
-            x1, y1, x2, y2 = corners[here].unbind(1)
-            rows, row_factors = _taps(y1, y2, pool, height)  # (R, P, T)
+        part = kind.nonzero().squeeze(1)
+        if len(part):
+            x1, y1, x2, y2 = corners[part].unbind(1)
+            rows, row_factors = _taps(y1, y2, pool, height)  # (R', P, T)
             columns, column_factors = _taps(x1, x2, pool, width)
-            rows = (regions[here, :1, None].int() * height + rows) * width
-            pixels = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, P, P, T, T')
+            rows = (regions[part, :1, None].int() * height + rows) * width
+            pixels = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R', P, P, T, T')
             factors = row_factors[:, :, None, :, None] * column_factors[:, None, :, None, :]
-            per_bin = (len(here) * pool * pool, pixels.shape[3] * pixels.shape[4])
-            sums = F.embedding_bag(
-                pixels.view(per_bin), table, mode="sum", per_sample_weights=factors.view(per_bin)
-            ).view(len(here), pool, pool, channels)
-            pooled[here] = sums
-    return pooled.permute(0, 3, 1, 2)
+            per_bin = (len(part) * pool * pool, pixels.shape[3] * pixels.shape[4])
+            sums = F.embedding_bag(pixels.view(per_bin), table, mode="sum", per_sample_weights=factors.view(per_bin))
+            yield part, sums.view(len(part), pool, pool, channels)
 
 
 def _taps(start: Tensor, end: Tensor, pool: int, size: int) -> tuple[Tensor, Tensor]:

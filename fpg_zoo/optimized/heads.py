@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpg_zoo.modeling.layers import ConvNorm
@@ -14,6 +13,8 @@ from fpg_zoo.modeling.retina_head import RetinaHead, SharedConv
 from fpg_zoo.modeling.roi_heads import BoxHead, MaskHead
 from fpg_zoo.modeling.rpn import RPN
 from fpg_zoo.optimized.convolutions import Convolution
+
+_REGIONS = 32  # that the mask head takes at a time
 
 
 class FusedRPN(nn.Module):
@@ -89,20 +90,36 @@ class FusedBoxHead(nn.Module):
 
 
 class FusedMaskHead(nn.Module):
-    """As `fpg_zoo.modeling.roi_heads.MaskHead`."""
+    """As `fpg_zoo.modeling.roi_heads.MaskHead`, some regions at a time, whose maps then stay in the cache.
+
+    The transposed convolution makes 2x2 pixels of each by itself: a 1x1 convolution to four times the channels. They
+    are put into their places after the last layer, which has fewer channels and looks at single pixels.
+    """
 
     def __init__(self, plain: MaskHead) -> None:
         super().__init__()
         self.pooling = plain.pooling
         blocks = [block for block in plain.convs if isinstance(block, ConvNorm)]
         self.tower = FusedTower(Convolution.of(block.conv, block.norm) for block in blocks)
-        self.upsample = copy.deepcopy(plain.upsample)
-        self.classes = Convolution.of(plain.classes)
+        weight = plain.upsample.weight.detach()  # (in, out, 2, 2)
+        assert plain.upsample.bias is not None
+        self.upsample = Convolution(
+            weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None], plain.upsample.bias.detach().repeat(4)
+        )
+        self.classes = nn.Linear(plain.classes.in_channels, plain.classes.out_channels, device=weight.device)
+        self.classes.weight = nn.Parameter(plain.classes.weight.detach().flatten(1))
+        assert plain.classes.bias is not None
+        self.classes.bias = nn.Parameter(plain.classes.bias.detach())
 
     def forward(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
-        x = self.tower(self.pooling(pyramid, regions))
-        logits: Tensor = self.classes(F.relu(self.upsample(x)))
-        return logits
+        pooled = self.pooling(pyramid, regions)
+        side, classes = pooled.shape[-1], self.classes.out_features
+        logits = pooled.new_empty(len(regions), side, 2, side, 2, classes)
+        for target, part in zip(torch.split(logits, _REGIONS), torch.split(pooled, _REGIONS), strict=True):
+            x = self.upsample(self.tower(part), relu=True).permute(0, 2, 3, 1)
+            x = self.classes(x.reshape(*x.shape[:3], 4, -1))  # (R', side, side, 2 * 2, C)
+            target.copy_(x.view(*x.shape[:3], 2, 2, classes).transpose(2, 3))
+        return logits.view(len(regions), 2 * side, 2 * side, classes).permute(0, 3, 1, 2)
 
 
 def _tower(layers: Iterable[nn.Module], level: int) -> FusedTower:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchvision.ops import nms
 
-from fpg_zoo.boxes import best_first, clip, decode, has_area, nms_within
+from fpg_zoo.boxes import best_first, clip, decode, has_area, moved_apart, nms_within
 from fpg_zoo.modeling.anchors import anchors_like, per_anchor
 from fpg_zoo.modeling.retina_head import DenseSelection
 from fpg_zoo.modeling.roi_heads import BoxSelection
@@ -19,7 +20,10 @@ from fpg_zoo.structures import Instances
 
 
 class QuickProposalSelection(ProposalSelection):
-    """`ProposalSelection`, by the candidates' threshold instead of a sort, and NMS of as many as are needed."""
+    """`ProposalSelection`, by the candidates' threshold instead of a sort, and NMS of one level at a time.
+
+    What NMS costs grows with the square of the number of boxes.
+    """
 
     def _one_image(
         self, scores: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], size: tuple[int, int]
@@ -32,7 +36,16 @@ class QuickProposalSelection(ProposalSelection):
         boxes = clip(decode(anchor, delta), size)
         valid = has_area(boxes)
         boxes, score, group = boxes[valid], score[valid], group[valid]
-        keep = nms_within(boxes, score, group, self.config.nms_iou, self.config.proposals)
+        if not len(boxes):
+            return Proposals(boxes, score)
+        # Rounded as if all levels were suppressed together.
+        apart = moved_apart(boxes, group)
+        kept = []
+        for level in range(len(best)):
+            own = (group == level).nonzero().squeeze(1)
+            kept.append(own[nms(apart[own], score[own], self.config.nms_iou)])
+        keep = torch.cat(kept).sort().values
+        keep = keep[best_first(score[keep], self.config.proposals)]
         return Proposals(boxes[keep], score[keep])
 
 
