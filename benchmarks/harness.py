@@ -168,9 +168,7 @@ def write(
         there = json.loads(target.read_text(encoding="utf-8"))
         new = {tuple(row[field] for field in told_apart_by) for row in rows}
         origin = {field: there[field] for field in _NO_FIGURES if there[field] != made[field]}
-        kept = [
-            {**origin, **row} for row in there["rows"] if tuple(row[field] for field in told_apart_by) not in new
-        ]
+        kept = [{**origin, **row} for row in there["rows"] if tuple(row[field] for field in told_apart_by) not in new]
         made["units"] = {**there["units"], **made["units"]} if kept else made["units"]
         made["rows"] = [*kept, *made["rows"]]
     save(made, target)

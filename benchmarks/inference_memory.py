@@ -6,12 +6,13 @@ import contextlib
 import gc
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from harness import device_name, in_a_process
-from subjects import FORMS, batch_of, described, with_weights
+from subjects import FORMS, batch_of, described, model_with
 
 import fpg_zoo
 
@@ -27,21 +28,22 @@ UNITS = {
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def rows_of(name: str, forms: list[str], batches: list[int], device: str, folder: Path) -> list[dict[str, Any]]:
+def rows_of(
+    name: str, weights: str, forms: Sequence[str], batches: Sequence[int], device: str, folder: Path
+) -> list[dict[str, Any]]:
     """A row for each form and batch.
 
     Args:
         name: an architecture, or one with a tag.
+        weights: as `subjects.whose` gives them.
         forms: of `FORMS`.
         batches: images a pass.
         device: cpu, cuda or mps; MPS counts as the CPU, whose memory it shares.
         folder: for the weights, which the fresh process reads as it would anybody's.
     """
     architecture = name.partition(".")[0]
-    model, weights = with_weights(name)
     file = folder / "model.safetensors"
-    model.save_pretrained(file)
-    del model
+    model_with(name, weights).save_pretrained(file)
     rows: list[dict[str, Any]] = []
     for form in forms:
         for batch in batches:

@@ -18,7 +18,7 @@ import torch
 from harness import Spread, command_line, device_name, measure, write
 from measuring import named, parsed, parser_of
 from stages import clocked
-from subjects import FORMS, batch_of, described, described_file, draw_files, side_of, with_weights
+from subjects import FORMS, batch_of, described, described_file, draw_files, model_with, side_of, whose
 
 import fpg_zoo
 from fpg_zoo.modeling.detectors import Detector
@@ -63,8 +63,8 @@ def from_file(model: Detector, files: list[Path], *, runs: int) -> tuple[Spread,
 
 def rows_of(name: str, options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """A row for each form and batch."""
-    plain, weights = with_weights(name)
-    plain.to(options.device)
+    weights = whose(name)
+    plain = model_with(name, weights).to(options.device)
     rows: list[dict[str, Any]] = []
     for form in options.forms:
         model = FORMS[form](plain)

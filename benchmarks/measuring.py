@@ -16,9 +16,7 @@ from fpg_zoo.processes import device_of_process
 
 def parser_of(description: str | None, *, patterns: Sequence[str] = ("*_r50_*",)) -> argparse.ArgumentParser:
     """A parser of which models, in which forms and batches, on what; `patterns` are the default."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patterns", nargs="*", default=patterns, metavar="PATTERN", help="of models' names")
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS, help="(default: all)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="images a pass (default: 1)")

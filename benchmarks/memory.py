@@ -21,6 +21,7 @@ from harness import command_line, write
 from inference_memory import UNITS, rows_of
 from ledger import Ledger
 from measuring import named, parsed, parser_of
+from subjects import whose
 
 import fpg_zoo
 from fpg_zoo.config import DetectorConfig, FPGConfig, RetinaNetConfig
@@ -134,7 +135,7 @@ def inference(options: argparse.Namespace) -> Path:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in named(options.patterns):
-            rows += rows_of(name, options.forms, options.batch, options.device, Path(folder))
+            rows += rows_of(name, whose(name), options.forms, options.batch, options.device, Path(folder))
             for found in rows[-len(options.forms) * len(options.batch) :]:
                 print(f"{name:28} {found['form']:15} batch {found['batch']}: {found['needed_mb']:.0f} MB", flush=True)
             target = write(

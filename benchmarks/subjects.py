@@ -17,6 +17,7 @@ import fpg_zoo
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import DownloadError
 from fpg_zoo.factory import published
+from fpg_zoo.loading import fetch
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
 from fpg_zoo.preprocess import preprocess
 
@@ -86,17 +87,34 @@ def described_file(file: Path) -> dict[str, Any]:
     }
 
 
-def with_weights(name: str) -> tuple[Detector, str]:
-    """A model and whose weights it has: a tag of the manifest, or `RANDOM` where that cannot be downloaded.
+def unavailable(name: str) -> str | None:
+    """Why a published checkpoint cannot be had; None if it can, and is here from now on.
 
-    Args:
-        name: an architecture, or one with a tag.
+    Raises:
+        WeightsError: it can be had and not be trusted, or does not fit.
     """
     entry = published(name)
     try:
-        return fpg_zoo.create_model(entry.name), entry.tag
-    except DownloadError:
-        return at_random(entry.architecture), RANDOM
+        fetch(entry, fpg_zoo.model_info(name).config)
+    except DownloadError as error:
+        return str(error)
+    return None
+
+
+def whose(name: str) -> str:
+    """Which weights a model is measured with: its tag, or `RANDOM` where those cannot be had."""
+    return RANDOM if unavailable(name) else published(name).tag
+
+
+def model_with(name: str, weights: str) -> Detector:
+    """A model with its published weights, or at random where `weights` is `RANDOM`.
+
+    Args:
+        name: an architecture, or one with a tag.
+        weights: as `whose` gives them.
+    """
+    entry = published(name)
+    return at_random(entry.architecture) if weights == RANDOM else fpg_zoo.create_model(entry.name)
 
 
 def at_random(name: str) -> Detector:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from harness import command_line, device_name, measure, write
 from measuring import named, parsed, parser_of
-from subjects import FORMS, described_file, draw_files, side_of, with_weights
+from subjects import FORMS, described_file, draw_files, model_with, side_of, whose
 
 import fpg_zoo
 from fpg_zoo.data.coco import CocoDataset
@@ -73,8 +73,8 @@ def ways(model: Detector, folder: Path, files: list[Path], options: argparse.Nam
 
 def rows_of(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each form and way."""
-    plain, weights = with_weights(name)
-    plain.to(options.device)
+    weights = whose(name)
+    plain = model_with(name, weights).to(options.device)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         files = draw_folder(Path(place), side_of(name), options.images)
