@@ -76,7 +76,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def chosen(patterns: Sequence[str]) -> list[Published]:
-    """The checkpoints that are asked for, and after them those that come with the package.
+    """The checkpoints that are asked for, and those that come with the package.
 
     Raises:
         UnknownNameError: a pattern matches none.
@@ -91,9 +91,7 @@ def chosen(patterns: Sequence[str]) -> list[Published]:
         if not matching:
             raise UnknownNameError(f"--models: nothing matches {pattern!r}: known are {', '.join(names)}")
         found.update({entry.name: entry for entry in matching})
-    return [entry for entry in found.values() if not entry.packaged] + [
-        entry for entry in manifest.checkpoints if entry.packaged
-    ]
+    return [entry for entry in manifest.checkpoints if entry.packaged or entry.name in found]
 
 
 @dataclasses.dataclass
@@ -170,13 +168,29 @@ def measure_all(cells: Sequence[Cell], run: Run, outcome: Outcome, *, force: boo
             finish(cell, lambda cell=cell: measure_cell(cell, run))  # type: ignore[misc]
 
 
-def table_of(entries: Sequence[Published], columns: Sequence[str], outcome: Outcome, *, judged: bool) -> list[Row]:
-    """The table's rows."""
+def look_up(run: Run, outcome: Outcome) -> None:
+    """Take what was measured before with these settings, and was not asked for now, into the table, too."""
+    for entry in load_manifest().checkpoints:
+        for column in COLUMNS:
+            place = entry.name, column
+            if place in outcome.records or place in outcome.notes:
+                continue
+            for weights in (entry.tag, RANDOM):
+                found = cell_of(entry, column, weights, run).known()
+                if found is not None:
+                    outcome.records.setdefault(place, found)
+
+
+def table_of(asked: Sequence[Published], outcome: Outcome, *, judged: bool) -> list[Row]:
+    """The table's rows: of checkpoints that were asked for, or that something is known of."""
     rows: list[Row] = []
-    for entry in entries:
+    known = {name for name, _ in outcome.records}
+    for entry in load_manifest().checkpoints:
+        if entry not in asked and entry.name not in known:
+            continue
         figures: dict[str, float] = {}
         weights: dict[str, str] = {}
-        for column in columns:
+        for column in COLUMNS:
             found = outcome.records.get((entry.name, column))
             if found is not None:
                 figures.update(figures_of(column, found["rows"]))
@@ -218,7 +232,8 @@ def reproduce(options: argparse.Namespace) -> int:
     outcome = Outcome()
     cells = cells_of(entries, options.columns, run, outcome)
     measure_all(cells, run, outcome, force=options.force)
-    rows = table_of(entries, options.columns, outcome, judged=options.limit is None)
+    look_up(run, outcome)
+    rows = table_of(entries, outcome, judged=options.limit is None)
     write_table(rows, run)
     verdicts = [row["verdict"] for row in rows if row["verdict"] is not None]
     missed = verdicts.count(MISSED)
