@@ -135,10 +135,10 @@ def _free(
 
 def _marker(number: int, x: float, y: float) -> str:
     """A circle, a square or a triangle, so that methods differ in more than colour."""
-    r = _RADIUS
+    r, side = _RADIUS, 2 * _RADIUS - 1
     shapes = (
         f'<circle class="m0" cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}"/>',
-        f'<rect class="m1" x="{x - r + 0.5:.1f}" y="{y - r + 0.5:.1f}" width="{2 * r - 1:.1f}" height="{2 * r - 1:.1f}"/>',
+        f'<rect class="m1" x="{x - side / 2:.1f}" y="{y - side / 2:.1f}" width="{side:.1f}" height="{side:.1f}"/>',
         f'<path class="m2" d="M{x:.1f} {y - r:.1f} L{x + r:.1f} {y + r - 1:.1f} L{x - r:.1f} {y + r - 1:.1f} Z"/>',
     )
     return shapes[number]

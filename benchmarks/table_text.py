@@ -120,4 +120,6 @@ def as_markdown(rows: Sequence[Row]) -> str:
 def _shown(value: Any, digits: int | None = None, *, sign: bool = False) -> str:
     if value is None:
         return ""
-    return str(value) if digits is None else f"{value:{'+' if sign else ''}.{digits}f}"
+    if digits is None:
+        return str(value)
+    return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"  # never -0.00
