@@ -39,8 +39,8 @@ TOLD_APART_BY = ("model", "form", "batch", "device", "threads")
 def alone(model: Detector, images: torch.Tensor, sizes: list[tuple[int, int]], *, runs: int) -> tuple[Spread, float]:
     """Seconds of `detect` of a batch, and the number of detections in a picture, on average."""
     images = images.to(model.device, model.dtype)
-    found = model.detect(images, sizes)
-    return measure(lambda: model.detect(images, sizes), runs=runs, warmup=1), sum(map(len, found)) / len(found)
+    found = model.detect(images, sizes)  # the warm-up, too
+    return measure(lambda: model.detect(images, sizes), runs=runs, warmup=0), sum(map(len, found)) / len(found)
 
 
 def from_file(model: Detector, files: list[Path], *, runs: int) -> tuple[Spread, dict[str, float]]:
@@ -49,7 +49,7 @@ def from_file(model: Detector, files: list[Path], *, runs: int) -> tuple[Spread,
     On a GPU the stages wait for each other, where they would not without the clock.
     """
     predictor = fpg_zoo.Predictor(model)
-    predictor(files, batch_size=len(files))
+    predictor(files, batch_size=len(files))  # the warm-up
     stages: list[dict[str, float]] = []
 
     def run() -> None:
@@ -99,7 +99,7 @@ def rows_of(name: str, options: argparse.Namespace, folder: Path) -> list[dict[s
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="timings of each (default: 5)")
+    parser.add_argument("--runs", type=int, default=3, metavar="N", help="timings of each (default: 3)")
     options = parsed(parser)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

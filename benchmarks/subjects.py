@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -133,17 +133,14 @@ def at_random(name: str) -> Detector:
         norm.momentum = 1.0
     model.train()
     with torch.no_grad():
-        model(images, sizes)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.eval()
-    with torch.no_grad():
         if isinstance(model, RetinaNet):
-            _spread_dense(model, images, sizes)
+            _spread_dense(model, lambda: model(images, sizes))
         else:
             assert isinstance(model, TwoStageDetector)
-            _spread_regions(model, images, sizes)
-    return model
+            _spread_regions(model, lambda: model(images, sizes))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model.eval()
 
 
 def _inputs_of(layer: nn.Module, run: Callable[[], object]) -> list[Tensor]:
@@ -155,9 +152,9 @@ def _inputs_of(layer: nn.Module, run: Callable[[], object]) -> list[Tensor]:
     return given
 
 
-def _spread_regions(model: TwoStageDetector, images: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
+def _spread_regions(model: TwoStageDetector, run: Callable[[], object]) -> None:
     layer, config = model.box_head.classes, model.config.box
-    (regions,) = _inputs_of(layer, lambda: model(images, sizes))
+    (regions,) = _inputs_of(layer, run)
     logits = layer(regions)[:, :-1]
     layer.weight.mul_(_SPREAD / logits.std())
     layer.weight[-1] = 0  # background's logit is the same everywhere
@@ -170,10 +167,10 @@ def _spread_regions(model: TwoStageDetector, images: Tensor, sizes: Sequence[tup
         low, high = ((low + high) / 2, high) if passing > _PASSING["two-stage"] else (low, (low + high) / 2)
 
 
-def _spread_dense(model: RetinaNet, images: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
+def _spread_dense(model: RetinaNet, run: Callable[[], object]) -> None:
     layer, threshold = model.head.classes, model.config.head.score_threshold
     assert layer.bias is not None
-    levels = _inputs_of(layer, lambda: model(images, sizes))
+    levels = _inputs_of(layer, run)
 
     def logits() -> Tensor:
         return torch.cat([layer(level).flatten() for level in levels])

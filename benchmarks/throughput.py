@@ -50,10 +50,13 @@ def draw_folder(folder: Path, side: int, count: int) -> list[Path]:
 
 
 def ways(model: Detector, folder: Path, files: list[Path], options: argparse.Namespace) -> list[tuple[Any, ...]]:
-    """Of each way through all files its path, batch, workers, and the function that goes it."""
+    """Of each way through all files its path, batch, workers, and the function that goes it.
+
+    Streams of each batch; evaluation, whose batches differ from a stream's in their workers alone, of the greatest.
+    """
     dataset = CocoDataset.from_folder(folder, "val", masks=False, training=False)
     predictor = fpg_zoo.Predictor(model)
-    ids = range(1, len(model.class_names) + 1)
+    ids, most = range(1, len(model.class_names) + 1), max(options.batch)
 
     def streaming(batch: int) -> Callable[[], object]:
         return lambda: sum(1 for _ in predictor.stream(files, batch))
@@ -63,11 +66,7 @@ def ways(model: Detector, folder: Path, files: list[Path], options: argparse.Nam
 
     return [
         *(("stream", batch, None, streaming(batch)) for batch in options.batch),
-        *(
-            ("eval", batch, workers, evaluating(batch, workers))
-            for batch in options.batch
-            for workers in options.workers
-        ),
+        *(("eval", most, workers, evaluating(most, workers)) for workers in options.workers),
     ]
 
 
