@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import datetime
+import functools
 import json
 import multiprocessing
 import platform
@@ -100,7 +101,7 @@ def environment(device: str) -> dict[str, Any]:
     """What the figures depend on: versions, machine, the device measured on, threads, commit."""
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": _commit(),
+        "commit": commit(),
         "fpg_zoo": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -196,11 +197,15 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
-def _commit() -> str:
-    """The commit, marked if the working tree differs from it in more than earlier records."""
-    commit = _git("rev-parse", "--short", "HEAD")
+@functools.cache
+def commit() -> str:
+    """The commit, marked if the working tree differs from it in more than earlier records.
+
+    Asked once: what a long run measures is what was there when it began, so it asks at its beginning.
+    """
+    head = _git("rev-parse", "--short", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
-    return f"{commit}-dirty" if changes else commit or "unknown"
+    return f"{head}-dirty" if changes else head or "unknown"
 
 
 def _git(*arguments: str) -> str:

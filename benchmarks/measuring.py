@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import torch
+from harness import commit
 from subjects import FORMS
 
 import fpg_zoo
@@ -28,6 +29,7 @@ def parser_of(description: str | None, *, patterns: Sequence[str] = ("*_r50_*",)
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The options, checked, with the threads set and the device chosen; ends with code 2 where they cannot be used."""
     options = parser.parse_args()
+    commit()
     try:
         least = {"batch": 1, "threads": 1, "runs": 2, "images": 1}  # quartiles are of two runs or more
         for name, number in least.items():

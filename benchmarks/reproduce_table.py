@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from harness import RESULTS, Row, command_line, record, save
+from harness import RESULTS, Row, command_line, commit, record, save
 from subjects import RANDOM, unavailable
 from table_cells import COLUMNS, Cell, Run, cell_of, figures_of, measure_cell
 from table_text import MISSED, UNITS, as_csv, as_markdown, rows_of
@@ -212,6 +212,7 @@ def write_table(rows: list[Row], run: Run) -> None:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Measure what is asked for and write the table; returns the exit code."""
+    commit()
     entries = [entry for entry in chosen(options.models) if entry.packaged or not options.quick]
     device = str(device_of_process(options.device))
     digest = None
