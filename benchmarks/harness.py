@@ -1,25 +1,38 @@
-"""Measuring: warm-up, synchronise, repeat, median and quartiles; and a record that says what was measured where."""
+"""Measuring: warm-up, synchronise, repeat, median and quartiles; and a record that says what was measured where.
+
+`benchmarks/schema.json` has a record's form, docs/benchmarks.md how to read one.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import datetime
+import functools
 import json
+import multiprocessing
 import platform
+import shlex
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import safetensors
 import torch
 import torchvision
 
+from fpg_zoo.files import aside, explained
 from fpg_zoo.version import __version__
 
 RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]
+_NO_FIGURES = ("input", "environment", "command")  # of a row
+_Given = ParamSpec("_Given")
+_Found = TypeVar("_Found")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +51,10 @@ def measure(run: Callable[[], object], *, runs: int, warmup: int = 2) -> Spread:
         run()
     seconds = []
     for _ in range(runs):
-        _synchronise()
+        synchronise()
         start = time.perf_counter()
         run()
-        _synchronise()
+        synchronise()
         seconds.append(time.perf_counter() - start)
     lower, median, upper = statistics.quantiles(seconds, n=4)
     return Spread(median, lower, upper, runs)
@@ -65,52 +78,146 @@ def _summary(values: list[float]) -> Spread:
     return Spread(median, lower, upper, len(values))
 
 
-def _synchronise() -> None:
+def synchronise() -> None:
+    """Wait until the device has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     elif torch.backends.mps.is_available():
         torch.mps.synchronize()
 
 
+def in_a_process(function: Callable[_Given, _Found], *given: _Given.args, **named: _Given.kwargs) -> _Found:
+    """What the function gives in a process of its own, which ends with it.
+
+    Raises:
+        BrokenProcessPool: the process was killed, or died; for want of memory, say.
+        Exception: what the function raised.
+    """
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *given, **named).result()
+
+
 def environment(device: str) -> dict[str, Any]:
     """What the figures depend on: versions, machine, the device measured on, threads, commit."""
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": _commit(),
+        "commit": commit(),
         "fpg_zoo": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "safetensors": safetensors.__version__,
         "platform": platform.platform(),
-        "processor": _processor(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "processor": processor(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
 
 
-def write(name: str, command: str, rows: list[dict[str, Any]], *, device: str) -> Path:
-    """Write a record to `benchmarks/results/NAME.json`; `device` is cpu, cuda or mps, as measured on."""
-    RESULTS.mkdir(exist_ok=True)
+def record(command: str, rows: Sequence[Row], *, device: str, given: Row, units: Mapping[str, str]) -> Row:
+    """What is written of a measurement.
+
+    Args:
+        command: that measured it.
+        rows: of figures, numbers or spreads of them, by name.
+        device: cpu, cuda or mps, as measured on.
+        given: the exact input: `what`, and as far as there are such its `shape`, `dtype`, `memory_format`, `seed` and
+            `file`. A row whose input differs has an `input` of its own.
+        units: of each figure.
+
+    Raises:
+        ValueError: a figure has no unit.
+    """
+    without = sorted(figures(rows) - units.keys())
+    if without:
+        raise ValueError(f"figures without a unit: {', '.join(without)}")
+    used = {name: unit for name, unit in units.items() if name in figures(rows)}
+    return {"command": command, "environment": environment(device), "input": given, "units": used, "rows": list(rows)}
+
+
+def figures(rows: Iterable[Row]) -> set[str]:
+    """The names of all numbers in rows, of spreads and of groups of numbers."""
+    return {
+        name
+        for row in rows
+        for name, value in row.items()
+        if name not in _NO_FIGURES and isinstance(value, (int, float, dict)) and not isinstance(value, bool)
+    }
+
+
+def write(
+    name: str,
+    command: str,
+    rows: Sequence[Row],
+    *,
+    device: str,
+    given: Row,
+    units: Mapping[str, str],
+    told_apart_by: Sequence[str] = (),
+) -> Path:
+    """Write a record to `benchmarks/results/NAME.json`.
+
+    Args:
+        name: the script's, or one that begins with it and an underscore.
+        command, rows, device, given, units: as of `record`.
+        told_apart_by: fields of a row. Rows of the record that is there are kept, with the environment and command they
+            are of, unless one of `rows` has the same values in these. None: nothing is kept.
+    """
     target = RESULTS / f"{name}.json"
-    record = {"command": command, "environment": environment(device), "rows": rows}
-    target.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    made = record(command, rows, device=device, given=given, units=units)
+    if told_apart_by and target.is_file():
+        there = json.loads(target.read_text(encoding="utf-8"))
+        new = {tuple(row[field] for field in told_apart_by) for row in rows}
+        origin = {field: there[field] for field in _NO_FIGURES if there[field] != made[field]}
+        kept = [{**origin, **row} for row in there["rows"] if tuple(row[field] for field in told_apart_by) not in new]
+        made["units"] = {**there["units"], **made["units"]} if kept else made["units"]
+        made["rows"] = [*kept, *made["rows"]]
+    save(made, target)
     return target
 
 
-def _commit() -> str:
-    """The commit, marked if the working tree differs from it in more than earlier records."""
-    commit = _git("rev-parse", "--short", "HEAD")
+def save(made: Row, target: Path) -> None:
+    """Write a record whole or not at all.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    with aside(target.parent, ".json") as temporary, explained(target.parent):
+        temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(target)
+
+
+def command_line() -> str:
+    """This process's, as it is typed at the top of the repository."""
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+
+
+def device_name(device: str) -> str:
+    """What tells a device from others in a record: a GPU's name, else its kind."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
+@functools.cache
+def commit() -> str:
+    """The commit, marked if the working tree differs from it in more than earlier records.
+
+    Asked once: what a long run measures is what was there when it began, so it asks at its beginning.
+    """
+    head = _git("rev-parse", "--short", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
-    return f"{commit}-dirty" if changes else commit or "unknown"
+    return f"{head}-dirty" if changes else head or "unknown"
 
 
 def _git(*arguments: str) -> str:
-    asked = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
+    try:
+        asked = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:  # no git here
+        return ""
     return asked.stdout.strip()
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

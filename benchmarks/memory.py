@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import argparse
 import gc
+import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from harness import write
+from harness import command_line, write
+from inference_memory import UNITS, rows_of
 from ledger import Ledger
+from measuring import named, parsed, parser_of
+from subjects import whose
 
 import fpg_zoo
 from fpg_zoo.config import DetectorConfig, FPGConfig, RetinaNetConfig
@@ -109,16 +115,46 @@ def row(label: str, config: DetectorConfig, published: float | None) -> dict[str
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", default=fpg_zoo.list_models("*_r50_*"))
+def training(patterns: Sequence[str]) -> Path:
+    """Measure, predict and record training."""
     rows: list[dict[str, Any]] = []
-    for name in parser.parse_args().names:
+    for name in named(patterns):
         published = fpg_zoo.model_info(name).checkpoints[0].memory_gb
         for label, config in variants(name).items():
             rows.append(row(label, config, published))
             print(rows[-1], flush=True)
-    print(write("memory", "python benchmarks/memory.py", rows, device="cuda" if torch.cuda.is_available() else "cpu"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kinds = [f"{how}_{kind}_gb" for how in ("predicted", "measured") for kind in ("fp32", "checkpointed_bf16")]
+    units = {"images": "images", "side": "pixels", **dict.fromkeys(["published_gb", *kinds], "GB")}
+    given = {"what": f"noise, {OBJECTS} boxes and masks an image", "shape": [IMAGES, 3, SIDE, SIDE], "seed": 0}
+    return write("memory", "python benchmarks/memory.py", rows, device=device, given=given, units=units)
+
+
+def inference(options: argparse.Namespace) -> Path:
+    """Measure and record inference, row by row."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in named(options.patterns):
+            rows += rows_of(name, whose(name), options.forms, options.batch, options.device, Path(folder))
+            for found in rows[-len(options.forms) * len(options.batch) :]:
+                print(f"{name:28} {found['form']:15} batch {found['batch']}: {found['needed_mb']:.0f} MB", flush=True)
+            target = write(
+                "memory_inference",
+                command_line(),
+                rows,
+                device=options.device,
+                given={"what": "of each row, its own"},
+                units=UNITS,
+                told_apart_by=("model", "form", "batch", "device", "threads"),
+            )
+    return target
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--inference", action="store_true", help="of a pass; all other options are of this")
+    options = parsed(parser)
+    print(inference(options) if options.inference else training(options.patterns))
 
 
 if __name__ == "__main__":

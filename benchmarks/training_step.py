@@ -93,7 +93,9 @@ def main() -> None:
                 flush=True,
             )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(write("training_step", "python benchmarks/training_step.py", rows, device=device))
+    given = {"what": f"noise of the model's padded size, {OBJECTS} boxes and masks an image", "seed": 0}
+    units = {"images": "images", "plain_seconds": "s", "seconds": "s", "plain_over_this": "plain_seconds / seconds"}
+    print(write("training_step", "python benchmarks/training_step.py", rows, device=device, given=given, units=units))
 
 
 if __name__ == "__main__":

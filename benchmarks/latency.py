@@ -1,0 +1,121 @@
+"""How long a model takes: `python benchmarks/latency.py [PATTERN ...]`.
+
+The model alone, from normalised pixels on the device to detections (masks pasted), and from JPEG files to detections;
+and each stage's share of the latter. Rows are written as they come; those of other models, forms, batches, devices and
+numbers of threads stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import Spread, command_line, device_name, measure, write
+from measuring import named, parsed, parser_of
+from stages import clocked
+from subjects import FORMS, batch_of, described, described_file, draw_files, model_with, side_of, whose
+
+import fpg_zoo
+from fpg_zoo.modeling.detectors import Detector
+
+UNITS = {
+    "batch": "images",
+    "threads": "threads",
+    "detections": "per image",
+    "alone": "s a batch",
+    "fps": "images/s, of the model alone",
+    "from_file": "s a batch",
+    "stages": "s a batch",
+    "covered": "share of from_file in stages",
+}
+TOLD_APART_BY = ("model", "form", "batch", "device", "threads")
+
+
+def alone(model: Detector, images: torch.Tensor, sizes: list[tuple[int, int]], *, runs: int) -> tuple[Spread, float]:
+    """Seconds of `detect` of a batch, and the number of detections in a picture, on average."""
+    images = images.to(model.device, model.dtype)
+    found = model.detect(images, sizes)  # the warm-up, too
+    return measure(lambda: model.detect(images, sizes), runs=runs, warmup=0), sum(map(len, found)) / len(found)
+
+
+def from_file(model: Detector, files: list[Path], *, runs: int) -> tuple[Spread, dict[str, float]]:
+    """Seconds from the files to detections on the CPU, and of each stage; medians over the same runs.
+
+    On a GPU the stages wait for each other, where they would not without the clock.
+    """
+    predictor = fpg_zoo.Predictor(model)
+    predictor(files, batch_size=len(files))  # the warm-up
+    stages: list[dict[str, float]] = []
+
+    def run() -> None:
+        with clocked(model) as seconds:
+            predictor(files, batch_size=len(files))
+        stages.append(seconds)
+
+    spread = measure(run, runs=runs, warmup=0)
+    return spread, {stage: statistics.median(one[stage] for one in stages) for stage in stages[0]}
+
+
+def rows_of(name: str, options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """A row for each form and batch."""
+    weights = whose(name)
+    plain = model_with(name, weights).to(options.device)
+    rows: list[dict[str, Any]] = []
+    for form in options.forms:
+        model = FORMS[form](plain)
+        for batch in options.batch:
+            images, sizes = batch_of(name, batch)
+            files = draw_files(folder, side_of(name), batch)
+            seconds, detections = alone(model, images, sizes, runs=options.runs)
+            whole, stages = from_file(model, files, runs=options.runs)
+            rows.append(
+                {
+                    "model": name,
+                    "weights": weights,
+                    "form": form,
+                    "batch": batch,
+                    "device": device_name(options.device),
+                    "threads": torch.get_num_threads(),
+                    "input": {**described(images.to(model.dtype)), "file": described_file(files[0])},
+                    "detections": round(detections, 1),
+                    "alone": dataclasses.asdict(seconds),
+                    "fps": round(batch / seconds.median, 3),
+                    "from_file": dataclasses.asdict(whole),
+                    "stages": {stage: round(value, 5) for stage, value in stages.items()},
+                    "covered": round(sum(stages.values()) / whole.median, 3),
+                }
+            )
+            print(
+                f"{name:28} {form:15} batch {batch}: alone {seconds.median:.3f} s, from file {whole.median:.3f} s",
+                flush=True,
+            )
+    return rows
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--runs", type=int, default=3, metavar="N", help="timings of each (default: 3)")
+    options = parsed(parser)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in named(options.patterns):
+            rows += rows_of(name, options, Path(folder))
+            target = write(
+                "latency",
+                command_line(),
+                rows,
+                device=options.device,
+                given={"what": "of each row, its own"},
+                units=UNITS,
+                told_apart_by=TOLD_APART_BY,
+            )
+    print(target)
+
+
+if __name__ == "__main__":
+    main()

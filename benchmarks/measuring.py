@@ -1,0 +1,58 @@
+"""The options that the scripts which measure models share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+from harness import commit
+from subjects import FORMS
+
+import fpg_zoo
+from fpg_zoo.errors import ConfigError, FPGZooError, UnknownNameError
+from fpg_zoo.processes import device_of_process
+
+
+def parser_of(description: str | None, *, patterns: Sequence[str] = ("*_r50_*",)) -> argparse.ArgumentParser:
+    """A parser of which models, in which forms and batches, on what; `patterns` are the default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("patterns", nargs="*", default=patterns, metavar="PATTERN", help="of models' names")
+    parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS, help="(default: all)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="images a pass (default: 1)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: cuda if there is one, else cpu)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: torch's choice)")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options, checked, with the threads set and the device chosen; ends with code 2 where they cannot be used."""
+    options = parser.parse_args()
+    commit()
+    try:
+        least = {"batch": 1, "threads": 1, "runs": 2, "images": 1}  # quartiles are of two runs or more
+        for name, number in least.items():
+            value = getattr(options, name, None)
+            if value is not None and min(value if isinstance(value, list) else [value]) < number:
+                raise ConfigError(f"--{name} {value}: it takes at least {number}")
+        named(options.patterns)
+        options.device = str(device_of_process(options.device))
+    except FPGZooError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        sys.exit(2)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return options
+
+
+def named(patterns: Sequence[str]) -> list[str]:
+    """The architectures that match.
+
+    Raises:
+        UnknownNameError: none does.
+    """
+    names = fpg_zoo.list_models(*patterns)
+    if not names:
+        raise UnknownNameError(f"no model matches {' '.join(patterns)}: known are {', '.join(fpg_zoo.list_models())}")
+    return names

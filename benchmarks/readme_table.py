@@ -1,0 +1,128 @@
+"""The README's table and the picture beside it, of the committed results: `python benchmarks/readme_table.py`.
+
+Run it after `python benchmarks/reproduce_table.py`; a test fails where the README says something else than the results.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from harness import RESULTS, Row
+from scatter import Panel, Point, drawn
+from subjects import RANDOM
+
+import fpg_zoo
+from fpg_zoo.files import aside, explained
+
+ROOT = Path(__file__).resolve().parents[1]
+README, PICTURE = ROOT / "README.md", ROOT / "docs" / "table.svg"
+BEGIN, END = "<!-- table: python benchmarks/readme_table.py -->", "<!-- end of table -->"
+_COCO = "*_r50_*"
+
+
+class Figures:
+    """What a table says, by checkpoint and figure."""
+
+    def __init__(self, table: dict[str, Any]) -> None:
+        self.environment: dict[str, Any] = table["environment"]
+        self._rows: dict[tuple[str, str], Row] = {(row["model"], row["figure"]): row for row in table["rows"]}
+
+    def of(self, name: str, figure: str, field: str = "measured") -> Any:
+        """A field of the row of an architecture's first checkpoint; None where there is none."""
+        first = fpg_zoo.model_info(name).checkpoints[0]
+        return self._rows.get((first.name, figure), {}).get(field)
+
+    @property
+    def where(self) -> str:
+        """What speed was measured on."""
+        at = self.environment
+        if at["device"] == "cpu":
+            return f"{at['processor']}, {at['threads']} threads, torch {at['torch'].partition('+')[0]}"
+        return f"{at['device']}, torch {at['torch'].partition('+')[0]}"
+
+
+def in_order() -> list[str]:
+    """The architectures as the published table has them, the small ones last."""
+    return [*fpg_zoo.list_models(_COCO), *fpg_zoo.list_models(exclude=_COCO)]
+
+
+def table_text(found: Figures) -> str:
+    """The table in Markdown, and what a reader has to know of its figures."""
+    heads = ["name", "method", "neck", "box AP", "measured", "mask AP", "measured"]
+    heads += ["training, GB", "memory, MB", "fps", "fps, optimised", "tags"]
+    lines = [heads, ["---"] * len(heads)]
+    for name in in_order():
+        info = fpg_zoo.model_info(name)
+        first = info.checkpoints[0]
+        line = [f"`{name}`", info.method, info.neck]
+        line += [_shown(first.box_ap), _shown(found.of(name, "box AP"), 2)]
+        line += [_shown(first.mask_ap), _shown(found.of(name, "mask AP"), 2)]
+        line += [_shown(first.memory_gb), _shown(found.of(name, "inference memory"), 0)]
+        line += [_shown(found.of(name, "fps"), 2), _shown(found.of(name, "fps optimized"), 2)]
+        lines.append([*line, ", ".join(f"`{tag}`" for tag in info.tags)])
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    at_random = sum(found.of(name, "fps", "weights") == RANDOM for name in in_order())
+    note = (
+        "AP in percent: of the `r50` models on COCO val2017, longest side 640, 50 epochs, as published with the first "
+        "tag (`name.tag` selects another); of the `nano` ones on the zoo's own drawn scenes. Training: published peak "
+        "of a GPU at 8 images. Memory, of weights and a pass, and fps: batch 1, 640x640 (nano: 320x320, RetinaNet "
+        f"384x384), float32, from pixels to detections with masks, on {found.where}; random weights in {at_random} of "
+        f"{len(in_order())} rows. Blank: not measured. [docs/benchmarks.md](docs/benchmarks.md) has the command that "
+        "measures it all again."
+    )
+    return f"{table}\n{textwrap.fill(note, 120, break_long_words=False, break_on_hyphens=False)}\n"
+
+
+def _shown(value: float | None, digits: int | None = None) -> str:
+    if value is None:
+        return ""
+    return str(value) if digits is None else f"{value:.{digits}f}"
+
+
+def picture(found: Figures) -> str:
+    """Published AP on COCO against measured speed and memory, as SVG."""
+
+    def points(figure: str) -> list[Point]:
+        made = []
+        for name in fpg_zoo.list_models(_COCO):
+            info, x = fpg_zoo.model_info(name), found.of(name, figure)
+            ap = info.checkpoints[0].box_ap
+            if x is not None and ap is not None:
+                made.append(Point(info.method, info.neck, ap, x))
+        return made
+
+    panels = (
+        Panel("Box AP against speed", "images per second", points("fps")),
+        Panel("Box AP against memory", "MB of weights and a pass", points("inference memory")),
+    )
+    return drawn(panels, f"AP as published, COCO val2017. Batch 1, 640x640, float32, {found.where}.")
+
+
+def with_table(readme: str, table: str) -> str:
+    """The README with this table between its markers.
+
+    Raises:
+        ValueError: the markers are not there.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the README has no lines {BEGIN} and {END}")
+    return f"{before}{begin}\n{table}{end}{after}"
+
+
+def main() -> None:
+    found = Figures(json.loads((RESULTS / "table" / "table.json").read_text(encoding="utf-8")))
+    readme = with_table(README.read_text(encoding="utf-8"), table_text(found))
+    for target, text in ((README, readme), (PICTURE, picture(found))):
+        with aside(target.parent, target.suffix) as temporary, explained(target.parent):
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(target)
+        print(target.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Where the time from a file to its detections goes: a clock around each part, whose sum is compared with the whole."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+from harness import synchronise
+from torch import nn
+
+from fpg_zoo import predictor
+from fpg_zoo.modeling import detectors
+from fpg_zoo.modeling.detectors import Detector
+
+# A detector's parts by attribute, and what they are called here. Of these, each detector has some.
+_PARTS = {
+    "backbone": "backbone",
+    "neck": "neck",
+    "rpn": "RPN",
+    "head": "dense head",
+    "select_proposals": "selection",
+    "select_boxes": "selection",
+    "select": "selection",
+    "box_head": "box head",
+    "mask_head": "mask head",
+}
+_AROUND = (  # before and after the detector
+    (predictor, "read_image", "reading"),
+    (predictor, "to_pixels", "reading"),
+    (predictor, "preprocess", "preprocessing"),
+    (detectors, "to_detections", "pasting"),
+)
+
+
+@contextlib.contextmanager
+def clocked(model: Detector) -> Iterator[dict[str, float]]:
+    """While this is open, the seconds of each stage of a `Predictor` of this model add up in what it gives.
+
+    No stage runs within another. The device is synchronised at both ends of each, which takes time where it is no CPU.
+    """
+    seconds: dict[str, float] = defaultdict(float)
+
+    def clock(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **named: Any) -> Any:
+            synchronise()
+            start = time.perf_counter()
+            result = function(*given, **named)
+            synchronise()
+            seconds[stage] += time.perf_counter() - start
+            return result
+
+        return run
+
+    with contextlib.ExitStack() as stack:
+        for owner, name, stage in _AROUND:
+            stack.enter_context(mock.patch.object(owner, name, clock(stage, getattr(owner, name))))
+        for name, stage in _PARTS.items():
+            part = getattr(model, name, None)
+            if isinstance(part, nn.Module):
+                stack.enter_context(mock.patch.object(part, "forward", clock(stage, part.forward)))
+            elif part is not None:
+                stack.enter_context(mock.patch.object(model, name, clock(stage, part)))
+        yield seconds

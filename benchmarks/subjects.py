@@ -1,0 +1,180 @@
+"""What is measured: models with real weights where they can be had, random ones that work as hard where not, and the
+drawn pictures that they are given."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import fpg_zoo
+from fpg_zoo.data.shapes import ShapesDataset
+from fpg_zoo.errors import DownloadError
+from fpg_zoo.factory import published
+from fpg_zoo.loading import fetch
+from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
+from fpg_zoo.preprocess import preprocess
+
+SEED = 0
+RANDOM = "random"
+JPEG_QUALITY = 95
+# Pairs of region and class that pass the threshold of scores, over a batch's images each. Trained detectors have some
+# hundreds of them, of which 100 are detected; an untrained one has none, and nothing to select or to paste.
+_PASSING = {"two-stage": 400, "dense": 1000}
+_SPREAD = 2.0  # standard deviation of class logits
+
+FORMS: dict[str, Callable[[Detector], Detector]] = {
+    "plain": lambda model: model,
+    "optimized": lambda model: fpg_zoo.optimize(model),
+    "optimized_bf16": lambda model: fpg_zoo.optimize(model, dtype=torch.bfloat16),
+}
+
+
+def side_of(name: str) -> int:
+    """The side in pixels of the square input that a model is measured on: 640, or less for the nano ones."""
+    return fpg_zoo.model_info(name).config.preprocess.longest_side
+
+
+def pictures(side: int, count: int) -> list[Tensor]:
+    """Held-out scenes of `side` x `side` pixels, (3, side, side) uint8."""
+    scenes = ShapesDataset("val", count, size=(side, side))
+    return [scenes[index].image for index in range(count)]
+
+
+def batch_of(name: str, count: int, *, device: torch.device | str = "cpu") -> tuple[Tensor, list[tuple[int, int]]]:
+    """The input of `Detector.detect` for that many scenes, which need no padding; (N, 3, side, side) float32."""
+    images, sizes = preprocess(pictures(side_of(name), count), fpg_zoo.model_info(name).config.preprocess)
+    return images.to(device), sizes
+
+
+def draw_files(folder: Path, side: int, count: int) -> list[Path]:
+    """Write held-out scenes as JPEG files, `side` wide and three quarters of it high."""
+    scenes = ShapesDataset("val", count, size=(side * 3 // 4, side))
+    files = [folder / f"{index + 1:06d}.jpg" for index in range(count)]
+    for index, file in enumerate(files):
+        Image.fromarray(scenes[index].image.permute(1, 2, 0).numpy()).save(file, quality=JPEG_QUALITY)
+    return files
+
+
+def described(images: Tensor) -> dict[str, Any]:
+    """What a record says of a batch."""
+    return {
+        "what": f"scenes 0 to {len(images) - 1} of fpg_zoo.data.shapes val, drawn at this size",
+        "shape": list(images.shape),
+        "dtype": str(images.dtype).removeprefix("torch."),
+        "memory_format": "channels first",
+        "seed": SEED,
+    }
+
+
+def described_file(file: Path) -> dict[str, Any]:
+    """What a record says of a picture file."""
+    content = file.read_bytes()
+    with Image.open(file) as image:
+        size = [image.height, image.width]
+    return {
+        "what": "scene 0 of fpg_zoo.data.shapes val, drawn at this size",
+        "format": f"JPEG, quality {JPEG_QUALITY}",
+        "size": size,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+def unavailable(name: str) -> str | None:
+    """Why a published checkpoint cannot be had; None if it can, and is here from now on.
+
+    Raises:
+        WeightsError: it can be had and not be trusted, or does not fit.
+    """
+    entry = published(name)
+    try:
+        fetch(entry, fpg_zoo.model_info(name).config)
+    except DownloadError as error:
+        return str(error)
+    return None
+
+
+def whose(name: str) -> str:
+    """Which weights a model is measured with: its tag, or `RANDOM` where those cannot be had."""
+    return RANDOM if unavailable(name) else published(name).tag
+
+
+def model_with(name: str, weights: str) -> Detector:
+    """A model with its published weights, or at random where `weights` is `RANDOM`.
+
+    Args:
+        name: an architecture, or one with a tag.
+        weights: as `whose` gives them.
+    """
+    entry = published(name)
+    return at_random(entry.architecture) if weights == RANDOM else fpg_zoo.create_model(entry.name)
+
+
+def at_random(name: str) -> Detector:
+    """A model of seeded random weights that has as much to select, and to paste, as a trained one.
+
+    Freshly initialised, maps grow from block to block and no score passes the threshold. So the BatchNorms are given
+    the statistics that they see in a drawn scene, and the class layer is scaled and shifted so that as many scores pass
+    as `_PASSING` says.
+    """
+    torch.manual_seed(SEED)
+    model = fpg_zoo.create_model(name)
+    images, sizes = batch_of(name, 1)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    model.train()
+    with torch.no_grad():
+        if isinstance(model, RetinaNet):
+            _spread_dense(model, lambda: model(images, sizes))
+        else:
+            assert isinstance(model, TwoStageDetector)
+            _spread_regions(model, lambda: model(images, sizes))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model.eval()
+
+
+def _inputs_of(layer: nn.Module, run: Callable[[], object]) -> list[Tensor]:
+    """What a layer is given while `run` runs."""
+    given: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    run()
+    hook.remove()
+    return given
+
+
+def _spread_regions(model: TwoStageDetector, run: Callable[[], object]) -> None:
+    layer, config = model.box_head.classes, model.config.box
+    (regions,) = _inputs_of(layer, run)
+    logits = layer(regions)[:, :-1]
+    layer.weight.mul_(_SPREAD / logits.std())
+    layer.weight[-1] = 0  # background's logit is the same everywhere
+    layer.bias.zero_()
+    layer.bias[:-1] = -layer(regions)[:, :-1].mean(dim=0)
+    low, high = 0.0, 50.0  # the more for background, the fewer pass
+    for _ in range(40):
+        layer.bias[-1] = (low + high) / 2
+        passing = int((layer(regions).softmax(dim=-1)[:, :-1] > config.score_threshold).sum())
+        low, high = ((low + high) / 2, high) if passing > _PASSING["two-stage"] else (low, (low + high) / 2)
+
+
+def _spread_dense(model: RetinaNet, run: Callable[[], object]) -> None:
+    layer, threshold = model.head.classes, model.config.head.score_threshold
+    assert layer.bias is not None
+    levels = _inputs_of(layer, run)
+
+    def logits() -> Tensor:
+        return torch.cat([layer(level).flatten() for level in levels])
+
+    layer.weight.mul_(_SPREAD / logits().std())
+    least = logits().topk(_PASSING["dense"]).values[-1]
+    layer.bias.add_(math.log(threshold / (1 - threshold)) - least)

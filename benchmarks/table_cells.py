@@ -1,0 +1,204 @@
+"""The cells of the table: one checkpoint's AP, memory or frames per second, each measured in a process of its own and
+kept in a file of its own, whose name tells its settings from any others."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accuracy import average_precision
+from harness import Row, device_name, in_a_process, processor, record, save
+from inference_memory import UNITS as MEMORY_UNITS
+from inference_memory import rows_of as memory_rows
+from latency import alone
+from memory import measured as training_memory
+from subjects import FORMS, RANDOM, batch_of, described, model_with
+
+import fpg_zoo
+from fpg_zoo.evaluation_run import SHAPES
+from fpg_zoo.version import __version__
+from fpg_zoo.weights.manifest import Published
+
+COLUMNS = ("ap", "memory", "fps")
+UNITS = {
+    **MEMORY_UNITS,
+    "measured": "percent",
+    "seconds": "s a pass of the model alone",
+    "fps": "images/s, batch 1, of the model alone",
+    "detections": "per image",
+    "training_gb": "GB, 8 images of 640x640",
+}
+_KEY_DIGITS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What all cells of a run have in common.
+
+    Attributes:
+        data, data_digest: a folder laid out as COCO is, and the SHA-256 of its annotation file; None for none.
+        limit: the first so many pictures for AP; None for all.
+        device: cpu, cuda or mps.
+        output: the folder of the cells' files.
+        runs: timings of each model alone.
+        command: by which the run was begun.
+    """
+
+    data: Path | None
+    data_digest: str | None
+    limit: int | None
+    device: str
+    output: Path
+    runs: int
+    command: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A checkpoint's figures of one column.
+
+    Attributes:
+        entry: the checkpoint.
+        column: of `COLUMNS`.
+        weights: measured with: the checkpoint's tag, or `RANDOM`.
+        settings: everything that decides the figures but chance, and the speed of the same machine.
+        file: where they are kept.
+    """
+
+    entry: Published
+    column: str
+    weights: str
+    settings: dict[str, Any]
+    file: Path
+
+    def known(self) -> Row | None:
+        """What was measured with these settings; None if nothing was, or it cannot be read."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            found: Row = json.loads(self.file.read_text(encoding="utf-8"))
+            if found.get("settings") == self.settings:
+                return found
+        return None
+
+
+def cell_of(entry: Published, column: str, weights: str, run: Run) -> Cell:
+    """The cell, not yet measured.
+
+    AP is asked for with the published weights alone. It depends on the kind of device; memory and speed on the very
+    device, the threads and torch.
+    """
+    settings: dict[str, Any] = {
+        "column": column,
+        "model": entry.name,
+        "weights": weights if weights == RANDOM else entry.sha256,
+        "dtype": "float32",
+        "fpg_zoo": __version__,
+    }
+    kind = torch.device(run.device).type
+    if column == "ap":
+        settings["device"] = kind
+        settings["data"] = str(SHAPES) if entry.packaged else run.data_digest
+        settings["pictures"] = "all" if run.limit is None else run.limit
+    else:
+        settings["device"] = processor() if kind == "cpu" else device_name(run.device)
+        settings["threads"] = torch.get_num_threads()
+        settings["torch"] = torch.__version__
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:_KEY_DIGITS]
+    return Cell(entry, column, weights, settings, run.output / "cells" / f"{entry.name}.{column}.{kind}.{key}.json")
+
+
+def measure_cell(cell: Cell, run: Run, *, alone: bool = True) -> Row:
+    """Measure a cell in a process of its own, and keep it.
+
+    Args:
+        cell, run: what to measure.
+        alone: nothing else is measured meanwhile: all cores are its own, and its progress is shown.
+
+    Raises:
+        BrokenProcessPool: its process died.
+        Exception: whatever it raised.
+    """
+    start = time.perf_counter()
+    threads = torch.get_num_threads() if alone else 1
+    if cell.column == "ap":
+        parts = cell.file.with_suffix(".parts")
+        data = None if cell.entry.packaged else run.data
+        rows, given = in_a_process(_ap, cell.entry.name, data, run, parts, threads, quiet=not alone)
+        shutil.rmtree(parts, ignore_errors=True)
+    elif cell.column == "memory":
+        rows, given = in_a_process(_memory, cell.entry.name, cell.weights, run.device, threads)
+    else:
+        rows, given = in_a_process(_fps, cell.entry.name, cell.weights, run.device, run.runs, threads)
+    for row in rows:
+        row.update(model=cell.entry.name, weights=cell.weights)
+    made = record(run.command, rows, device=run.device, given=given, units=UNITS)
+    made["settings"] = cell.settings
+    made["environment"]["threads"] = threads
+    made["environment"]["seconds"] = round(time.perf_counter() - start, 1)
+    save(made, cell.file)
+    return made
+
+
+def _ap(
+    name: str, data: Path | None, run: Run, parts: Path, threads: int, *, quiet: bool
+) -> tuple[list[Row], dict[str, Any]]:
+    torch.set_num_threads(threads)
+    if quiet:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+    workers = 0 if quiet else 2
+    found = average_precision(name, data, device=run.device, limit=run.limit, parts=parts, workers=workers)
+    rows: list[Row] = [{"figure": f"{kind} AP", "measured": round(value, 3)} for kind, value in found.items()]
+    which = "all pictures" if run.limit is None else f"the first {run.limit} pictures"
+    what = f"{which} of {'fpg_zoo.data.shapes val' if data is None else f'annotations {run.data_digest}'}"
+    return rows, {"what": what, "dtype": "float32", "memory_format": "channels first"}
+
+
+def _memory(name: str, weights: str, device: str, threads: int) -> tuple[list[Row], dict[str, Any]]:
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = memory_rows(name, weights, ["plain"], [1], device, Path(folder))
+    given = rows[0].pop("input")
+    if device.startswith("cuda"):
+        rows[0]["training_gb"] = round(training_memory(fpg_zoo.model_info(name).config, saving=False), 2)
+    return rows, given
+
+
+def _fps(name: str, weights: str, device: str, runs: int, threads: int) -> tuple[list[Row], dict[str, Any]]:
+    torch.set_num_threads(threads)
+    architecture = name.partition(".")[0]
+    images, sizes = batch_of(architecture, 1)
+    plain = model_with(name, weights).to(device)
+    rows: list[Row] = []
+    for form, make in FORMS.items():
+        seconds, detections = alone(make(plain), images, sizes, runs=runs)
+        rows.append(
+            {
+                "form": form,
+                "batch": 1,
+                "seconds": dataclasses.asdict(seconds),
+                "fps": round(1 / seconds.median, 3),
+                "detections": detections,
+            }
+        )
+    return rows, described(images)
+
+
+def figures_of(column: str, rows: Sequence[Row]) -> dict[str, float]:
+    """A cell's figures by the names they have in the table."""
+    if column == "ap":
+        return {row["figure"]: row["measured"] for row in rows}
+    if column == "fps":
+        return {"fps" if row["form"] == "plain" else f"fps {row['form']}": row["fps"] for row in rows}
+    (row,) = rows
+    training = {"training memory": row["training_gb"]} if "training_gb" in row else {}
+    return {"inference memory": row["needed_mb"], **training}
