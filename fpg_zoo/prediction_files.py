@@ -6,7 +6,6 @@ import collections
 import io
 import itertools
 import json
-import os
 import sys
 import urllib.parse
 from collections.abc import Sequence

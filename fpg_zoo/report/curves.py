@@ -38,6 +38,9 @@ def embedded_curves(scores: Scores) -> list[Any]:
     return [
         None
         if np.isnan(curve).any()
-        else {"ap": [f"{value:.3f}" for value in aps(curve)], "precision": (curve * _PARTS).round().astype(int).tolist()}
+        else {
+            "ap": [f"{value:.3f}" for value in aps(curve)],
+            "precision": (curve * _PARTS).round().astype(int).tolist(),
+        }
         for curve in drawn
     ]

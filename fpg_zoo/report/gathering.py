@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from fpg_zoo.evaluation import KINDS, Kind, Scores
 from fpg_zoo.files import on_terminal
-from fpg_zoo.report.matching import Confusion, Matched, Tally, match, steps_of, thresholds_of
+from fpg_zoo.report.matching import Confusion, Matched, Tally, match, rates, steps_of, thresholds_of
 from fpg_zoo.report.pictures import Judged, Pixels, Worst, drawn
 from fpg_zoo.report.regions import Row, overlaps, size_of
 
@@ -63,6 +63,17 @@ class Contents:
     thresholds: np.ndarray
     confusion: Confusion
     worst: tuple[Worst, ...]
+
+    def threshold_texts(self) -> list[str]:
+        """The thresholds for people."""
+        values: list[float] = self.thresholds.tolist()
+        within = (values[0], values[-1]) == (0, 1)
+        return [f"{value:.2f}" if within else f"{value:.4g}" for value in values]
+
+    def rates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Precision, recall and F1 of all classes together, (101,) each: at each threshold."""
+        right, wrong = self.confusion.at_least()
+        return rates(right.sum(axis=0), wrong.sum(axis=0), self.confusion.truth.sum())
 
 
 def gather(
@@ -137,9 +148,7 @@ def _judged(
             truth_labels = np.array([labels[row["category_id"]] for row in here], dtype=np.int64)
             crowds = np.array([bool(row["iscrowd"]) for row in here], dtype=bool)
             matches = match(overlaps(kind, there, here, size_of(entry)), scores, own, truth_labels, crowds)
-            yield Judged(
-                entry, here, there, Matched(steps_of(scores, thresholds), own, matches, truth_labels, crowds)
-            )
+            yield Judged(entry, here, there, Matched(steps_of(scores, thresholds), own, matches, truth_labels, crowds))
 
 
 def _by_picture(rows: Sequence[Row]) -> dict[int | str, list[Row]]:

@@ -7,13 +7,17 @@ import json
 import math
 from typing import Any
 
+TIMES = "\N{MULTIPLICATION SIGN}"  # before a wrong detection
+_NONE = "\N{EN DASH}"  # in place of a number
 _MOST_LETTERS = 80  # of a name
+_LONGEST_TEXT = 2000  # letters
 
 
-def printable(text: str) -> str:
-    """A name on one line: what cannot be printed (or turns the text's direction) gone, shortened if too long."""
-    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-    return line if len(line) <= _MOST_LETTERS else line[: _MOST_LETTERS - 1] + "…"
+def printable(text: str, most: int = _MOST_LETTERS) -> str:
+    """A text on one line: what cannot be printed (or turns its direction) replaced, cut if longer than `most`."""
+    spaced = (" " if letter.isspace() else letter for letter in text[:most])
+    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in spaced)
+    return line if len(text) <= most else line[:-1] + "…"
 
 
 def escaped(text: str) -> str:
@@ -26,6 +30,11 @@ def name_of(text: str) -> str:
     return escaped(printable(text))
 
 
+def text_of(text: str) -> str:
+    """A longer text of anybody's making in HTML."""
+    return escaped(printable(text, _LONGEST_TEXT))
+
+
 def embedded(content: Any) -> str:
     """JSON that stands for itself within a `script` element: ASCII, and nothing in it ends the element."""
     dumped = json.dumps(content, separators=(",", ":"), allow_nan=False)
@@ -36,7 +45,7 @@ def embedded(content: Any) -> str:
 
 def fraction(value: float) -> str:
     """0..1 with three digits; a dash where there is none, which is -1 or NaN."""
-    return f"{value:.3f}" if value >= 0 and not math.isnan(value) else "–"
+    return f"{value:.3f}" if value >= 0 and not math.isnan(value) else _NONE
 
 
 def coordinate(value: float) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 LEAST_IOU = 0.5
 NO_OBJECT, IGNORED = -1, -2  # in place of an object's place: a false detection, and one that does not count
 STEPS = 101  # score thresholds
+MOST_SHOWN = 100  # classes of a confusion
 MIDDLE = 50  # the step that pictures are ranked at, and that the page begins with
 
 
@@ -28,13 +29,14 @@ def thresholds_of(scores: np.ndarray) -> np.ndarray:
     """
     within = not len(scores) or (scores.min() >= 0 and scores.max() <= 1)
     low, high = (0.0, 1.0) if within else (float(scores.min()), float(scores.max()))
-    steps: np.ndarray = np.arange(STEPS) / (STEPS - 1)  # as 0.29 is written; 29 * 0.01 is not always that
+    steps: np.ndarray = np.arange(STEPS) / (STEPS - 1)  # as 0.57 is written; 57 * 0.01 is not that
     return steps if within else low * (1 - steps) + high * steps
 
 
 def steps_of(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """(D,) int64: the last threshold's place that each score is not below, 0..100."""
-    return np.clip(np.searchsorted(thresholds, scores, side="right") - 1, 0, STEPS - 1)
+    steps: np.ndarray = np.clip(np.searchsorted(thresholds, scores, side="right") - 1, 0, STEPS - 1)
+    return steps
 
 
 def match(
@@ -56,7 +58,7 @@ def match(
         (D,) int64 places of objects, 0..G - 1, or `NO_OBJECT` or `IGNORED`.
     """
     found = np.full(len(scores), NO_OBJECT, dtype=np.int64)
-    free = np.where(crowds, 0.0, ious)  # of objects that are not taken
+    free: np.ndarray = np.where(crowds, 0.0, ious)  # of objects that are not taken
     in_crowd = np.where(crowds & (labels[:, None] == truth_labels), ious, 0.0).max(axis=1, initial=0.0)
     found[in_crowd >= LEAST_IOU] = IGNORED
     near = (free >= LEAST_IOU).any(axis=1)
@@ -92,7 +94,7 @@ class Matched(NamedTuple):
 
     def right(self) -> np.ndarray:
         """(D,) bool: it finds an object of its own class."""
-        right = self.found >= 0
+        right: np.ndarray = self.found >= 0
         right[right] = self.labels[right] == self.truth_labels[self.found[right]]
         return right
 
@@ -130,6 +132,12 @@ class Confusion(NamedTuple):
         np.add.at(counts, ((truths != labels).astype(np.int64), labels, steps), numbers)
         right, wrong = counts[:, :, ::-1].cumsum(axis=2)[:, :, ::-1]
         return right, wrong
+
+    def classes_shown(self) -> list[int]:
+        """The classes that have objects or detections, in their order; of too many those with most objects."""
+        seen = (self.truth > 0) | (np.bincount(self.cells[:, 1], minlength=len(self.truth)) > 0)
+        order = [label for label in np.argsort(-self.truth, kind="stable").tolist() if seen[label]]
+        return sorted(order[:MOST_SHOWN])
 
 
 class Tally:

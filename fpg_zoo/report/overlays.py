@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from fpg_zoo.report.markup import coordinate, escaped
+from fpg_zoo.report.markup import TIMES, coordinate, escaped
 from fpg_zoo.report.matching import MIDDLE
 from fpg_zoo.report.pictures import Shape, State, Worst
 
 _LETTERS = 1 / 40  # height of a label's letters, of the picture's width
 _LEAST_LETTERS = 7.0  # pixels of the picture as drawn
-_CHARACTER = 0.6  # width of a letter, of its height, on average
-_FLAGS: dict[State, str] = {"object": "missed: ", "crowd": "crowd: ", "right": "", "wrong": "× ", "ignored": "ignored: "}
+_CHARACTER = 0.66  # width of a letter, of its height, on average
+_FLAGS: dict[State, str] = {
+    "object": "missed: ",
+    "crowd": "crowd: ",
+    "right": "",
+    "wrong": f"{TIMES} ",
+    "ignored": "ignored: ",
+}
 
 Rectangle = tuple[float, float, float, float]  # left, top, right, bottom in pixels as drawn
 
@@ -53,7 +59,8 @@ def _picture(worst: Worst, label: str, image: str, shapes: Sequence[Shape]) -> s
     letters = max(width * _LETTERS, _LEAST_LETTERS)
     # The last ones lie on top, so they have the first choice of a place for their labels.
     places = reversed(list(_label_places(list(reversed(shapes)), worst.size, letters)))
-    drawing = "".join(_shape(shape, place, letters) for shape, place in zip(shapes, places, strict=True))
+    labels = "".join(_label(shape, place, letters) for shape, place in zip(shapes, places, strict=True))
+    drawing = "".join(map(_shape, shapes)) + labels
     return (
         f'<svg class="picture" viewBox="0 0 {width} {height}" role="img" aria-label="{escaped(label)}">'
         f"{image}{drawing}</svg>"
@@ -83,19 +90,25 @@ def _meet(one: Rectangle, other: Rectangle) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _shape(shape: Shape, place: tuple[float, float], letters: float) -> str:
+def _shape(shape: Shape) -> str:
     x, y, width, height = (coordinate(side) for side in shape.box)
     box = f'x="{x}" y="{y}" width="{width}" height="{height}"'
     region = f'<path class="region" d="{shape.path}"/>' if shape.path else ""
     lines = f'<rect class="casing" {box}/><rect class="line" {box}/>'
+    return f"<g {_marks(shape)}><title>{escaped(shape.title)}</title>{region}{lines}</g>"
+
+
+def _label(shape: Shape, place: tuple[float, float], letters: float) -> str:
+    flag = _FLAGS[shape.state]
+    if shape.state == "object":
+        flag = f'<tspan class="flag">{flag}</tspan>'  # shown or not as page.js finds
+    at = f'x="{coordinate(place[0])}" y="{coordinate(place[1])}" font-size="{coordinate(letters)}"'
+    return f"<text {_marks(shape)} {at}>{flag}{escaped(shape.label)}</text>"
+
+
+def _marks(shape: Shape) -> str:
+    """What the style sheet and page.js go by."""
     names = f"shape {shape.state}"
     if shape.step < MIDDLE and shape.state != "crowd":
         names += " missed" if shape.state == "object" else " below"
-    flag = _FLAGS[shape.state]
-    if shape.state == "object":
-        flag = f'<tspan class="flag">{flag}</tspan>'  # page.js says of which
-    at = f'x="{coordinate(place[0])}" y="{coordinate(place[1])}" font-size="{coordinate(letters)}"'
-    return (
-        f'<g class="{names}" data-step="{shape.step}"><title>{escaped(shape.title)}</title>{region}{lines}'
-        f"<text {at}>{flag}{escaped(shape.label)}</text></g>"
-    )
+    return f'class="{names}" data-step="{shape.step}"'

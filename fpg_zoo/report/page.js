@@ -127,7 +127,7 @@
     }
     for (const figure of all(".worst")) {
       for (const text of all("[data-count]", figure)) {
-        text.textContent = all(`.picture .${text.dataset.count}:not(.below)`, figure).length;
+        text.textContent = all(`g.${text.dataset.count}:not(.below)`, figure.querySelector(".sides")).length;
       }
     }
   };

@@ -63,7 +63,13 @@ def about_model(
     if checkpoint is None and name is not None and not name.startswith((LOCAL, HUB)):
         weights = published(name).name
     precision = str(model.dtype).removeprefix("torch.")
-    facts = (("Model", model.name), ("Weights", weights), ("Precision", precision), ("Data", str(data)), ("Split", split))
+    facts = (
+        ("Model", model.name),
+        ("Weights", weights),
+        ("Precision", precision),
+        ("Data", str(data)),
+        ("Split", split),
+    )
     return _about(f"{model.name} on {data.name or data} {split}", facts, arguments)
 
 
@@ -103,6 +109,9 @@ def pixels_in(folder: Path, images: Sequence[Row]) -> Pixels:
         name, size = entry.get("file_name"), size_of(entry)
         if not isinstance(name, str) or not name:
             raise ImageError("its entry has no file name")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            # A report is passed on, and must not hold what whoever wrote the annotations fancies of this machine.
+            raise ImageError(f"{name}: leads out of the folder of pictures")
         if size is None:
             return read_image(folder / name)
         return Image.fromarray(read_pixels(folder / name, size).permute(1, 2, 0).numpy())
