@@ -61,9 +61,9 @@ def match(
     free: np.ndarray = np.where(crowds, 0.0, ious)  # of objects that are not taken
     in_crowd = np.where(crowds & (labels[:, None] == truth_labels), ious, 0.0).max(axis=1, initial=0.0)
     found[in_crowd >= LEAST_IOU] = IGNORED
-    near = (free >= LEAST_IOU).any(axis=1)
+    nearest: np.ndarray = free.max(axis=1, initial=0.0)
     for place in np.argsort(-scores, kind="stable"):
-        if not near[place]:
+        if nearest[place] < LEAST_IOU:  # before anything was taken
             continue
         most = free[place].max()
         if most < LEAST_IOU:

@@ -189,7 +189,7 @@
   };
 
   sortable(document.getElementById("by-class"));
-  slider.addEventListener("input", () => requestAnimationFrame(show));
+  slider.addEventListener("input", show);
   choice.addEventListener("change", showCurves);
   show();
   showCurves();

@@ -68,7 +68,7 @@ def tiles(contents: Contents) -> str:
     for kind, scores in contents.scores.items():
         others = "".join(
             f"<div><dt>{name}</dt><dd>{fraction(scores.figures[figure])}</dd></div>"
-            for name, figure in (("AP50", "AP50"), ("AP75", "AP75"), ("AR", "AR_100"))
+            for name, figure in (("AP50", "AP50"), ("AP75", "AP75"), ("AR 100", "AR_100"))
         )
         tiles.append(
             f'<div class="tile"><h2>{KINDS[kind].capitalize()} AP</h2><p class="big">'
@@ -265,8 +265,8 @@ def notes(contents: Contents) -> str:
         "picture, do not count.",
         "All that depends on the score threshold comes from one matching: from the highest score on, a detection takes "
         f"the object not yet taken whose {regions} have the largest IoU with it, of at least 0.50, whatever the "
-        "classes. It is right if the object is of its class. One that finds no object, and half of which lies in a crowd of its "
-        "class, does not count.",
+        "classes. It is right if the object is of its class. One that finds no object, and half of which lies in a "
+        "crowd of its class, does not count.",
         "A picture's mistakes are its detections of nothing, its objects detected as another class, and its objects "
         f"not detected, each once. At most {MOST_DETECTIONS} detections of a picture are drawn, the best.",
     )
