@@ -9,7 +9,7 @@ import numpy as np
 from fpg_zoo.report.markup import coordinate, escaped
 from fpg_zoo.report.matching import MIDDLE
 
-# Of a chart, in its own pixels; page.js has LEFT, TOP, ACROSS and DOWN again.
+# Of a chart, in its own pixels.
 WIDTH, HEIGHT = 440, 300
 LEFT, TOP, ACROSS, DOWN = 46, 14, 380, 238
 _TICKS = 5

@@ -10,7 +10,7 @@ from fpg_zoo.evaluation import Scores
 
 NAMES = ("IoU 0.50", "IoU 0.75", "mean of IoU 0.50 to 0.95")
 _PLACES = {"IoU 0.50": 0, "IoU 0.75": 5}  # of the ten IoUs
-_PARTS = 10_000  # that precisions are embedded in, as whole numbers
+PARTS = 10_000  # that precisions are embedded in, as whole numbers
 
 
 def curves_of(precisions: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ def embedded_curves(scores: Scores) -> list[Any]:
         if np.isnan(curve).any()
         else {
             "ap": [f"{value:.3f}" for value in aps(curve)],
-            "precision": (curve * _PARTS).round().astype(int).tolist(),
+            "precision": (curve * PARTS).round().astype(int).tolist(),
         }
         for curve in drawn
     ]

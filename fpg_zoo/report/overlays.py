@@ -8,8 +8,7 @@ from fpg_zoo.report.markup import TIMES, coordinate, escaped
 from fpg_zoo.report.matching import MIDDLE
 from fpg_zoo.report.pictures import Shape, State, Worst
 
-_LETTERS = 1 / 40  # height of a label's letters, of the picture's width
-_LEAST_LETTERS = 7.0  # pixels of the picture as drawn
+_LETTERS = (1 / 40, 1 / 60)  # height of a label's letters, at least, of the picture's width and height
 _CHARACTER = 0.66  # width of a letter, of its height, on average
 _FLAGS: dict[State, str] = {
     "object": "missed: ",
@@ -56,7 +55,7 @@ def outcome(worst: Worst) -> tuple[int, int, int]:
 
 def _picture(worst: Worst, label: str, image: str, shapes: Sequence[Shape]) -> str:
     width, height = worst.size
-    letters = max(width * _LETTERS, _LEAST_LETTERS)
+    letters = max(side * share for side, share in zip(worst.size, _LETTERS, strict=True))
     # The last ones lie on top, so they have the first choice of a place for their labels.
     places = reversed(list(_label_places(list(reversed(shapes)), worst.size, letters)))
     labels = "".join(_label(shape, place, letters) for shape, place in zip(shapes, places, strict=True))

@@ -4,8 +4,7 @@
 // Numbers of detections come as [step, number, ...]: a detection counts up to the threshold of its step.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const [LEFT, TOP, ACROSS, DOWN] = [46, 14, 380, 238]; // of a chart, as charts.py has them
-  const PARTS = 10000; // of precisions, as curves.py has them
+  const [LEFT, TOP, ACROSS, DOWN] = data.chart; // where its axes are
   const NONE = data.classes.length; // in place of an object's class: background
   const MOST_FREQUENT = 12; // pairs of classes
   const slider = document.getElementById("threshold");
@@ -156,7 +155,7 @@
     for (const figure of all("[data-curves]")) {
       const one = data.curves[figure.dataset.curves][Number(choice.value)];
       const pathOf = (values) =>
-        "M" + values.map((value, place) => `${LEFT + (ACROSS * place) / 100} ${TOP + DOWN * (1 - value / PARTS)}`).join("L");
+        "M" + values.map((value, place) => `${LEFT + (ACROSS * place) / 100} ${TOP + DOWN * (1 - value / data.parts)}`).join("L");
       all(".chart .curve", figure).forEach((path, place) => path.setAttribute("d", one ? pathOf(one.precision[place]) : ""));
       all(".key b", figure).forEach((text, place) => (text.textContent = one ? one.ap[place] : "–"));
     }

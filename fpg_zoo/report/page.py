@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fpg_zoo.evaluation import KINDS
-from fpg_zoo.report import sections
-from fpg_zoo.report.curves import embedded_curves
+from fpg_zoo.report import charts, sections
+from fpg_zoo.report.curves import PARTS, embedded_curves
 from fpg_zoo.report.gathering import Contents
 from fpg_zoo.report.markup import embedded, escaped, name_of, printable
 
@@ -67,5 +67,7 @@ def _data(contents: Contents) -> dict[str, Any]:
         "thresholds": contents.threshold_texts(),
         "cells": [[*pair, steps] for pair, steps in cells.items()],
         "matrix": contents.confusion.classes_shown(),
+        "chart": [charts.LEFT, charts.TOP, charts.ACROSS, charts.DOWN],
+        "parts": PARTS,
         "curves": {KINDS[kind]: embedded_curves(one) for kind, one in contents.scores.items()},
     }

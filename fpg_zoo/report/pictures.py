@@ -20,6 +20,7 @@ from fpg_zoo.report.regions import Row, box_of, mask_of, size_of
 LONGEST_SIDE = 640  # pixels of an embedded picture
 MOST_DETECTIONS = 100  # drawn on a picture, the best; as many as COCO's figures look at
 _QUALITY = 80  # of JPEG
+_MOST_LETTERS = 30  # of a class in a label
 
 Pixels = Callable[[int | str], Image.Image]
 State = Literal["object", "crowd", "right", "wrong", "ignored"]
@@ -112,12 +113,14 @@ def drawn(judged: Judged, class_names: Sequence[str], pixels: Pixels | None, *, 
     for place, (row, label, crowd) in enumerate(zip(truth, matched.truth_labels, matched.crowds, strict=True)):
         state: State = "crowd" if crowd else "object"
         told = "a crowd, does not count" if crowd else "annotated"
-        objects.append(canvas.shape(row, state, printable(class_names[label]), told, found_until.get(place, -1)))
+        objects.append(
+            canvas.shape(row, state, printable(class_names[label], _MOST_LETTERS), told, found_until.get(place, -1))
+        )
     order = np.argsort([-row["score"] for row in rows], kind="stable")[:MOST_DETECTIONS][::-1]
     detections = []
     for place in order.tolist():
         state, told = _outcome(matched, place, class_names)
-        name = printable(class_names[matched.labels[place]])
+        name = printable(class_names[matched.labels[place]], _MOST_LETTERS)
         detections.append(canvas.shape(rows[place], state, name, told, int(matched.steps[place])))
     size = (canvas.pixels(width), canvas.pixels(height))
     return Worst(
@@ -141,7 +144,7 @@ def _outcome(matched: Matched, place: int, class_names: Sequence[str]) -> tuple[
     truth = matched.truth_labels[found]
     if matched.labels[place] == truth:
         return "right", "right"
-    return "wrong", f"wrong, it is annotated as {printable(class_names[truth])}"
+    return "wrong", f"wrong, it is annotated as {printable(class_names[truth], _MOST_LETTERS)}"
 
 
 class _Canvas(NamedTuple):

@@ -46,7 +46,8 @@ def head(contents: Contents) -> str:
     about = contents.about
     counts = (
         ("Pictures", f"{contents.pictures:,}"),
-        ("Objects", f"{contents.objects:,}" + (f" and {contents.crowds:,} crowds" if contents.crowds else "")),
+        ("Objects", f"{contents.objects:,}"),
+        *((("Crowds", f"{contents.crowds:,}"),) if contents.crowds else ()),
         ("Detections", f"{contents.detections:,}"),
     )
     facts = "".join(
