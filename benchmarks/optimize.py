@@ -1,0 +1,172 @@
+"""What `fpg_zoo.optimize` gains, costs and changes: `python benchmarks/optimize.py [PATTERN ...]`.
+
+Each model's plain form (float32, channels first) and its inference forms on one drawn scene of 640 x 640 pixels, in turn
+in rounds; of each round the ratio. Beside it what postprocessing takes (selecting detections and pasting masks), how
+much of the machine's own rate of matrix products is reached, how far the pyramid and the detections are from the plain
+form's, and what making the form takes. Weights are random (`subjects.at_random`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import dataclasses
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import command_line, device_name, measure, summary, synchronise, write
+from ledger import Ledger
+from measuring import named, parsed, parser_of
+from stages import clocked
+from subjects import FORMS, at_random, batch_of, described, draw_files, side_of
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import fpg_zoo
+from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.structures import Detections
+
+PLAIN = "plain"
+# How many times as fast as the plain form, by form: of the two heaviest models, and of the others.
+AIMS = {"optimized": (2.0, 1.6), "optimized_bf16": (6.0, 4.0)}
+HEAVIEST = ("faster_rcnn_r50_fpg", "mask_rcnn_r50_fpg")
+POSTPROCESSING = ("selection", "pasting")
+UNITS = {
+    "seconds": "s",
+    "times_as_fast": "the plain form's seconds over these, of each round",
+    "aim": "times as fast",
+    "postprocessing": "share of the time from file to detections",
+    "of_matrix_rate": "share of the rate of a product of 2048 x 2048 matrices, operations counted as the plain form's",
+    "pyramid_apart": "relative L2 distance from the plain form's, of the level that is furthest",
+    "matched": "share of the plain form's detections: of a class, IoU 0.9 or more, score to 0.01",
+    "making_seconds": "s",
+    "making_memory": "peak of what is allocated, as a multiple of the model's size",
+}
+SIDE = 2048
+
+
+def matrix_rate(dtype: torch.dtype, device: str) -> float:
+    """Operations a second of a product of square matrices, a multiplication and an addition counted as two."""
+    left, right = (torch.randn(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
+    return 2 * SIDE**3 / measure(lambda: left @ right, runs=7).median
+
+
+def operations(model: Detector, images: Tensor, sizes: list[tuple[int, int]]) -> int:
+    """Of the plain form's convolutions and matrix products."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model.detect(images, sizes)
+    return int(counter.get_total_flops())
+
+
+@torch.no_grad()
+def apart(plain: Detector, made: Detector, images: Tensor) -> float:
+    """The greatest relative L2 distance of a level of the pyramid."""
+    layout = images.to(made.dtype).contiguous(memory_format=torch.channels_last)
+    pairs = zip(plain.neck(plain.backbone(images)), made.neck(made.backbone(layout)), strict=True)
+    return max(float((one - other.float()).norm() / one.norm()) for one, other in pairs)
+
+
+def matched(expected: Detections, found: Detections) -> float:
+    """The share of the expected detections that are found."""
+    from torchvision.ops import box_iou
+
+    near = box_iou(expected.boxes, found.boxes) >= 0.9
+    same = (expected.labels[:, None] == found.labels) & ((expected.scores[:, None] - found.scores).abs() <= 0.01)
+    return float((near & same).any(1).float().mean())
+
+
+def making(plain: Detector, form: str) -> tuple[float, float]:
+    """Seconds of making a form, and the peak of what it allocates over the model's size."""
+    gc.collect()
+    start = time.perf_counter()
+    FORMS[form](plain)
+    synchronise()
+    seconds = time.perf_counter() - start
+    with Ledger() as ledger:
+        FORMS[form](plain)
+    return seconds, ledger.peak / sum(tensor.nbytes for tensor in plain.state_dict().values())
+
+
+def postprocessing(model: Detector, file: Any) -> float:
+    """The share of choosing detections and of pasting masks, of the time from a file to detections."""
+    predictor = fpg_zoo.Predictor(model)
+    predictor([file])
+    start = time.perf_counter()
+    with clocked(model) as seconds:
+        predictor([file])
+    return sum(seconds.get(stage, 0.0) for stage in POSTPROCESSING) / (time.perf_counter() - start)
+
+
+def rows_of(name: str, options: argparse.Namespace, rates: dict[torch.dtype, float], file: Any) -> list[dict[str, Any]]:
+    """A row for each form."""
+    device = options.device
+    plain = at_random(name).to(device)
+    images, sizes = batch_of(name, 1, device=device)
+    models = {form: make(plain) for form, make in FORMS.items()}
+    given = {form: images.to(model.dtype) for form, model in models.items()}
+    found = {form: model.detect(given[form], sizes)[0] for form, model in models.items()}
+    seconds: dict[str, list[float]] = {form: [] for form in models}
+    for _ in range(options.runs):
+        for form, model in models.items():
+            synchronise()
+            start = time.perf_counter()
+            model.detect(given[form], sizes)
+            synchronise()
+            seconds[form].append(time.perf_counter() - start)
+    counted = operations(plain, images, sizes)
+    rows = []
+    for form, model in models.items():
+        spread = summary(seconds[form])
+        ratio = summary([before / after for before, after in zip(seconds[PLAIN], seconds[form], strict=True)])
+        row: dict[str, Any] = {
+            "model": name,
+            "form": form,
+            "device": device_name(device),
+            "threads": torch.get_num_threads(),
+            "weights": "random",
+            "seconds": dataclasses.asdict(spread),
+            "times_as_fast": dataclasses.asdict(ratio),
+            "postprocessing": round(postprocessing(model, file), 4),
+            "of_matrix_rate": round(counted / spread.median / rates[model.dtype], 3),
+        }
+        if form != PLAIN:
+            row["aim"] = AIMS[form][0 if name in HEAVIEST else 1]
+            row["aim_met"] = ratio.median >= row["aim"]
+            row["pyramid_apart"] = apart(plain, model, images)
+            row["matched"] = round(matched(found[PLAIN], found[form]), 3)
+            row["making_seconds"], row["making_memory"] = (round(value, 3) for value in making(plain, form))
+        rows.append(row)
+        print(f"{name:28} {form:15} {spread.median:.3f} s, {ratio.median:.2f} times as fast", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--runs", type=int, default=5, metavar="N", help="rounds that count (default: 5)")
+    options = parsed(parser)
+    rates = {dtype: matrix_rate(dtype, options.device) for dtype in (torch.float32, torch.bfloat16)}
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in named(options.patterns):
+            (file,) = draw_files(Path(folder), side_of(name), 1)
+            rows += rows_of(name, options, rates, file)
+            target = write(
+                "optimize",
+                command_line(),
+                rows,
+                device=options.device,
+                given=described(batch_of(name, 1)[0])
+                | {"matrix_rate": {str(dtype): round(rate / 1e9) for dtype, rate in rates.items()}},
+                units=UNITS,
+                told_apart_by=("model", "form", "device", "threads"),
+            )
+    print(target)
+
+
+if __name__ == "__main__":
+    main()
