@@ -1,8 +1,8 @@
 """This zoo beside torchvision's detectors of the same methods: `python benchmarks/compare.py [METHOD ...]`.
 
 On the same drawn scene of 640 x 640 pixels, in the same process, with the same threads: rounds in which each contender
-has its turn, and of each round the ratio to torchvision's model. All weights are random, and made so that detectors have
-something to detect (`subjects.at_random`). Different models: see their AP before their time.
+has its turn, and of each round the ratio to torchvision's model. All weights are random, and made so that detectors
+have something to detect (`subjects.at_random`). Different models: see their AP before their time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ METHODS: dict[str, tuple[str, float]] = {
 NECKS = ("fpn", "fpg_chn128", "fpg")
 BASELINE = "torchvision"
 _PASSING = {"regions": 400, "dense": 1000}  # as in `subjects`
-UNITS = {"seconds": "s", "times_as_fast": "torchvision's seconds over these, of each round", "detections": "per image"}
+UNITS = {
+    "threads": "threads",
+    "seconds": "s",
+    "times_as_fast": "torchvision's seconds over these, of each round",
+    "detections": "per image",
+}
 
 
 def of_torchvision(name: str) -> nn.Module:
@@ -49,7 +54,7 @@ def of_torchvision(name: str) -> nn.Module:
     given: list[Tensor] = []
     dense = hasattr(model, "head")
     layer = model.head.classification_head.cls_logits if dense else model.roi_heads.box_predictor.cls_score  # type: ignore[union-attr]
-    hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))  # type: ignore[operator, union-attr]
+    hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))  # type: ignore[union-attr]
     with torch.no_grad():
         model(scene)
         hook.remove()

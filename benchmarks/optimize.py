@@ -1,6 +1,6 @@
 """What `fpg_zoo.optimize` gains, costs and changes: `python benchmarks/optimize.py [PATTERN ...]`.
 
-Each model's plain form (float32, channels first) and its inference forms on one drawn scene of 640 x 640 pixels, in turn
+Each model's plain form (float32, channels first) and its inference forms on drawn scenes of 640 x 640 pixels, in turn
 in rounds; of each round the ratio. Beside it what postprocessing takes (selecting detections and pasting masks), how
 much of the machine's own rate of matrix products is reached, how far the pyramid and the detections are from the plain
 form's, and what making the form takes. Weights are random (`subjects.at_random`).
@@ -9,11 +9,10 @@ form's, and what making the form takes. Weights are random (`subjects.at_random`
 from __future__ import annotations
 
 import argparse
-import tempfile
 import dataclasses
 import gc
+import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,9 @@ AIMS = {"optimized": (2.0, 1.6), "optimized_bf16": (6.0, 4.0)}
 HEAVIEST = ("faster_rcnn_r50_fpg", "mask_rcnn_r50_fpg")
 POSTPROCESSING = ("selection", "pasting")
 UNITS = {
-    "seconds": "s",
+    "batch": "images",
+    "threads": "threads",
+    "seconds": "s a batch",
     "times_as_fast": "the plain form's seconds over these, of each round",
     "aim": "times as fast",
     "postprocessing": "share of the time from file to detections",
@@ -92,7 +93,7 @@ def making(plain: Detector, form: str) -> tuple[float, float]:
     return seconds, ledger.peak / sum(tensor.nbytes for tensor in plain.state_dict().values())
 
 
-def postprocessing(model: Detector, file: Any) -> float:
+def postprocessing(model: Detector, file: Path) -> float:
     """The share of choosing detections and of pasting masks, of the time from a file to detections."""
     predictor = fpg_zoo.Predictor(model)
     predictor([file])
@@ -102,12 +103,14 @@ def postprocessing(model: Detector, file: Any) -> float:
     return sum(seconds.get(stage, 0.0) for stage in POSTPROCESSING) / (time.perf_counter() - start)
 
 
-def rows_of(name: str, options: argparse.Namespace, rates: dict[torch.dtype, float], file: Any) -> list[dict[str, Any]]:
+def rows_of(
+    name: str, batch: int, options: argparse.Namespace, rates: dict[torch.dtype, float], file: Path
+) -> list[dict[str, Any]]:
     """A row for each form."""
     device = options.device
     plain = at_random(name).to(device)
-    images, sizes = batch_of(name, 1, device=device)
-    models = {form: make(plain) for form, make in FORMS.items()}
+    images, sizes = batch_of(name, batch, device=device)
+    models = {form: make(plain) for form, make in FORMS.items() if form in (PLAIN, *options.forms)}
     given = {form: images.to(model.dtype) for form, model in models.items()}
     found = {form: model.detect(given[form], sizes)[0] for form, model in models.items()}
     seconds: dict[str, list[float]] = {form: [] for form in models}
@@ -126,6 +129,7 @@ def rows_of(name: str, options: argparse.Namespace, rates: dict[torch.dtype, flo
         row: dict[str, Any] = {
             "model": name,
             "form": form,
+            "batch": batch,
             "device": device_name(device),
             "threads": torch.get_num_threads(),
             "weights": "random",
@@ -141,7 +145,7 @@ def rows_of(name: str, options: argparse.Namespace, rates: dict[torch.dtype, flo
             row["matched"] = round(matched(found[PLAIN], found[form]), 3)
             row["making_seconds"], row["making_memory"] = (round(value, 3) for value in making(plain, form))
         rows.append(row)
-        print(f"{name:28} {form:15} {spread.median:.3f} s, {ratio.median:.2f} times as fast", flush=True)
+        print(f"{name:28} {form:15} batch {batch}: {spread.median:.3f} s, {ratio.median:.2f} times as fast", flush=True)
     return rows
 
 
@@ -154,7 +158,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in named(options.patterns):
             (file,) = draw_files(Path(folder), side_of(name), 1)
-            rows += rows_of(name, options, rates, file)
+            for batch in options.batch:
+                rows += rows_of(name, batch, options, rates, file)
             target = write(
                 "optimize",
                 command_line(),
@@ -163,7 +168,7 @@ def main() -> None:
                 given=described(batch_of(name, 1)[0])
                 | {"matrix_rate": {str(dtype): round(rate / 1e9) for dtype, rate in rates.items()}},
                 units=UNITS,
-                told_apart_by=("model", "form", "device", "threads"),
+                told_apart_by=("model", "form", "batch", "device", "threads"),
             )
     print(target)
 
