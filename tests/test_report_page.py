@@ -208,6 +208,25 @@ def test_a_page_of_masks_has_both_kinds_and_their_outlines(nano: Path) -> None:
     assert len(text) < 1_500_000
 
 
+def test_of_very_many_objects_and_detections_some_are_drawn(tmp_path: Path) -> None:
+    options = write_hostile(tmp_path)
+    content = json.loads((tmp_path / "annotations.json").read_text())
+    (crowd,) = [row for row in content["annotations"] if row["iscrowd"]]
+    row = content["annotations"][0]
+    content["annotations"] = [*[row | {"id": place} for place in range(1, 401)], crowd | {"id": 401}]
+    found = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": place / 400} for place in range(400)]
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    assert run(*options, "--report", tmp_path / "r.html").code == 0
+    shapes = [
+        one for one in _Elements((tmp_path / "r.html").read_text(encoding="utf-8")).named("g") if "data-step" in one
+    ]
+    assert [one["class"] for one in shapes[:2]] == ["shape crowd", "shape object missed"]
+    assert len(shapes) == 300 + 100
+    assert shapes[-1]["data-step"] == "99"  # of 399 / 400
+    assert shapes[300]["data-step"] == "75"  # of 300 / 400, the last of the best hundred
+
+
 # The command
 
 

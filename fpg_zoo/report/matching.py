@@ -180,4 +180,4 @@ def rates(right: np.ndarray, wrong: np.ndarray, truth: np.ndarray) -> tuple[np.n
         truth: numbers of objects, of a shape that goes with theirs.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        return right / (right + wrong), right / (truth + 0 * right), 2 * right / (right + wrong + truth)
+        return right / (right + wrong), right / truth, 2 * right / (right + wrong + truth)

@@ -18,7 +18,8 @@ from fpg_zoo.report.outlines import outlines
 from fpg_zoo.report.regions import Row, box_of, mask_of, size_of
 
 LONGEST_SIDE = 640  # pixels of an embedded picture
-MOST_DETECTIONS = 100  # drawn on a picture, the best; as many as COCO's figures look at
+MOST_DETECTIONS = 100  # drawn on a picture, the best
+MOST_OBJECTS = 300  # drawn on it, crowds and then the first
 _QUALITY = 80  # of JPEG
 _MOST_LETTERS = 30  # of a class in a label
 
@@ -51,20 +52,18 @@ class Shape:
 
 @dataclass(frozen=True)
 class Worst:
-    """A picture with its mistakes.
+    """A picture ready to be drawn.
 
     Attributes:
         name: the file's, or the picture's id.
-        mistakes: at the middle threshold.
         size: (width, height) as it is drawn, in pixels.
         jpeg: the picture as a data URI; None where it could not be read.
         note: why not.
-        objects: crowds first.
+        objects: crowds first; the first ones of very many.
         detections: the best last, so that it lies on top.
     """
 
     name: str
-    mistakes: int
     size: tuple[int, int]
     jpeg: str | None
     note: str | None
@@ -110,12 +109,11 @@ def drawn(judged: Judged, class_names: Sequence[str], pixels: Pixels | None, *, 
     right = matched.right()
     found_until = dict(zip(matched.found[right].tolist(), matched.steps[right].tolist(), strict=True))
     objects = []
-    for place, (row, label, crowd) in enumerate(zip(truth, matched.truth_labels, matched.crowds, strict=True)):
+    for place in np.argsort(~matched.crowds, kind="stable")[:MOST_OBJECTS].tolist():
+        crowd, name = matched.crowds[place], printable(class_names[matched.truth_labels[place]], _MOST_LETTERS)
         state: State = "crowd" if crowd else "object"
         told = "a crowd, does not count" if crowd else "annotated"
-        objects.append(
-            canvas.shape(row, state, printable(class_names[label], _MOST_LETTERS), told, found_until.get(place, -1))
-        )
+        objects.append(canvas.shape(truth[place], state, name, told, found_until.get(place, -1)))
     order = np.argsort([-row["score"] for row in rows], kind="stable")[:MOST_DETECTIONS][::-1]
     detections = []
     for place in order.tolist():
@@ -125,11 +123,10 @@ def drawn(judged: Judged, class_names: Sequence[str], pixels: Pixels | None, *, 
     size = (canvas.pixels(width), canvas.pixels(height))
     return Worst(
         name=str(entry.get("file_name", entry["id"])),
-        mistakes=matched.mistakes(),
         size=size,
         jpeg=None if image is None else _jpeg(image, size),
         note=note or None,
-        objects=tuple(sorted(objects, key=lambda shape: shape.state != "crowd")),
+        objects=tuple(objects),
         detections=tuple(detections),
     )
 

@@ -10,7 +10,7 @@ from fpg_zoo.report.curves import NAMES, aps, curves_of, overall
 from fpg_zoo.report.gathering import Contents
 from fpg_zoo.report.markup import TIMES, escaped, fraction, name_of, text_of
 from fpg_zoo.report.matching import MIDDLE, MOST_SHOWN, rates
-from fpg_zoo.report.pictures import MOST_DETECTIONS, Worst
+from fpg_zoo.report.pictures import MOST_DETECTIONS, MOST_OBJECTS, Worst
 from fpg_zoo.report.tables import Column, table
 
 _MANY = 25  # classes, whose matrix needs the whole width
@@ -269,6 +269,7 @@ def notes(contents: Contents) -> str:
         "classes. It is right if the object is of its class. One that finds no object, and half of which lies in a "
         "crowd of its class, does not count.",
         "A picture's mistakes are its detections of nothing, its objects detected as another class, and its objects "
-        f"not detected, each once. At most {MOST_DETECTIONS} detections of a picture are drawn, the best.",
+        f"not detected, each once. Of a picture, at most {MOST_DETECTIONS} detections, the best, and {MOST_OBJECTS} "
+        "objects, the first, are drawn, and counted above it.",
     )
     return _section("notes", "How to read it", f"<ul>{''.join(f'<li>{point}</li>' for point in points)}</ul>")
