@@ -47,7 +47,7 @@ def average_precision(
     kinds = kinds_of(model)
     if data is None:
         scenes = ShapesDataset("val", limit, masks="segm" in kinds)
-        held_out = HeldOut(scenes, scenes.annotations(), scenes.category_ids, str(SHAPES), None)
+        held_out = HeldOut(scenes, scenes.annotations(), scenes.category_ids, str(SHAPES), None, "val")
     else:
         held_out = open_held_out(data, None, limit=limit, masks="segm" in kinds)
     rows = detect_all(

@@ -70,10 +70,11 @@ def measure_in_turn(
     """
     pairs = [(measure(first, runs=3, warmup=1).median, measure(second, runs=3, warmup=1).median) for _ in range(runs)]
     firsts, seconds = zip(*pairs, strict=True)
-    return _summary(list(firsts)), _summary(list(seconds)), _summary([a / b for a, b in pairs])
+    return summary(list(firsts)), summary(list(seconds)), summary([a / b for a, b in pairs])
 
 
-def _summary(values: list[float]) -> Spread:
+def summary(values: list[float]) -> Spread:
+    """The median and quartiles of two values or more."""
     lower, median, upper = statistics.quantiles(values, n=4)
     return Spread(median, lower, upper, len(values))
 

@@ -22,7 +22,7 @@ _PARTS = {
     "neck": "neck",
     "rpn": "RPN",
     "head": "dense head",
-    "select_proposals": "selection",
+    "select_proposals": "proposals",
     "select_boxes": "selection",
     "select": "selection",
     "box_head": "box head",

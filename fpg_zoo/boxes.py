@@ -10,6 +10,7 @@ from torchvision.ops import nms
 
 # exp() of a predicted log-size beyond this would blow a 16-pixel anchor up past 1000 pixels, or shrink it likewise.
 MAX_LOG_SCALE = abs(math.log(16 / 1000))
+_TRIED = 2  # boxes for each that NMS is to keep, to begin with
 
 
 def decode(anchors: Tensor, deltas: Tensor, std: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
@@ -46,7 +47,22 @@ def has_area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
 
 
-def nms_within(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> Tensor:
+def best_first(scores: Tensor, most: int) -> Tensor:
+    """Indices of the `most` greatest of (K,) scores, greatest first, in the order of a stable sort of all of them."""
+    if len(scores) <= most:
+        return scores.sort(descending=True, stable=True).indices
+    least = scores.topk(most).values[-1]
+    enough = (~(scores < least)).nonzero().squeeze(1)  # equals of the least one, too; NaN counts as greatest
+    return enough[scores[enough].sort(descending=True, stable=True).indices[:most]]
+
+
+def moved_apart(boxes: Tensor, groups: Tensor) -> Tensor:
+    """Boxes (K, 4), at least one, with coordinates >= 0, of which those of different groups (K,) do not overlap."""
+    shift = groups.to(boxes) * (boxes.max() + 1)
+    return boxes + shift[:, None]
+
+
+def nms_within(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, most: int | None = None) -> Tensor:
     """Non-maximum suppression among boxes of the same group.
 
     Groups are moved apart by `group * (largest coordinate + 1)` and suppressed together, which is how the published
@@ -57,12 +73,21 @@ def nms_within(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> Ten
         scores: (K,).
         groups: (K,) int64, a class or a level.
         iou: a box is dropped when its IoU with a kept, better one is greater than this.
+        most: how many are wanted. Which boxes are kept depends on better ones only, so that the worst need not be
+            looked at.
 
     Returns:
-        (M,) int64 indices of the kept boxes, best score first.
+        (M,) int64 indices of the kept boxes, best score first, at most `most`.
     """
     if boxes.numel() == 0:
         return groups.new_zeros(0)
-    shift = groups.to(boxes) * (boxes.max() + 1)
-    kept: Tensor = nms(boxes + shift[:, None], scores, iou)
-    return kept
+    apart = moved_apart(boxes, groups)
+    taken = len(boxes) if most is None else _TRIED * most
+    while taken < len(boxes):
+        best = best_first(scores, taken)
+        kept: Tensor = best[nms(apart[best], scores[best], iou)]
+        if len(kept) >= (most or 0):
+            return kept[:most]
+        taken *= 4
+    kept = nms(apart, scores, iou)
+    return kept[:most]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -39,17 +40,20 @@ FIGURES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
     """COCO's figures of detections, of one kind.
 
     Attributes:
         figures: `FIGURES` by name, each 0..1, or -1 where there is no ground truth of that size.
         classes: AP by the class's name, in the order of category ids; 0..1, or -1 where there is no ground truth of it.
+        precisions: (10, 101, C) float64 as pycocotools interpolates them: at IoU 0.5, 0.55, ..., 0.95 and recall 0,
+            0.01, ..., 1, of each class, over objects of all sizes; 0..1, or -1 where there is no ground truth of it.
     """
 
     figures: dict[str, float]
     classes: dict[str, float]
+    precisions: np.ndarray
 
 
 def coco_scores(
@@ -93,6 +97,7 @@ def coco_scores(
         classes={
             names[identity]: float(precisions[:, :, place].mean()) for place, identity in enumerate(sorted(names))
         },
+        precisions=precisions,
     )
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from reprlib import repr as shown  # the beginning of what may be long
 from typing import Any, NamedTuple
 
-from pycocotools import mask as mask_api
 from tqdm import tqdm
 
-from fpg_zoo.data.masks import Mask, Polygons, read_mask
+from fpg_zoo.data.masks import Mask, compressed, read_mask
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.evaluation import Kind
 from fpg_zoo.files import on_terminal
@@ -205,7 +204,7 @@ def _checked_rows(file: Path, rows: list[Any], truth: _Truth, kinds: tuple[Kind,
             mask, fault = _mask(row["segmentation"], truth.sizes[image_id])
             if mask is None:
                 return fault
-            kept["segmentation"] = _compressed(mask, truth.sizes[image_id])
+            kept["segmentation"] = compressed(mask, truth.sizes[image_id])
         checked.append(kept)
         return None
 
@@ -236,13 +235,3 @@ def _mask(segmentation: object, size: tuple[int, int]) -> tuple[Mask | None, str
     """A mask, or None and what is wrong with it."""
     mask = read_mask(segmentation, size, lambda _: None)
     return mask, None if mask else f"has a segmentation that is no RLE or polygons of its {size[1]}x{size[0]} pixels"
-
-
-def _compressed(mask: Mask, size: tuple[int, int]) -> dict[str, Any]:
-    """As pycocotools takes masks of detections."""
-    if isinstance(mask, Polygons):
-        rle: dict[str, Any] = mask_api.merge(
-            mask_api.frPyObjects([part.ravel().tolist() for part in mask.parts], *size)
-        )
-        return rle
-    return {"size": list(mask.size), "counts": mask.counts}

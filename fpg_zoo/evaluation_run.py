@@ -37,6 +37,7 @@ class HeldOut(NamedTuple):
         category_ids: the file's id of each of the data set's classes.
         digest: the file's SHA-256, or what else tells the data from any other.
         summary: what there is and what was left out, for people; None where there is nothing to say.
+        split: of the data.
     """
 
     dataset: Dataset
@@ -44,6 +45,7 @@ class HeldOut(NamedTuple):
     category_ids: tuple[int, ...]
     digest: str
     summary: str | None
+    split: str
 
 
 def open_held_out(data: Path, split: str | None, *, limit: int | None, masks: bool) -> HeldOut:
@@ -63,13 +65,14 @@ def open_held_out(data: Path, split: str | None, *, limit: int | None, masks: bo
             raise ConfigError(f"split {split!r}: the procedural scenes have none to choose from; leave it out")
         most = PICTURES["val"]
         shapes = ShapesDataset("val", most if limit is None else min(limit, most), masks=masks)
-        return HeldOut(shapes, shapes.annotations(), shapes.category_ids, str(SHAPES), None)
+        return HeldOut(shapes, shapes.annotations(), shapes.category_ids, str(SHAPES), None, shapes.split)
     files = {name: data / "annotations" / f"instances_{name}.json" for name in _SPLITS}
     split = split or next((name for name, file in files.items() if file.is_file()), _SPLITS[0])
     whole = CocoDataset.from_folder(data, split, masks=masks, training=False)
     dataset = whole if limit is None else _First(whole, limit)
     content = usable(json.loads(whole.annotation_file.read_bytes()), dataset)
-    return HeldOut(dataset, content, whole.category_ids, sha256_of(whole.annotation_file), whole.summary())
+    digest = sha256_of(whole.annotation_file)
+    return HeldOut(dataset, content, whole.category_ids, digest, whole.summary(), split)
 
 
 class _First:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import sys
 import uuid
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fpg_zoo.errors import StorageError
+from fpg_zoo.errors import ConfigError, StorageError
 
 TEMPORARY = ".tmp-"  # begins the names of files that are being written
 FOLDER_ENDING = ".d"  # ends the names of folders of such files
@@ -36,6 +37,19 @@ def sha256_of(path: Path, description: str | None = None) -> str:
             digest.update(piece)
             bar.update(len(piece))
     return digest.hexdigest()
+
+
+def check_writable(folder: Path) -> None:
+    """Whether files can be written in a folder that is there or can be made, so as to say so before long work.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"{folder}: cannot be a folder, {existing} is a file; choose another place")
+    if not os.access(existing, os.W_OK):
+        raise ConfigError(f"{folder}: {existing} cannot be written; choose another place")
 
 
 @contextlib.contextmanager

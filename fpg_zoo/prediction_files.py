@@ -6,7 +6,6 @@ import collections
 import io
 import itertools
 import json
-import os
 import sys
 import urllib.parse
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from fpg_zoo.errors import ConfigError, ImageError
 from fpg_zoo.factory import check_source, create_model
-from fpg_zoo.files import aside, explained, on_terminal
+from fpg_zoo.files import aside, check_writable, explained, on_terminal
 from fpg_zoo.images import read_image
 from fpg_zoo.predictor import Predictor
 from fpg_zoo.structures import Detections
@@ -75,7 +74,7 @@ def predict_files(
         check_source(model_name)
     for place in (output, results.parent if results else None):
         if place is not None:
-            _check_writable(place)
+            check_writable(place)
     if results is not None and results.is_dir():
         raise ConfigError(f"{results}: a folder; name the file to write")
     if results is not None and results.resolve() in {Path(file).resolve() for file in files}:
@@ -151,14 +150,6 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return type(error) is RuntimeError and any(text in str(error) for text in _OUT_OF_MEMORY)
-
-
-def _check_writable(folder: Path) -> None:
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise ConfigError(f"{folder}: cannot be a folder, {existing} is a file; choose another place")
-    if not os.access(existing, os.W_OK):
-        raise ConfigError(f"{folder}: {existing} cannot be written; choose another place")
 
 
 def _stem(file: str) -> str:

@@ -212,8 +212,24 @@ class Detections:
 
 
 def _encode(masks: Tensor) -> Iterator[dict[str, Any]]:
+    """Compressed run lengths of (K, H, W) bool masks; only the rows and columns that hold any are gone through."""
     from pycocotools import mask as mask_api
 
+    height, width = masks.shape[1:]
     for mask in masks.numpy():
-        rle = mask_api.encode(np.asfortranarray(mask.astype(np.uint8)))
-        yield {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        ends = np.zeros(0, dtype=np.int64)
+        if len(rows):
+            top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+            framed = np.zeros((right - left, bottom - top + 2), dtype=bool)  # column after column, zeros at both ends
+            framed[:, 1:-1] = mask[top:bottom, left:right].T
+            column, row = np.nonzero(framed[:, 1:] != framed[:, :-1])
+            ends = (column + left) * height + row + top
+            # A run that goes on in the next column neither ends nor begins there.
+            goes_on = np.flatnonzero(ends[1:] == ends[:-1])
+            ends = np.delete(ends, np.concatenate((goes_on, goes_on + 1)))
+        counts = np.diff(ends, prepend=0, append=height * width)
+        if len(ends) and ends[-1] == height * width:
+            counts = counts[:-1]
+        rle = mask_api.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+        yield {"size": [height, width], "counts": rle["counts"].decode("ascii")}

@@ -28,7 +28,7 @@ LAYERS = (
     ("loading", "hub", "hub_push", "model_card"),
     ("factory", "predictor", "data"),
     ("evaluation", "prediction_files", "processes"),
-    ("evaluation_parts", "evaluation_results", "evaluation_run"),
+    ("evaluation_parts", "evaluation_results", "evaluation_run", "report"),
     ("export", "deploy"),
     ("training",),
     ("cli",),

@@ -83,7 +83,7 @@ def test_published_weights_are_taken_where_they_can_be_had(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("name", "stages"),
     [
-        ("mask_rcnn_nano_fpg", {"backbone", "neck", "RPN", "selection", "box head", "mask head"}),
+        ("mask_rcnn_nano_fpg", {"backbone", "neck", "RPN", "proposals", "selection", "box head", "mask head"}),
         ("retinanet_nano_fpg", {"backbone", "neck", "dense head", "selection"}),
     ],
 )

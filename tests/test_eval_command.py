@@ -100,10 +100,12 @@ def test_figures_are_those_of_pycocotools_of_each_class_too(alone: Alone) -> Non
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_find_what_one_finds(processes: int, alone: Alone, tmp_path: Path) -> None:
     saved = ["--save", tmp_path / "r.json", "--json", tmp_path / "f.json"]
-    told, errors = start(*alone.options, *saved, processes=processes).communicate(timeout=300)
+    report = tmp_path.with_name(f"{tmp_path.name}-report") / "report.html"
+    told, errors = start(*alone.options, *saved, "--report", report, processes=processes).communicate(timeout=300)
     assert told.splitlines()[1].startswith("AP "), errors
-    assert told.count("written:") == 2  # one process tells
+    assert told.count("written:") == 3  # one process tells
     _assert_as_alone(alone, tmp_path)
+    assert report.read_text(encoding="utf-8").count("data:image/jpeg") == 12
 
 
 @pytest.mark.parametrize(("processes", "then"), [(1, 2), (3, 1)])

@@ -20,6 +20,10 @@ from fpg_zoo.training import Criterion
 
 LOSS = 1e-4  # relative; rounding costs 2e-7
 GRADIENT = 1e-3  # relative, of a part's norm; rounding costs 4e-6
+# With BatchNorm in train mode the last digits decide which of the 2,000 proposals there are. On the kind of processor
+# that the reference ran on they are the same ones, and all tolerances hold; on another, float32 and float64 alike are
+# off by up to 1.6e-4 in a loss and 1.9e-3 in a norm, as far as two settings of oneDNN are from each other.
+OTHER_PROPOSALS = 5  # times the tolerances
 SIZE = (250, 375)
 PARTS = {
     "backbone": ("backbone.",),
@@ -54,8 +58,10 @@ def test_losses_and_gradients_are_the_references(name: str, mode: Literal["eval"
     losses = Criterion(model, sample_all=True)(golden_weights.image((2, 3, 256, 384)), [SIZE] * 2, truths)
     wanted = {key.split(".")[1] for key in expected if key.startswith(f"loss_{mode}.")} - {"acc"}
     assert losses.keys() == wanted
+    slack = OTHER_PROPOSALS if mode == "train" and "loss_rpn_cls" in losses else 1
     for key, loss in losses.items():
-        assert loss.item() == pytest.approx(expected[f"loss_{mode}.{key}"].item(), rel=LOSS), key
+        rel = LOSS * (1 if "rpn" in key else slack)
+        assert loss.item() == pytest.approx(expected[f"loss_{mode}.{key}"].item(), rel=rel), key
     torch.stack(list(losses.values())).sum().backward()
     norms = [key for key in expected if key.startswith(f"gradnorm_{mode}.")]
     assert len(norms) == (4 if "loss_rpn_cls" in losses else 3)
@@ -65,7 +71,9 @@ def test_losses_and_gradients_are_the_references(name: str, mode: Literal["eval"
             for tensor, parameter in model.named_parameters()
             if tensor.startswith(PARTS[key.split(".")[1]]) and parameter.grad is not None
         ]
-        assert torch.stack(gradients).sum().sqrt().item() == pytest.approx(expected[key].item(), rel=GRADIENT), key
+        assert torch.stack(gradients).sum().sqrt().item() == pytest.approx(
+            expected[key].item(), rel=GRADIENT * slack
+        ), key
     without = {tensor for tensor, parameter in model.named_parameters() if parameter.grad is None}
     assert without == {
         tensor

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchvision.ops import roi_align
 
-from fpg_zoo.modeling.roi_heads import RegionPooling, regions_of
+from fpg_zoo.modeling.pooling import RegionPooling, aligned, regions_of
 
 STRIDES = (4, 8, 16, 32)
 
@@ -45,9 +46,47 @@ def test_pooling_reads_the_right_image_and_level():
     regions = torch.tensor([[n, 0.0, 0, side, side] for n in (1, 0) for side in (500, 100, 300, 150)])
     pooled = RegionPooling(STRIDES, 7)(pyramid, regions)
     assert pooled.shape == (8, 2, 7, 7)
-    assert [region.unique().tolist() for region in pooled] == [[13], [10], [12], [11], [3], [0], [2], [1]]
+    assert [region.round(decimals=4).unique().tolist() for region in pooled] == [
+        [13],
+        [10],
+        [12],
+        [11],
+        [3],
+        [0],
+        [2],
+        [1],
+    ]
 
 
 def test_no_regions_pool_to_nothing():
     pyramid = [torch.zeros(1, 2, 64 // stride, 64 // stride) for stride in STRIDES]
     assert RegionPooling(STRIDES, 7)(pyramid, torch.zeros(0, 5)).shape == (0, 2, 7, 7)
+
+
+@pytest.mark.parametrize("pool", [7, 14])
+def test_regions_are_pooled_as_torchvision_pools_them(pool):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 3, 20, 24, generator=generator)
+    centres = torch.rand(200, 2, generator=generator) * 120 - 10
+    sizes = 40 * torch.randn(200, 2, generator=generator).exp()
+    boxes = torch.cat((centres - sizes / 2, centres + sizes / 2), dim=1)
+    odd = [
+        [0, 0, 0, 0],  # without an area
+        [0, 0, 96, 80],  # the whole map
+        [-2, -3, 97, 83],  # and a little more: its border stands for that
+        [-400, 10, 400, 12],  # long, and mostly beyond the map
+        [10, -4, 13, 500],
+        [30, 30, 20, 20],  # turned over
+        [500, 500, 600, 600],  # beyond
+        [2, 2, 30, 30],  # samples exactly on pixels, a pixel apart
+    ]
+    boxes = torch.cat((boxes, torch.tensor(odd, dtype=torch.float)))
+    regions = torch.cat((torch.arange(len(boxes))[:, None] % 2, boxes), dim=1)
+    ours, theirs = maps.clone().requires_grad_(), maps.clone().requires_grad_()
+    found = aligned(ours, regions, pool, 0.25)
+    expected = roi_align(theirs, regions, pool, spatial_scale=0.25, sampling_ratio=0, aligned=True)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    weights = torch.randn(expected.shape, generator=generator)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)

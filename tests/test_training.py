@@ -56,6 +56,22 @@ def test_the_rate_warms_up_scales_with_the_batch_and_steps_down() -> None:
     assert schedule.rate(39.99, 5000, 64) == pytest.approx(0.008)
 
 
+def test_half_a_cosine_ends_at_nothing_and_adamw_scales_with_the_root_of_the_batch() -> None:
+    schedule = Schedule(
+        epochs=6, optimizer="adamw", decay="cosine", learning_rate=1e-3, reference_batch=8, warmup_iterations=0
+    )
+    assert schedule.rate(0, 0, 8) == pytest.approx(1e-3)
+    assert schedule.rate(2, 100, 8) == pytest.approx(0.75e-3)  # cos 60 degrees is a half
+    assert schedule.rate(3, 100, 32) == pytest.approx(1e-3)  # half of the rate, twice for four times the batch
+    assert schedule.rate(6, 100, 8) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("name", "value"), [("optimizer", "adam"), ("decay", "linear")])
+def test_a_schedule_refuses_what_it_does_not_know(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}='{value}': use one of"):
+        Schedule(epochs=1, learning_rate=0.1, **{name: value})
+
+
 def test_the_published_recipe_is_that_of_the_table() -> None:
     recipe = RECIPES["crop640_50e"]
     schedule = recipe.schedule

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fpg_zoo.cli.exit_codes import DONE
 from fpg_zoo.errors import ConfigError
+from fpg_zoo.files import check_writable
 
 if TYPE_CHECKING:
     from fpg_zoo.evaluation import Kind, Scores
@@ -43,13 +44,23 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument("--results", type=Path, metavar="RESULTS", help="detections, as a COCO results file")
     command.add_argument("--annotations", type=Path, metavar="F", help="the ground truth of --results")
     command.add_argument("--json", type=Path, metavar="F", help="write the figures, AP of each class included")
+    command.add_argument("--report", type=Path, metavar="F", help="write a page of HTML: curves, confusion, pictures")
+    command.add_argument("--images", type=Path, metavar="DIR", help="the pictures of --annotations, for --report")
     command.set_defaults(run=_eval)
 
 
 def _eval(options: argparse.Namespace) -> int:
-    for place in (options.json, options.save):
-        if place is not None and place.is_dir():
+    places = [place for place in (options.json, options.save, options.report) if place is not None]
+    for place in places:
+        if place.is_dir():
             raise ConfigError(f"{place}: a folder; name the file to write")
+        if sum(other.absolute() == place.absolute() for other in places) > 1:
+            raise ConfigError(f"{place}: two files to write have this name; name another for one of them")
+        check_writable(place.parent)
+    if options.images is not None and (options.report is None or options.results is None):
+        raise ConfigError("--images DIR: it has the pictures of a report by --results RESULTS --report F; leave it out")
+    if options.images is not None and not options.images.is_dir():
+        raise ConfigError(f"{options.images}: no such folder; name the one that the annotation file's names start from")
     if options.results is None and options.annotations is None:
         return _eval_model(options)
     if options.results is None or options.annotations is None:
@@ -67,7 +78,15 @@ def _eval_results(options: argparse.Namespace) -> int:
 
     annotations, rows, kinds = read_results(options.results, options.annotations)
     ids = [image["id"] for image in annotations["images"]]
-    _tell({kind: coco_scores(annotations, rows, kind, ids) for kind in kinds}, options.json)
+    scores = {kind: coco_scores(annotations, rows, kind, ids) for kind in kinds}
+    _tell(scores, options.json)
+    if options.report is not None:
+        from fpg_zoo.report.writing import about_results, pixels_in, write_report
+
+        about = about_results(options.results, options.annotations, options.given)
+        pixels = None if options.images is None else pixels_in(options.images, annotations["images"])
+        write_report(options.report, about, annotations, rows, scores, ids, pixels)
+        print(f"written: {options.report}")
     return DONE
 
 
@@ -118,9 +137,24 @@ def _eval_model(options: argparse.Namespace) -> int:
             if parts is not None:
                 parts.finish(rows)
             ids = image_ids_of(data.dataset)
-            _tell({kind: coco_scores(data.annotations, rows, kind, ids) for kind in kinds}, options.json)
+            scores = {kind: coco_scores(data.annotations, rows, kind, ids) for kind in kinds}
+            _tell(scores, options.json)
             if options.save is not None:
                 print(f"written: {options.save}")
+            if options.report is not None:
+                from fpg_zoo.report.writing import about_model, pixels_of, write_report
+
+                about = about_model(
+                    model,
+                    name=options.model,
+                    checkpoint=options.checkpoint,
+                    data=options.data,
+                    split=data.split,
+                    arguments=options.given,
+                )
+                pixels = pixels_of(data.dataset)
+                write_report(options.report, about, data.annotations, rows, scores, ids, pixels)
+                print(f"written: {options.report}")
     return DONE
 
 

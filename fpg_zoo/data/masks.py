@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_api
@@ -136,9 +137,7 @@ def _decoded_lengths(counts: bytes) -> np.ndarray:
 
 def rasterise(polygons: Polygons, size: tuple[int, int]) -> np.ndarray:
     """(height, width) uint8, 1 inside; what of the polygons lies out of `size` is cut off."""
-    outlines = [part.ravel().tolist() for part in polygons.parts]
-    union = mask_api.merge(mask_api.frPyObjects(outlines, *size))
-    mask: np.ndarray = mask_api.decode(union)
+    mask: np.ndarray = mask_api.decode(compressed(polygons, size))
     return mask
 
 
@@ -146,3 +145,13 @@ def decode(mask: RunLengths) -> np.ndarray:
     """(height, width) uint8 of the whole picture, 1 inside."""
     decoded: np.ndarray = mask_api.decode({"size": list(mask.size), "counts": mask.counts})
     return decoded
+
+
+def compressed(mask: Mask, size: tuple[int, int]) -> dict[str, Any]:
+    """The run lengths of a mask as pycocotools takes them; `size` is (height, width) of the picture."""
+    if isinstance(mask, Polygons):
+        rle: dict[str, Any] = mask_api.merge(
+            mask_api.frPyObjects([part.ravel().tolist() for part in mask.parts], *size)
+        )
+        return rle
+    return {"size": list(mask.size), "counts": mask.counts}

@@ -28,9 +28,10 @@ from fpg_zoo.modeling.backbone import ResNet
 from fpg_zoo.modeling.fpg import FPG
 from fpg_zoo.modeling.fpn import FPN
 from fpg_zoo.modeling.nasfpn import NASFPN
+from fpg_zoo.modeling.pooling import regions_of
 from fpg_zoo.modeling.postprocess import to_detections
 from fpg_zoo.modeling.retina_head import DenseSelection, RetinaHead
-from fpg_zoo.modeling.roi_heads import BoxHead, BoxSelection, MaskHead, maps_of_class, regions_of
+from fpg_zoo.modeling.roi_heads import BoxHead, BoxSelection, MaskHead, maps_of_class
 from fpg_zoo.modeling.rpn import RPN, ProposalSelection
 from fpg_zoo.structures import Detections, Instances, check_score
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fpg_zoo.boxes import clip
@@ -38,12 +37,19 @@ def paste_mask(probabilities: Tensor, box: Sequence[float], size: tuple[int, int
     right, bottom = min(math.ceil(x2 + 0.5), width), min(math.ceil(y2 + 0.5), height)
     if right <= left or bottom <= top:
         return mask
-    x = (torch.arange(left, right, device=mask.device) + 0.5 - x1) / (x2 - x1) * 2 - 1
-    y = (torch.arange(top, bottom, device=mask.device) + 0.5 - y1) / (y2 - y1) * 2 - 1
-    grid = torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), dim=-1)
-    values = F.grid_sample(probabilities[None, None], grid[None].to(probabilities), align_corners=False)
-    mask[top:bottom, left:right] = values[0, 0] >= MASK_THRESHOLD
+    # Bilinear reading is a product of one factor along y and one along x.
+    rows = _reading(top, bottom, y1, y2, probabilities)
+    columns = _reading(left, right, x1, x2, probabilities)
+    mask[top:bottom, left:right] = rows @ probabilities.float() @ columns.T >= MASK_THRESHOLD
     return mask
+
+
+def _reading(first: int, last: int, start: float, end: float, probabilities: Tensor) -> Tensor:
+    """(last - first, S) float32: by which factors these pixels read a map stretched from `start` to `end`."""
+    size = len(probabilities)
+    pixels, cells = (torch.arange(*limits, device=probabilities.device) for limits in ((first, last), (0, size)))
+    place = (pixels + (0.5 - start)) * (size / (end - start)) - 0.5
+    return (1 - (place[:, None] - cells).abs()).clamp_(min=0)
 
 
 def to_detections(

@@ -11,50 +11,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from fpg_zoo.boxes import clip, decode, nms_within
 from fpg_zoo.config import BoxHeadConfig, MaskHeadConfig
 from fpg_zoo.modeling.layers import ConvNorm, init_kaiming, init_normal
+from fpg_zoo.modeling.pooling import RegionPooling
 from fpg_zoo.structures import Instances
-
-FINEST_SCALE = 56  # regions up to twice this size in pixels, sqrt(w * h), are pooled from the finest level
-
-
-def regions_of(boxes: Sequence[Tensor]) -> Tensor:
-    """Each image's boxes (K_i, 4) as one (R, 5)."""
-    return torch.cat([F.pad(image_boxes, (1, 0), value=float(i)) for i, image_boxes in enumerate(boxes)])
-
-
-class RegionPooling:
-    """RoIAlign, half-pixel aligned, adaptive sampling, each region from the one level that suits its size."""
-
-    def __init__(self, strides: Sequence[int], pool: int) -> None:
-        self.strides = tuple(strides)
-        self.pool = pool
-
-    def levels(self, regions: Tensor) -> Tensor:
-        """(R,) int64: floor(log2(sqrt(w * h) / 56)), limited to the levels there are."""
-        size = ((regions[:, 3] - regions[:, 1]) * (regions[:, 4] - regions[:, 2])).sqrt()
-        level = torch.floor(torch.log2(size / FINEST_SCALE + 1e-6))
-        return level.clamp(0, len(self.strides) - 1).long()
-
-    def __call__(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
-        """Maps (N, W, H_l, W_l) of at least these strides and regions (R, 5) to (R, W, P, P)."""
-        pooled = pyramid[0].new_zeros(len(regions), pyramid[0].shape[1], self.pool, self.pool)
-        levels = self.levels(regions)
-        for level, stride in enumerate(self.strides):
-            here = (levels == level).nonzero().squeeze(1)
-            # In float32 whatever the network computes in: 8 or 11 bits do not hold a region's coordinates.
-            pooled[here] = roi_align(
-                pyramid[level].float(),
-                regions[here],
-                self.pool,
-                spatial_scale=1 / stride,
-                sampling_ratio=0,
-                aligned=True,
-            ).to(pooled.dtype)
-        return pooled
 
 
 class BoxHead(nn.Module):

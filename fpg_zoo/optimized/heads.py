@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from fpg_zoo.modeling.layers import ConvNorm
 from fpg_zoo.modeling.retina_head import RetinaHead, SharedConv
-from fpg_zoo.modeling.roi_heads import MaskHead
+from fpg_zoo.modeling.roi_heads import BoxHead, MaskHead
 from fpg_zoo.modeling.rpn import RPN
 from fpg_zoo.optimized.convolutions import Convolution
+
+_REGIONS = 32  # that the mask head takes at a time
 
 
 class FusedRPN(nn.Module):
@@ -58,21 +60,66 @@ class FusedTower(nn.Module):
         return x
 
 
+class FusedBoxHead(nn.Module):
+    """As `fpg_zoo.modeling.roi_heads.BoxHead`; the first layer takes pooled regions in channels-last order.
+
+    Its weight is put into that order, so that no region is.
+    """
+
+    def __init__(self, plain: BoxHead) -> None:
+        super().__init__()
+        self.pooling = plain.pooling
+        side = plain.pooling.pool
+        self.fc1 = copy.deepcopy(plain.fc1)
+        by_channel = plain.fc1.weight.detach().view(len(plain.fc1.weight), -1, side, side)
+        self.fc1.weight = nn.Parameter(by_channel.permute(0, 2, 3, 1).flatten(1))
+        self.fc2 = copy.deepcopy(plain.fc2)
+        outputs = (plain.classes, plain.deltas)
+        self.sizes = [layer.out_features for layer in outputs]
+        # Both last layers in one product.
+        self.last = nn.Linear(plain.fc2.out_features, sum(self.sizes), device=plain.fc2.weight.device)
+        self.last.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in outputs]))
+        self.last.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in outputs]))
+
+    def forward(self, pyramid: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.pooling(pyramid, regions).permute(0, 2, 3, 1).flatten(1)
+        x = self.fc1(x).relu_()
+        x = self.fc2(x).relu_()
+        logits, deltas = self.last(x).split(self.sizes, dim=1)
+        return logits, deltas.unflatten(1, (-1, 4))
+
+
 class FusedMaskHead(nn.Module):
-    """As `fpg_zoo.modeling.roi_heads.MaskHead`."""
+    """As `fpg_zoo.modeling.roi_heads.MaskHead`, some regions at a time, whose maps then stay in the cache.
+
+    The transposed convolution makes 2x2 pixels of each by itself: a 1x1 convolution to four times the channels. They
+    are put into their places after the last layer, which has fewer channels and looks at single pixels.
+    """
 
     def __init__(self, plain: MaskHead) -> None:
         super().__init__()
         self.pooling = plain.pooling
         blocks = [block for block in plain.convs if isinstance(block, ConvNorm)]
         self.tower = FusedTower(Convolution.of(block.conv, block.norm) for block in blocks)
-        self.upsample = copy.deepcopy(plain.upsample)
-        self.classes = Convolution.of(plain.classes)
+        weight = plain.upsample.weight.detach()  # (in, out, 2, 2)
+        assert plain.upsample.bias is not None
+        self.upsample = Convolution(
+            weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None], plain.upsample.bias.detach().repeat(4)
+        )
+        self.classes = nn.Linear(plain.classes.in_channels, plain.classes.out_channels, device=weight.device)
+        self.classes.weight = nn.Parameter(plain.classes.weight.detach().flatten(1))
+        assert plain.classes.bias is not None
+        self.classes.bias = nn.Parameter(plain.classes.bias.detach())
 
     def forward(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
-        x = self.tower(self.pooling(pyramid, regions))
-        logits: Tensor = self.classes(F.relu(self.upsample(x)))
-        return logits
+        pooled = self.pooling(pyramid, regions)
+        side, classes = pooled.shape[-1], self.classes.out_features
+        logits = pooled.new_empty(len(regions), side, 2, side, 2, classes)
+        for target, part in zip(torch.split(logits, _REGIONS), torch.split(pooled, _REGIONS), strict=True):
+            x = self.upsample(self.tower(part), relu=True).permute(0, 2, 3, 1)
+            x = self.classes(x.reshape(*x.shape[:3], 4, -1))  # (R', side, side, 2 * 2, C)
+            target.copy_(x.view(*x.shape[:3], 2, 2, classes).transpose(2, 3))
+        return logits.view(len(regions), 2 * side, 2 * side, classes).permute(0, 3, 1, 2)
 
 
 def _tower(layers: Iterable[nn.Module], level: int) -> FusedTower:

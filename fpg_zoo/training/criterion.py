@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fpg_zoo.modeling.anchors import anchors_like, per_anchor
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
-from fpg_zoo.modeling.roi_heads import regions_of
+from fpg_zoo.modeling.pooling import regions_of
 from fpg_zoo.modeling.rpn import ProposalSelection
 from fpg_zoo.training.losses import (
     absolute_error,

@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
+from fpg_zoo.config_checks import check_one_of
 from fpg_zoo.errors import ConfigError
+
+_ADAMW_BETAS = (0.9, 0.99)  # a second moment over 100 steps follows a run of a few thousand
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Stochastic gradient descent with momentum, a linear warm-up and steps down.
+    """An optimiser, and its learning rate: a linear warm-up, then steps down or half a cosine.
 
     Attributes:
         epochs: how long to train.
+        optimizer: `sgd`, stochastic gradient descent with momentum, or `adamw` (Loshchilov and Hutter,
+            arXiv 1711.05101).
+        decay: `steps`, a tenth of the rate after each of `steps_down`, or `cosine`, from all of it to nothing at the
+            end (arXiv 1608.03983).
         steps_down: the epochs, whole or not, after which the rate is a tenth of what it was.
-        learning_rate: for batches of `reference_batch` images; it scales in proportion to the batch (Goyal et al.,
-            arXiv 1706.02677).
+        learning_rate: for batches of `reference_batch` images. That of `sgd` scales in proportion to the batch (Goyal
+            et al., arXiv 1706.02677), that of `adamw` with its square root (Malladi et al., arXiv 2205.10287).
         reference_batch: images.
         warmup_iterations: steps over which the rate grows evenly from `warmup_factor` of it to all of it.
         warmup_factor: 0..1.
-        momentum: of the gradients.
+        momentum: of the gradients, for `sgd`.
         weight_decay: of all parameters but those of BatchNorms.
         greatest_gradient: the norm that gradients are scaled down to if they exceed it; None for no limit.
     """
 
     epochs: int
-    steps_down: tuple[float, ...]
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    decay: Literal["steps", "cosine"] = "steps"
+    steps_down: tuple[float, ...] = ()
     learning_rate: float
     reference_batch: int = 64
     warmup_iterations: int = 1000
@@ -39,6 +49,8 @@ class Schedule:
     greatest_gradient: float | None = None
 
     def __post_init__(self) -> None:
+        check_one_of(("sgd", "adamw"), optimizer=self.optimizer)
+        check_one_of(("steps", "cosine"), decay=self.decay)
         if self.epochs < 1 or not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ConfigError(
                 f"epochs={self.epochs}, learning_rate={self.learning_rate}: at least one epoch and a rate above 0"
@@ -57,15 +69,18 @@ class Schedule:
             step: the steps of the optimiser taken before, over all epochs.
             batch: images of a step, over all processes and accumulated parts.
         """
-        rate = self.learning_rate * batch / self.reference_batch
+        growth = batch / self.reference_batch
+        rate = self.learning_rate * (growth if self.optimizer == "sgd" else math.sqrt(growth))
+        if self.decay == "cosine":
+            rate *= (1 + math.cos(math.pi * min(epoch / self.epochs, 1.0))) / 2
         rate *= 0.1 ** sum(epoch >= down for down in self.steps_down)
         if step < self.warmup_iterations:
             rate *= self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup_iterations
         return rate
 
 
-def build_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.SGD:
-    """SGD over the parameters that take a gradient; those of BatchNorms in a group of their own, without decay."""
+def build_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """Of the parameters that take a gradient; those of BatchNorms are a group of their own, without decay."""
     norms = {
         parameter
         for module in model.modules()
@@ -77,4 +92,6 @@ def build_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.SGD:
         {"params": [one for one in trained if one not in norms], "weight_decay": schedule.weight_decay},
         {"params": [one for one in trained if one in norms], "weight_decay": 0.0},
     ]
+    if schedule.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=_ADAMW_BETAS)
     return torch.optim.SGD(groups, lr=schedule.learning_rate, momentum=schedule.momentum)

@@ -59,12 +59,19 @@ RECIPES = {
     ),
     "scratch": Recipe(
         schedule=Schedule(
-            epochs=50, steps_down=(40, 47), learning_rate=0.16, warmup_iterations=200, greatest_gradient=35.0
+            epochs=12,
+            optimizer="adamw",
+            decay="cosine",
+            learning_rate=1e-3,
+            reference_batch=8,
+            warmup_iterations=200,
+            weight_decay=0.05,
+            greatest_gradient=5.0,
         ),
         frozen_stages=0,
         # A picture of the size these models take has few objects, and pooling regions is most of their step.
         sampling=RegionSampling(candidates_per_level=500, regions=64),
-        about="50 epochs from nothing, for the nano models",
+        about="12 epochs from nothing, for the nano models",
     ),
 }
 

@@ -65,7 +65,7 @@ def save_state(
     target = run / f"state-{progress.step:08}"
     with _folder_aside(run) as folder:
         model.save_pretrained(folder)
-        _write(_momenta(model, optimizer), folder / _OPTIMIZER_FILE)
+        _write(_kept(model, optimizer), folder / _OPTIMIZER_FILE)
         if average is not None:
             _write(average, folder / _AVERAGE_FILE)
         with explained(run):
@@ -110,10 +110,12 @@ def restore(state: Path, model: Detector, optimizer: torch.optim.Optimizer) -> d
     if {name: tensor.shape for name, tensor in weights.items()} != {name: one.shape for name, one in wanted.items()}:
         raise CheckpointError(f"{state}: of another model than {model.name} for {len(model.class_names)} classes")
     model.load_state_dict(weights)
-    momenta = WeightsFile(state / _OPTIMIZER_FILE).tensors()
-    for name, parameter in model.named_parameters():
-        if name in momenta:
-            optimizer.state[parameter]["momentum_buffer"] = momenta[name].to(parameter.device, copy=True)
+    parameters = dict(model.named_parameters())
+    for label, tensor in WeightsFile(state / _OPTIMIZER_FILE).tensors().items():
+        kind, _, name = label.partition("/")
+        # AdamW's count of steps stays on the CPU, as it makes it.
+        device = parameters[name].device if tensor.ndim else "cpu"
+        optimizer.state[parameters[name]][kind] = tensor.to(device, copy=True)
     average = state / _AVERAGE_FILE
     _remove_before(state)
     return WeightsFile(average).tensors() if average.is_file() else None
@@ -167,9 +169,14 @@ def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
     write_safetensors(tensors, path, {"format": "pt"})
 
 
-def _momenta(model: Detector, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    found = {name: optimizer.state[one].get("momentum_buffer") for name, one in model.named_parameters()}
-    return {name: buffer for name, buffer in found.items() if buffer is not None}
+def _kept(model: Detector, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimiser keeps of each parameter, as `KIND/PARAMETER`: momenta, moments, counts of steps."""
+    return {
+        f"{kind}/{name}": value
+        for name, parameter in model.named_parameters()
+        for kind, value in optimizer.state[parameter].items()
+        if isinstance(value, Tensor)
+    }
 
 
 def _states(run: Path) -> list[Path]:

@@ -1,0 +1,177 @@
+"""This zoo beside torchvision's detectors of the same methods: `python benchmarks/compare.py [METHOD ...]`.
+
+On the same drawn scene of 640 x 640 pixels, in the same process, with the same threads: rounds in which each contender
+has its turn, and of each round the ratio to torchvision's model. All weights are random, and made so that detectors
+have something to detect (`subjects.at_random`). Different models: see their AP before their time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from harness import Spread, device_name, summary, synchronise, write
+from subjects import FORMS, at_random, batch_of, described, pictures
+from torch import Tensor, nn
+from torchvision.models import detection
+
+from fpg_zoo.processes import device_of_process
+
+SIDE = 640
+# Of each method: torchvision's model, and the box AP on COCO that its documentation gives (of longest sides to 1333).
+METHODS: dict[str, tuple[str, float]] = {
+    "faster_rcnn": ("fasterrcnn_resnet50_fpn_v2", 46.7),
+    "mask_rcnn": ("maskrcnn_resnet50_fpn_v2", 47.4),
+    "retinanet": ("retinanet_resnet50_fpn_v2", 41.5),
+}
+NECKS = ("fpn", "fpg_chn128", "fpg")
+BASELINE = "torchvision"
+_PASSING = {"regions": 400, "dense": 1000}  # as in `subjects`
+UNITS = {
+    "threads": "threads",
+    "seconds": "s",
+    "times_as_fast": "torchvision's seconds over these, of each round",
+    "detections": "per image",
+}
+
+
+def of_torchvision(name: str) -> nn.Module:
+    """torchvision's model of random weights that takes pictures of `SIDE` as they are and finds as much as ours do."""
+    torch.manual_seed(0)
+    model: nn.Module = getattr(detection, name)(
+        weights=None, weights_backbone=None, min_size=SIDE, max_size=SIDE
+    ).eval()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    scene = [pictures(SIDE, 1)[0] / 255]
+    given: list[Tensor] = []
+    dense = hasattr(model, "head")
+    layer = model.head.classification_head.cls_logits if dense else model.roi_heads.box_predictor.cls_score  # type: ignore[union-attr]
+    hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))  # type: ignore[union-attr]
+    with torch.no_grad():
+        model(scene)
+        hook.remove()
+        model.eval()
+        _spread(layer, given, dense)  # type: ignore[arg-type]
+    return model
+
+
+def _spread(layer: nn.Conv2d | nn.Linear, given: list[Tensor], dense: bool) -> None:
+    """Scale and shift the class layer so that as many scores pass the threshold of 0.05 as `_PASSING` says."""
+
+    def logits() -> Tensor:
+        if dense:
+            return torch.cat([layer(x).flatten() for x in given])
+        found: Tensor = layer(given[0])
+        return found
+
+    assert layer.bias is not None
+    layer.weight.mul_(2 / logits().std())
+    if dense:
+        layer.bias.add_(torch.logit(torch.tensor(0.05)) - logits().topk(_PASSING["dense"]).values[-1])
+        return
+    layer.weight[0] = 0  # background
+    layer.bias.zero_()
+    layer.bias[1:] = -logits()[:, 1:].mean(dim=0)
+    low, high = 0.0, 50.0
+    for _ in range(40):
+        layer.bias[0] = (low + high) / 2
+        passing = int((logits().softmax(dim=-1)[:, 1:] > 0.05).sum())
+        low, high = ((low + high) / 2, high) if passing > _PASSING["regions"] else (low, (low + high) / 2)
+
+
+def contenders(method: str, device: torch.device) -> dict[tuple[str, str], Callable[[], list[Any]]]:
+    """What is timed, by model and form; the baseline first."""
+    theirs = of_torchvision(METHODS[method][0]).to(device)
+    scene = [(image / 255).to(device) for image in pictures(SIDE, 1)]
+    found: dict[tuple[str, str], Callable[[], list[Any]]] = {(METHODS[method][0], BASELINE): lambda: theirs(scene)}
+    for neck in NECKS:
+        name = f"{method}_r50_{neck}"
+        plain = at_random(name).to(device)
+        images, sizes = batch_of(name, 1)
+        for form, make in FORMS.items():
+            model = make(plain)
+            given = images.to(device, model.dtype)
+            found[name, form] = lambda model=model, given=given, sizes=sizes: model.detect(given, sizes)  # type: ignore[misc]
+    return found
+
+
+def timed(runs: dict[tuple[str, str], Callable[[], list[Any]]], rounds: int) -> dict[tuple[str, str], list[float]]:
+    """Seconds of each contender in each round; the rounds that count come after one that does not."""
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+    for _ in range(rounds + 1):
+        for key, run in runs.items():
+            synchronise()
+            start = time.perf_counter()
+            run()
+            synchronise()
+            seconds[key].append(time.perf_counter() - start)
+    return {key: values[1:] for key, values in seconds.items()}
+
+
+@torch.no_grad()
+def rows_of(method: str, rounds: int, device: torch.device) -> list[dict[str, Any]]:
+    """A row for each contender of a method."""
+    runs = contenders(method, device)
+    counts = {key: _count(run()) for key, run in runs.items()}
+    seconds = timed(runs, rounds)
+    baseline = next(iter(seconds.values()))
+    rows = []
+    for (model, form), values in seconds.items():
+        ratio: Spread = summary([theirs / ours for theirs, ours in zip(baseline, values, strict=True)])
+        rows.append(
+            {
+                "method": method,
+                "model": model,
+                "form": form,
+                "device": device_name(str(device)),
+                "threads": torch.get_num_threads(),
+                "weights": "random",
+                "detections": counts[model, form],
+                "seconds": dataclasses.asdict(summary(values)),
+                "times_as_fast": dataclasses.asdict(ratio),
+            }
+        )
+        print(f"{model:28} {form:15} {statistics.median(values):.3f} s, {ratio.median:.2f} times as fast", flush=True)
+    return rows
+
+
+def _count(found: list[Any]) -> int:
+    """Detections in the only picture, of this zoo or of torchvision."""
+    return len(found[0]["boxes"]) if isinstance(found[0], dict) else len(found[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", default=list(METHODS), metavar="METHOD", help=", ".join(METHODS))
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: cuda if there is one, else cpu)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="that count (default: 5)")
+    options = parser.parse_args()
+    unknown = [method for method in options.methods if method not in METHODS]
+    if unknown or options.rounds < 2:
+        parser.error(f"{unknown or options.rounds}: methods are {', '.join(METHODS)}; rounds at least 2")
+    device = device_of_process(options.device)
+    rows: list[dict[str, Any]] = []
+    for method in options.methods:
+        rows += rows_of(method, options.rounds, device)
+        target = write(
+            "compare",
+            "python benchmarks/compare.py",
+            rows,
+            device=str(device),
+            given=described(batch_of("faster_rcnn_r50_fpg", 1)[0]),
+            units=UNITS,
+            told_apart_by=("model", "form", "device", "threads"),
+        )
+    print(target)
+
+
+if __name__ == "__main__":
+    main()

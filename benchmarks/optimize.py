@@ -1,0 +1,157 @@
+"""What `fpg_zoo.optimize` gains, costs and changes: `python benchmarks/optimize.py [PATTERN ...]`.
+
+Each model's plain form (float32, channels first) and its inference forms on drawn scenes of 640 x 640 pixels, in turn
+in rounds; of each round the ratio. Beside it what postprocessing takes (selecting detections and pasting masks), how
+much of the machine's own rate of matrix products is reached, how far the pyramid and the detections are from the plain
+form's, and what making the form takes. Weights are random (`subjects.at_random`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import command_line, device_name, measure, summary, synchronise, write
+from ledger import Ledger
+from measuring import named, parsed, parser_of
+from stages import clocked
+from subjects import FORMS, at_random, batch_of, described, draw_files, side_of
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import fpg_zoo
+from fpg_zoo.modeling.detectors import Detector
+
+PLAIN = "plain"
+# How many times as fast as the plain form, by form: of the two heaviest models, and of the others.
+AIMS = {"optimized": (2.0, 1.6), "optimized_bf16": (6.0, 4.0)}
+HEAVIEST = ("faster_rcnn_r50_fpg", "mask_rcnn_r50_fpg")
+POSTPROCESSING = ("selection", "pasting")
+UNITS = {
+    "batch": "images",
+    "threads": "threads",
+    "seconds": "s a batch",
+    "times_as_fast": "the plain form's seconds over these, of each round",
+    "aim": "times as fast",
+    "postprocessing": "share of the time from file to detections",
+    "of_matrix_rate": "share of the rate of a product of 2048 x 2048 matrices, operations counted as the plain form's",
+    "making_seconds": "s",
+    "making_memory": "peak of what is allocated beside the model, as a multiple of its size",
+}
+SIDE = 2048
+
+
+def matrix_rate(dtype: torch.dtype, device: str) -> float:
+    """Operations a second of a product of square matrices, a multiplication and an addition counted as two."""
+    left, right = (torch.randn(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
+    return 2 * SIDE**3 / measure(lambda: left @ right, runs=7).median
+
+
+def operations(model: Detector, images: Tensor, sizes: list[tuple[int, int]]) -> int:
+    """Of the plain form's convolutions and matrix products."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model.detect(images, sizes)
+    return int(counter.get_total_flops())
+
+
+def making(plain: Detector, form: str) -> tuple[float, float]:
+    """Seconds of making a form, and the peak of what is allocated for it over the model's size."""
+    gc.collect()
+    start = time.perf_counter()
+    FORMS[form](plain)
+    synchronise()
+    seconds = time.perf_counter() - start
+    with Ledger() as ledger:
+        FORMS[form](plain)
+    size = sum(tensor.nbytes for tensor in plain.state_dict().values())
+    return seconds, ledger.peak / size - 1  # the weights that are read count there, too
+
+
+def postprocessing(model: Detector, file: Path) -> float:
+    """The share of choosing detections and of pasting masks, of the time from a file to detections."""
+    predictor = fpg_zoo.Predictor(model)
+    predictor([file])
+    start = time.perf_counter()
+    with clocked(model) as seconds:
+        predictor([file])
+    return sum(seconds.get(stage, 0.0) for stage in POSTPROCESSING) / (time.perf_counter() - start)
+
+
+def rows_of(
+    name: str, batch: int, options: argparse.Namespace, rates: dict[torch.dtype, float], file: Path
+) -> list[dict[str, Any]]:
+    """A row for each form."""
+    device = options.device
+    plain = at_random(name).to(device)
+    images, sizes = batch_of(name, batch, device=device)
+    models = {form: make(plain) for form, make in FORMS.items() if form in (PLAIN, *options.forms)}
+    given = {form: images.to(model.dtype) for form, model in models.items()}
+    for form, model in models.items():  # the warm-up
+        model.detect(given[form], sizes)
+    seconds: dict[str, list[float]] = {form: [] for form in models}
+    for _ in range(options.runs):
+        for form, model in models.items():
+            synchronise()
+            start = time.perf_counter()
+            model.detect(given[form], sizes)
+            synchronise()
+            seconds[form].append(time.perf_counter() - start)
+    counted = operations(plain, images, sizes)
+    rows = []
+    for form, model in models.items():
+        spread = summary(seconds[form])
+        ratio = summary([before / after for before, after in zip(seconds[PLAIN], seconds[form], strict=True)])
+        row: dict[str, Any] = {
+            "model": name,
+            "form": form,
+            "batch": batch,
+            "device": device_name(device),
+            "threads": torch.get_num_threads(),
+            "weights": "random",
+            "seconds": dataclasses.asdict(spread),
+            "times_as_fast": dataclasses.asdict(ratio),
+            "postprocessing": round(postprocessing(model, file), 4),
+            "of_matrix_rate": round(counted / spread.median / rates[model.dtype], 3),
+        }
+        if form != PLAIN:
+            row["aim"] = AIMS[form][0 if name in HEAVIEST else 1]
+            row["aim_met"] = ratio.median >= row["aim"]
+            row["making_seconds"], row["making_memory"] = (round(value, 3) for value in making(plain, form))
+        rows.append(row)
+        print(f"{name:28} {form:15} batch {batch}: {spread.median:.3f} s, {ratio.median:.2f} times as fast", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--runs", type=int, default=5, metavar="N", help="rounds that count (default: 5)")
+    options = parsed(parser)
+    rates = {dtype: matrix_rate(dtype, options.device) for dtype in (torch.float32, torch.bfloat16)}
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in named(options.patterns):
+            (file,) = draw_files(Path(folder), side_of(name), 1)
+            for batch in options.batch:
+                rows += rows_of(name, batch, options, rates, file)
+            target = write(
+                "optimize",
+                command_line(),
+                rows,
+                device=options.device,
+                given=described(batch_of(name, 1)[0])
+                | {"matrix_rate": {str(dtype): round(rate / 1e9) for dtype, rate in rates.items()}},
+                units=UNITS,
+                told_apart_by=("model", "form", "batch", "device", "threads"),
+            )
+    print(target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""RoIAlign (arXiv 1703.06870) of regions from the pyramid level that suits each.
+
+Legend: R regions over the whole batch, P the pooled size. Regions are (R, 5): (image index, x1, y1, x2, y2) in input
+pixels. A bin is one of a region's P x P cells; along an axis it has G sample points, and reads T pixels for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import roi_align
+
+_LONG = 5  # pixels of a bin, beyond which a region is long
+FINEST_SCALE = 56  # regions up to twice this size in pixels, sqrt(w * h), are pooled from the finest level
+
+
+def regions_of(boxes: Sequence[Tensor]) -> Tensor:
+    """Each image's boxes (K_i, 4) as one (R, 5)."""
+    return torch.cat([F.pad(image_boxes, (1, 0), value=float(i)) for i, image_boxes in enumerate(boxes)])
+
+
+class RegionPooling:
+    """RoIAlign, half-pixel aligned, adaptive sampling, each region from the one level that suits its size."""
+
+    def __init__(self, strides: Sequence[int], pool: int) -> None:
+        self.strides = tuple(strides)
+        self.pool = pool
+
+    def levels(self, regions: Tensor) -> Tensor:
+        """(R,) int64: floor(log2(sqrt(w * h) / 56)), limited to the levels there are."""
+        size = ((regions[:, 3] - regions[:, 1]) * (regions[:, 4] - regions[:, 2])).sqrt()
+        level = torch.floor(torch.log2(size / FINEST_SCALE + 1e-6))
+        return level.clamp(0, len(self.strides) - 1).long()
+
+    def __call__(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
+        """Maps (N, W, H_l, W_l) of at least these strides and regions (R, 5) to (R, W, P, P), channels last."""
+        maps = pyramid[0]
+        pooled = maps.new_empty(len(regions), self.pool, self.pool, maps.shape[1])
+        levels = self.levels(regions)
+        for level, stride in enumerate(self.strides):
+            here = (levels == level).nonzero().squeeze(1)
+            # In float32 whatever the network computes in: 8 or 11 bits do not hold a region's coordinates.
+            for part, found in _aligned(pyramid[level].float(), regions[here], self.pool, 1 / stride):
+                pooled[here[part]] = found.to(pooled.dtype)
+        return pooled.permute(0, 3, 1, 2)
+
+
+def aligned(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Tensor:
+    """RoIAlign, half-pixel aligned, adaptive sampling.
+
+    Args:
+        maps: (N, C, H, W) float32.
+        regions: (R, 5).
+        pool: P.
+        scale: pixels of the maps to one of the input.
+
+    Returns:
+        (R, C, P, P) float32.
+    """
+    pooled = maps.new_empty(len(regions), pool, pool, maps.shape[1])
+    for part, found in _aligned(maps, regions, pool, scale):
+        pooled[part] = found
+    return pooled.permute(0, 3, 1, 2)
+
+
+def _aligned(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """`aligned`, in parts: which of the regions, and these (R', P, P, C).
+
+    On the CPU, each bin is one weighted sum of the pixels it reads, over all channels at a time. Bilinear sampling is a
+    product of one factor along y and one along x, and so is the mean over a bin's grid of sample points: the factors of
+    its samples are summed along each axis first, and a pixel that several samples touch is read once.
+    """
+    number, channels, height, width = maps.shape
+    if maps.device.type != "cpu":
+        found: Tensor = roi_align(maps, regions, pool, spatial_scale=scale, sampling_ratio=0, aligned=True)
+        yield torch.arange(len(regions), device=maps.device), found.permute(0, 2, 3, 1)
+        return
+    table = maps.permute(0, 2, 3, 1).reshape(number * height * width, channels)
+    corners = regions[:, 1:].to(maps.dtype) * scale - 0.5
+    sizes = corners[:, 2:] - corners[:, :2]
+    # Bins of one sum read equally many pixels; so the few regions that are long have sums of their own.
+    long = sizes.amax(1) > _LONG * pool
+    wide = sizes[:, 0] > sizes[:, 1]
+    for kind in (~long, long & wide, long & ~wide):
+        part = kind.nonzero().squeeze(1)
+        if len(part):
+            x1, y1, x2, y2 = corners[part].unbind(1)
+            rows, row_factors = _taps(y1, y2, pool, height)  # (R', P, T)
+            columns, column_factors = _taps(x1, x2, pool, width)
+            rows = (regions[part, :1, None].int() * height + rows) * width
+            pixels = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R', P, P, T, T')
+            factors = row_factors[:, :, None, :, None] * column_factors[:, None, :, None, :]
+            per_bin = (len(part) * pool * pool, pixels.shape[3] * pixels.shape[4])
+            sums = F.embedding_bag(pixels.view(per_bin), table, mode="sum", per_sample_weights=factors.view(per_bin))
+            yield part, sums.view(len(part), pool, pool, channels)
+
+
+def _taps(start: Tensor, end: Tensor, pool: int, size: int) -> tuple[Tensor, Tensor]:
+    """Which pixels of an axis the bins of each region read, and by which factors.
+
+    Args:
+        start, end: (R,) of the regions, in pixels of a map whose first pixel's centre is 0.
+        pool: P.
+        size: of the map along the axis.
+
+    Returns:
+        Pixels, int32, and factors, each (R, P, T).
+    """
+    step = (end - start) / pool
+    samples = step.ceil().clamp(min=0)  # (R,) G of each region: no more than a pixel apart; none in one turned over
+    count = samples.clamp(min=1)
+    bins, grid = (torch.arange(n, device=start.device, dtype=start.dtype) for n in (pool, int(count.max())))
+    at = start[:, None, None] + bins[:, None] * step[:, None, None]
+    at = at + (grid + 0.5) * (step / count)[:, None, None]  # (R, P, G)
+    share = ((grid < samples[:, None, None]) & (at >= -1) & (at <= size)) / count[:, None, None]
+    at = at.clamp(0, size - 1)  # the border pixel stands for up to a pixel beyond it; further out is nothing
+    first = at[..., :1].floor()
+    # Rounding may put a sample a trifle past the last pair of pixels that is counted: it stays with that pair.
+    place = torch.minimum((at - first).floor().clamp(min=0), (count - 1)[:, None, None])
+    beyond = at - first - place
+    taps = torch.arange(len(grid) + 1, dtype=torch.int32, device=start.device)
+    factors = start.new_zeros(*at.shape[:2], len(taps))
+    factors.scatter_add_(2, place.long(), share * (1 - beyond)).scatter_add_(2, place.long() + 1, share * beyond)
+    return (first.int() + taps).clamp(max=size - 1), factors

@@ -1,0 +1,46 @@
+"""pycocotools' precisions as the page's curves: at IoU 0.50, at 0.75, and the mean of all ten IoUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fpg_zoo.evaluation import Scores
+
+NAMES = ("IoU 0.50", "IoU 0.75", "mean of IoU 0.50 to 0.95")
+_PLACES = {"IoU 0.50": 0, "IoU 0.75": 5}  # of the ten IoUs
+PARTS = 10_000  # that precisions are embedded in, as whole numbers
+
+
+def curves_of(precisions: np.ndarray) -> np.ndarray:
+    """(3, 101, C) 0..1 from `Scores.precisions`, in the order of `NAMES`; NaN where there is no ground truth."""
+    known = np.where(precisions < 0, np.nan, precisions)
+    return np.stack([known[_PLACES[name]] if name in _PLACES else known.mean(axis=0) for name in NAMES])
+
+
+def overall(curves: np.ndarray) -> np.ndarray:
+    """(3, 101): the mean of the classes that have ground truth; its mean is AP. NaN if there are none."""
+    known = curves[:, :, ~np.isnan(curves[0, 0])]
+    mean: np.ndarray = known.mean(axis=2) if known.shape[2] else np.full(known.shape[:2], np.nan)
+    return mean
+
+
+def aps(curve: np.ndarray) -> list[float]:
+    """AP of each of (3, 101); -1 where there is no ground truth."""
+    return [-1.0 if np.isnan(value) else float(value) for value in curve.mean(axis=1)]
+
+
+def embedded_curves(scores: Scores) -> list[Any]:
+    """What page.js draws: of all classes, then of each, AP and precisions of the three curves; null without truth."""
+    curves = curves_of(scores.precisions)
+    drawn = [overall(curves), *np.moveaxis(curves, 2, 0)]
+    return [
+        None
+        if np.isnan(curve).any()
+        else {
+            "ap": [f"{value:.3f}" for value in aps(curve)],
+            "precision": (curve * PARTS).round().astype(int).tolist(),
+        }
+        for curve in drawn
+    ]

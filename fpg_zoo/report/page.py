@@ -1,0 +1,73 @@
+"""The report as one page of HTML that needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from fpg_zoo.evaluation import KINDS
+from fpg_zoo.report import charts, sections
+from fpg_zoo.report.curves import PARTS, embedded_curves
+from fpg_zoo.report.gathering import Contents
+from fpg_zoo.report.markup import embedded, escaped, name_of, printable
+
+
+def page(contents: Contents) -> str:
+    """The whole page; ASCII but for what people read."""
+    style, script = _piece("page.css"), _piece("page.js")
+    # Nothing may be fetched or run but these two pieces, whatever a name of a class or file holds.
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    title = name_of(contents.about.title)
+    body = "\n".join(
+        (
+            sections.head(contents),
+            sections.tiles(contents),
+            sections.control(contents),
+            sections.figures(contents),
+            sections.curves(contents),
+            sections.confusion(contents),
+            sections.classes(contents),
+            sections.worst(contents),
+            sections.notes(contents),
+        )
+    )
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{escaped(policy)}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="color-scheme" content="light dark">\n<title>{title}</title>\n<link rel="icon" href="data:,">\n'
+        f"<style>{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        f'<script type="application/json" id="data">{embedded(_data(contents))}</script>\n'
+        f"<script>{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def _piece(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _digest(piece: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(piece.encode()).digest()).decode('ascii')}'"
+
+
+def _data(contents: Contents) -> dict[str, Any]:
+    """What page.js goes by."""
+    confusion = contents.confusion
+    cells: dict[tuple[int, int], list[int]] = {}
+    for truth, label, step, number in confusion.cells.tolist():
+        cells.setdefault((truth, label), []).extend((step, number))
+    return {
+        "classes": [printable(name) for name in contents.class_names],
+        "truth": confusion.truth.tolist(),
+        "thresholds": contents.threshold_texts(),
+        "cells": [[*pair, steps] for pair, steps in cells.items()],
+        "matrix": contents.confusion.classes_shown(),
+        "chart": [charts.LEFT, charts.TOP, charts.ACROSS, charts.DOWN],
+        "parts": PARTS,
+        "curves": {KINDS[kind]: embedded_curves(one) for kind, one in contents.scores.items()},
+    }

@@ -1,0 +1,69 @@
+"""Boxes and masks of annotations and detections, as their files have them, and how far they overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_api
+
+from fpg_zoo.data.masks import Mask, RunLengths, compressed, read_mask
+from fpg_zoo.evaluation import Kind
+
+Row = Mapping[str, Any]  # of an annotation or a results file
+
+_FEWEST = (1, 1)  # pixels; of a picture whose entry has no size, which has no masks either
+
+
+def size_of(entry: Row) -> tuple[int, int] | None:
+    """(height, width) in pixels of an entry of `images`; None where it does not say."""
+    sides = (entry.get("height"), entry.get("width"))
+    return (sides[0], sides[1]) if all(type(side) is int and side > 0 for side in sides) else None  # type: ignore[return-value]
+
+
+def mask_of(row: Row, size: tuple[int, int] | None) -> Mask | None:
+    """The mask of a row in a picture of (height, width); None where it has none that can be used."""
+    segmentation = row.get("segmentation")
+    if size is None:
+        return None
+    if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), bytes):
+        return RunLengths(size, segmentation["counts"])  # as `read_results` has checked it
+    return read_mask(segmentation, size, lambda _: None)
+
+
+def box_of(row: Row, size: tuple[int, int] | None) -> tuple[float, float, float, float]:
+    """x, y, width, height in pixels; around the mask where a row has no box."""
+    box = row.get("bbox")
+    if box is None:
+        box = mask_api.toBbox(_run_lengths(row, size))
+    x, y, width, height = (float(side) for side in box)
+    return x, y, width, height
+
+
+def overlaps(kind: Kind, rows: Sequence[Row], truth: Sequence[Row], size: tuple[int, int] | None) -> np.ndarray:
+    """IoU of detections with annotations of a picture by pycocotools.
+
+    Args:
+        kind: of boxes or of masks.
+        rows, truth: D detections and G annotations.
+        size: (height, width) of the picture in pixels.
+
+    Returns:
+        (D, G) float64, 0..1; for a crowd the share of the detection that lies in it.
+    """
+    if not rows or not truth:
+        return np.zeros((len(rows), len(truth)))
+    regions: list[Any] = (
+        [np.array([box_of(row, size) for row in some]) for some in (rows, truth)]
+        if kind == "bbox"
+        else [[_run_lengths(row, size) for row in some] for some in (rows, truth)]
+    )
+    ious: np.ndarray = mask_api.iou(*regions, [int(row["iscrowd"]) for row in truth])
+    return ious
+
+
+def _run_lengths(row: Row, size: tuple[int, int] | None) -> dict[str, Any]:
+    mask = mask_of(row, size)
+    size = size or _FEWEST
+    return compressed(mask or RunLengths(size, b"1"), size)  # the text of one pixel outside
