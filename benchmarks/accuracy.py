@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from harness import Row, write
+from subjects import FORMS
 
 import fpg_zoo
 from fpg_zoo.data.shapes import ShapesDataset
@@ -27,7 +28,14 @@ BATCH = 8
 
 
 def average_precision(
-    name: str, data: Path | None, *, device: str, limit: int | None, parts: Path | None, workers: int
+    name: str,
+    data: Path | None,
+    *,
+    device: str,
+    limit: int | None,
+    parts: Path | None,
+    workers: int,
+    form: str = "plain",
 ) -> dict[str, float]:
     """AP in percent of published weights, `box` and, of a model with masks, `mask`; as `fpg-zoo eval` measures it.
 
@@ -38,12 +46,13 @@ def average_precision(
         limit: the first so many pictures; None for all.
         parts: a folder for detections as they come, from which a run that was killed goes on; None: nowhere.
         workers: processes that read pictures.
+        form: of `subjects.FORMS`.
 
     Raises:
         ConfigError: the data cannot be used, or are of other classes.
         WeightsError: the weights cannot be had.
     """
-    model = fpg_zoo.create_model(name, device=device)
+    model = FORMS[form](fpg_zoo.create_model(name, device=device))
     kinds = kinds_of(model)
     if data is None:
         scenes = ShapesDataset("val", limit, masks="segm" in kinds)

@@ -1,0 +1,70 @@
+"""AP of the inference forms of the models that come with the package: `python benchmarks/optimized_accuracy.py`.
+
+On the 1,000 held-out scenes, beside the plain form's in float32, a model and form in a process of its own with one
+thread. Ends with exit code 1 where AP is further off than `TOLERANCE`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import sys
+
+import torch
+from accuracy import average_precision
+from harness import Row, write
+from subjects import FORMS
+
+from fpg_zoo.weights.manifest import load_manifest
+
+TOLERANCE = 0.2  # points of AP in percent
+PLAIN = "plain"
+
+
+def measured(name: str, form: str) -> dict[str, float]:
+    """AP in percent, `box` and, of a model with masks, `mask`."""
+    torch.set_num_threads(1)  # maps this small are slower on more
+    return average_precision(name, None, device="cpu", limit=None, parts=None, workers=0, form=form)
+
+
+def main() -> int:
+    names = [entry.name for entry in load_manifest().checkpoints if entry.packaged]
+    pairs = [(name, form) for name in names for form in FORMS]
+    with concurrent.futures.ProcessPoolExecutor(
+        os.cpu_count(), mp_context=multiprocessing.get_context("spawn")
+    ) as processes:
+        found = dict(zip(pairs, processes.map(measured, *zip(*pairs, strict=True)), strict=True))
+    rows: list[Row] = []
+    for (name, form), figures in found.items():
+        for kind, value in figures.items():
+            apart = value - found[name, PLAIN][kind]
+            rows.append(
+                {
+                    "model": name,
+                    "form": form,
+                    "figure": f"{kind} AP",
+                    "measured": round(value, 3),
+                    "apart": round(apart, 3),
+                    "tolerance": TOLERANCE,
+                    "within_limit": abs(apart) <= TOLERANCE,
+                }
+            )
+            print(f"{name:28} {form:15} {kind} AP {value:.2f}, {apart:+.2f} of the plain form's", flush=True)
+    given = {"what": "the 1,000 held-out scenes, fpg_zoo.data.shapes val, of 240x320 pixels"}
+    units = dict.fromkeys(("measured", "apart", "tolerance"), "percent")
+    print(
+        write(
+            "optimized_accuracy",
+            "python benchmarks/optimized_accuracy.py",
+            rows,
+            device="cpu",
+            given=given,
+            units=units,
+        )
+    )
+    return 0 if all(row["within_limit"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
