@@ -2,7 +2,8 @@
 
 On the same drawn scene of 640 x 640 pixels, in the same process, with the same threads: rounds in which each contender
 has its turn, and of each round the ratio to torchvision's model. All weights are random, and made so that detectors
-have something to detect (`subjects.at_random`). Different models: see their AP before their time.
+have something to detect (`subjects.at_random`); from pixels to detections, normalising included. Different models: see
+their AP before their time.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import Spread, device_name, summary, synchronise, write
+from harness import Spread, command_line, commit, device_name, summary, synchronise, write
 from subjects import FORMS, at_random, batch_of, described, pictures
 from torch import Tensor, nn
 from torchvision.models import detection
 
+from fpg_zoo.errors import FPGZooError
+from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.preprocess import preprocess
 from fpg_zoo.processes import device_of_process
 
 SIDE = 640
@@ -43,8 +47,9 @@ UNITS = {
 def of_torchvision(name: str) -> nn.Module:
     """torchvision's model of random weights that takes pictures of `SIDE` as they are and finds as much as ours do."""
     torch.manual_seed(0)
+    most = "detections_per_img" if name.startswith("retinanet") else "box_detections_per_img"
     model: nn.Module = getattr(detection, name)(
-        weights=None, weights_backbone=None, min_size=SIDE, max_size=SIDE
+        weights=None, weights_backbone=None, min_size=SIDE, max_size=SIDE, **{most: 100}
     ).eval()
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -93,14 +98,20 @@ def contenders(method: str, device: torch.device) -> dict[tuple[str, str], Calla
     scene = [(image / 255).to(device) for image in pictures(SIDE, 1)]
     found: dict[tuple[str, str], Callable[[], list[Any]]] = {(METHODS[method][0], BASELINE): lambda: theirs(scene)}
     for neck in NECKS:
-        name = f"{method}_r50_{neck}"
-        plain = at_random(name).to(device)
-        images, sizes = batch_of(name, 1)
+        plain = at_random(f"{method}_r50_{neck}").to(device)
         for form, make in FORMS.items():
-            model = make(plain)
-            given = images.to(device, model.dtype)
-            found[name, form] = lambda model=model, given=given, sizes=sizes: model.detect(given, sizes)  # type: ignore[misc]
+            found[plain.name, form] = _of_ours(make(plain), device)
     return found
+
+
+def _of_ours(model: Detector, device: torch.device) -> Callable[[], list[Any]]:
+    scene = [image.to(device) for image in pictures(SIDE, 1)]
+
+    def run() -> list[Any]:
+        images, sizes = preprocess(scene, model.config.preprocess)
+        return list(model.detect(images.to(model.dtype), sizes))
+
+    return run
 
 
 def timed(runs: dict[tuple[str, str], Callable[[], list[Any]]], rounds: int) -> dict[tuple[str, str], list[float]]:
@@ -157,16 +168,20 @@ def main() -> None:
     unknown = [method for method in options.methods if method not in METHODS]
     if unknown or options.rounds < 2:
         parser.error(f"{unknown or options.rounds}: methods are {', '.join(METHODS)}; rounds at least 2")
-    device = device_of_process(options.device)
+    try:
+        device = device_of_process(options.device)
+    except FPGZooError as error:
+        parser.error(str(error))
+    commit()
     rows: list[dict[str, Any]] = []
     for method in options.methods:
         rows += rows_of(method, options.rounds, device)
         target = write(
             "compare",
-            "python benchmarks/compare.py",
+            command_line(),
             rows,
             device=str(device),
-            given=described(batch_of("faster_rcnn_r50_fpg", 1)[0]),
+            given=described(batch_of("faster_rcnn_r50_fpg", 1)[0]) | {"dtype": "uint8; torchvision's: float32 in 0..1"},
             units=UNITS,
             told_apart_by=("model", "form", "device", "threads"),
         )

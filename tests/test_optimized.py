@@ -179,3 +179,13 @@ def test_what_an_optimised_form_cannot_is_said() -> None:
         fpg_zoo.optimize(tiny_model(NANO[2]), dtype=torch.int8)
     with pytest.raises(ValueError, match=r"call model.eval\(\) first"):
         fpg_zoo.optimize(fpg_zoo.create_model(NANO[2]).train())
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_the_form_has_weights_of_its_own_and_takes_no_random_number(name: str) -> None:
+    plain = tiny_model(name)
+    before = torch.get_rng_state()
+    made = fpg_zoo.optimize(plain)
+    assert torch.equal(torch.get_rng_state(), before)
+    theirs = {tensor.untyped_storage().data_ptr() for tensor in plain.state_dict().values()}
+    assert not theirs & {tensor.untyped_storage().data_ptr() for tensor in made.state_dict().values()}

@@ -25,6 +25,8 @@ STRIDES = (4, 8, 16, 32)
         (448, 448, 3),  # 8
         (5000, 5000, 3),
         (0, 50, 0),  # log2(1e-6) is -20
+        (float("nan"), 50, 0),
+        (-10, 50, 0),  # turned over: the root of a negative number
     ],
 )
 def test_a_region_is_pooled_from_the_level_of_its_size(width, height, level):
@@ -90,3 +92,9 @@ def test_regions_are_pooled_as_torchvision_pools_them(pool):
     (found * weights).sum().backward()
     (expected * weights).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("box", [[float("nan"), 1, 2, 3], [30, 5, 20, 10], [0, 0, float("inf"), 5]])
+def test_what_is_no_region_pools_to_zeros(box):
+    pyramid = [torch.ones(1, 2, 64 // stride, 64 // stride) for stride in STRIDES]
+    assert not RegionPooling(STRIDES, 7)(pyramid, torch.tensor([[0.0, *box]])).any()

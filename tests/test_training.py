@@ -194,7 +194,7 @@ def test_accumulated_passes_make_one_step(data: Path, tmp_path: Path) -> None:
     train(small_model(), dataset_of(data), tmp_path / "run", settings(accumulate=3), processes=Processes())
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1.0, 2.0]
-    assert rows[0]["rate"] == pytest.approx(RECIPES["scratch"].schedule.learning_rate * 6 / 64 * 0.1)
+    assert rows[0]["rate"] == pytest.approx(RECIPES["scratch"].schedule.learning_rate * math.sqrt(6 / 8) * 0.1)
 
 
 def test_the_best_model_is_kept_with_its_figures(data: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class RegionPooling:
         """(R,) int64: floor(log2(sqrt(w * h) / 56)), limited to the levels there are."""
         size = ((regions[:, 3] - regions[:, 1]) * (regions[:, 4] - regions[:, 2])).sqrt()
         level = torch.floor(torch.log2(size / FINEST_SCALE + 1e-6))
-        return level.clamp(0, len(self.strides) - 1).long()
+        return level.nan_to_num(0).clamp(0, len(self.strides) - 1).long()
 
     def __call__(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
         """Maps (N, W, H_l, W_l) of at least these strides and regions (R, 5) to (R, W, P, P), channels last."""
@@ -79,7 +79,8 @@ def _aligned(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Iterator
         yield torch.arange(len(regions), device=maps.device), found.permute(0, 2, 3, 1)
         return
     table = maps.permute(0, 2, 3, 1).reshape(number * height * width, channels)
-    corners = regions[:, 1:].to(maps.dtype) * scale - 0.5
+    # What is no region, for a number that is none, becomes one without an area, which reads nothing.
+    corners = regions[:, 1:].to(maps.dtype).masked_fill(~regions.isfinite().all(1, keepdim=True), 0) * scale - 0.5
     sizes = corners[:, 2:] - corners[:, :2]
     # Bins of one sum read equally many pixels; so the few regions that are long have sums of their own.
     long = sizes.amax(1) > _LONG * pool

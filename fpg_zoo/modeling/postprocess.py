@@ -40,14 +40,18 @@ def paste_mask(probabilities: Tensor, box: Sequence[float], size: tuple[int, int
     # Bilinear reading is a product of one factor along y and one along x.
     rows = _reading(top, bottom, y1, y2, probabilities)
     columns = _reading(left, right, x1, x2, probabilities)
-    mask[top:bottom, left:right] = rows @ probabilities.float() @ columns.T >= MASK_THRESHOLD
+    with torch.autocast(mask.device.type, enabled=False):  # in float32 whatever the network computes in
+        values = rows @ probabilities.float() @ columns.T
+    mask[top:bottom, left:right] = values >= MASK_THRESHOLD
     return mask
 
 
 def _reading(first: int, last: int, start: float, end: float, probabilities: Tensor) -> Tensor:
     """(last - first, S) float32: by which factors these pixels read a map stretched from `start` to `end`."""
     size = len(probabilities)
-    pixels, cells = (torch.arange(*limits, device=probabilities.device) for limits in ((first, last), (0, size)))
+    pixels, cells = (
+        torch.arange(*limits, dtype=torch.float32, device=probabilities.device) for limits in ((first, last), (0, size))
+    )
     place = (pixels + (0.5 - start)) * (size / (end - start)) - 0.5
     return (1 - (place[:, None] - cells).abs()).clamp_(min=0)
 

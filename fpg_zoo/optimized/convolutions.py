@@ -15,16 +15,21 @@ _FUSED_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> tuple[Tensor, Tensor]:
-    """Weight (out, in, k, k) and bias (out,) of a convolution and the BatchNorm after it, in eval mode."""
-    weight = conv.weight.detach().double()
-    bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach().double()
+    """Weight (out, in, k, k) and bias (out,) of a convolution and the BatchNorm after it, in eval mode; both new."""
+    weight = _exact(conv.weight)
+    bias = weight.new_zeros(len(weight)) if conv.bias is None else _exact(conv.bias)
     if norm is not None:
         assert norm.running_var is not None
         assert norm.running_mean is not None
-        scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+        scale = _exact(norm.weight) / (_exact(norm.running_var) + norm.eps).sqrt()
         weight = weight * scale.view(-1, 1, 1, 1)
-        bias = (bias - norm.running_mean.double()) * scale + norm.bias.detach().double()
-    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
+        bias = (bias - _exact(norm.running_mean)) * scale + _exact(norm.bias)
+    return weight.to(conv.weight), bias.to(conv.weight)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """A copy in double precision, on the CPU, since not every device has that."""
+    return tensor.detach().to("cpu", torch.float64, copy=True)
 
 
 class Convolution(nn.Module):
@@ -92,11 +97,11 @@ class EnlargedConvolution(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         """Of the 3x3 convolution's weight (out, in, 3, 3) and bias (out,)."""
         super().__init__()
-        taps = weight.double()
+        taps = _exact(weight)
         for dim in (2, 3):
             first, second, third = taps.unbind(dim)
             taps = torch.stack((third, second + third, first + second, first), dim)
-        transposed = taps.transpose(0, 1).to(weight.dtype)
+        transposed = taps.transpose(0, 1).to(weight)
         self.register_buffer("weight", transposed.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias)
 

@@ -70,16 +70,16 @@ class FusedBoxHead(nn.Module):
         super().__init__()
         self.pooling = plain.pooling
         side = plain.pooling.pool
-        self.fc1 = copy.deepcopy(plain.fc1)
-        by_channel = plain.fc1.weight.detach().view(len(plain.fc1.weight), -1, side, side)
-        self.fc1.weight = nn.Parameter(by_channel.permute(0, 2, 3, 1).flatten(1))
+        weight = plain.fc1.weight.detach()
+        by_channel = weight.view(len(weight), -1, side, side)
+        self.fc1 = _linear(by_channel.permute(0, 2, 3, 1).flatten(1), plain.fc1.bias)
         self.fc2 = copy.deepcopy(plain.fc2)
         outputs = (plain.classes, plain.deltas)
         self.sizes = [layer.out_features for layer in outputs]
         # Both last layers in one product.
-        self.last = nn.Linear(plain.fc2.out_features, sum(self.sizes), device=plain.fc2.weight.device)
-        self.last.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in outputs]))
-        self.last.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in outputs]))
+        self.last = _linear(
+            torch.cat([layer.weight for layer in outputs]), torch.cat([layer.bias for layer in outputs])
+        )
 
     def forward(self, pyramid: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
         x = self.pooling(pyramid, regions).permute(0, 2, 3, 1).flatten(1)
@@ -106,10 +106,8 @@ class FusedMaskHead(nn.Module):
         self.upsample = Convolution(
             weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None], plain.upsample.bias.detach().repeat(4)
         )
-        self.classes = nn.Linear(plain.classes.in_channels, plain.classes.out_channels, device=weight.device)
-        self.classes.weight = nn.Parameter(plain.classes.weight.detach().flatten(1))
         assert plain.classes.bias is not None
-        self.classes.bias = nn.Parameter(plain.classes.bias.detach())
+        self.classes = _linear(plain.classes.weight.flatten(1), plain.classes.bias)
 
     def forward(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
         pooled = self.pooling(pyramid, regions)
@@ -120,6 +118,16 @@ class FusedMaskHead(nn.Module):
             x = self.classes(x.reshape(*x.shape[:3], 4, -1))  # (R', side, side, 2 * 2, C)
             target.copy_(x.view(*x.shape[:3], 2, 2, classes).transpose(2, 3))
         return logits.view(len(regions), 2 * side, 2 * side, classes).permute(0, 3, 1, 2)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A layer with copies of these, made without a random number."""
+    outputs, inputs = weight.shape
+    layer = nn.Linear(inputs, outputs, device="meta", dtype=weight.dtype).to_empty(device=weight.device)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    return layer
 
 
 def _tower(layers: Iterable[nn.Module], level: int) -> FusedTower:

@@ -65,7 +65,7 @@ class QuickDenseSelection(DenseSelection):
 
     The K best of all (anchor, class) pairs are among those of the K anchors with the best best class, and of their
     equals: as many pairs as anchors are at least as good as the last of these. So the classes of no other anchor are
-    looked at one by one.
+    looked at one by one. (Of maps that hold NaN it may choose others: there is nothing right to choose.)
     """
 
     def __call__(

@@ -113,6 +113,8 @@ def restore(state: Path, model: Detector, optimizer: torch.optim.Optimizer) -> d
     parameters = dict(model.named_parameters())
     for label, tensor in WeightsFile(state / _OPTIMIZER_FILE).tensors().items():
         kind, _, name = label.partition("/")
+        if name not in parameters or (tensor.ndim and tensor.shape != parameters[name].shape):
+            raise CheckpointError(f"{state / _OPTIMIZER_FILE}: {label!r} is of no parameter; begin a new run")
         # AdamW's count of steps stays on the CPU, as it makes it.
         device = parameters[name].device if tensor.ndim else "cpu"
         optimizer.state[parameters[name]][kind] = tensor.to(device, copy=True)
