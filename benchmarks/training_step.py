@@ -1,20 +1,25 @@
 """Time of a training step: `python benchmarks/training_step.py [NAME ...]`.
 
-The loop's step (channels-last maps) against the plain one (rows of channels, as torch makes models), both in float32,
-in turn in one run; and what bfloat16 and computing the grid twice cost or save beside it.
+The loop's step (channels-last maps, RoIAlign rearranged) against the plain one (rows of channels, as torch makes
+models, torchvision's RoIAlign), both in float32, in turn in one run; and what bfloat16 and computing the grid twice cost
+or save beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
-from harness import measure_in_turn, write
+from harness import command_line, commit, measure_in_turn, write
+from torchvision.ops import roi_align
 
 import fpg_zoo
+from fpg_zoo.modeling import pooling
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import RECIPES
@@ -23,19 +28,27 @@ from fpg_zoo.training.recomputing import recompute_grid
 IMAGES = 2
 OBJECTS = 7  # of an image, as COCO's have on average
 FORMS = {
-    "channels_last": {},
+    "rearranged": {},
     "bf16": {"bf16": True},
     "checkpointed": {"twice": True},
     "checkpointed_bf16": {"bf16": True, "twice": True},
 }
 
 
-def stepper(name: str, *, channels_last: bool = True, bf16: bool = False, twice: bool = False) -> Callable[[], None]:
+def _by_torchvision(
+    maps: torch.Tensor, regions: torch.Tensor, pool: int, scale: float
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """RoIAlign by the library's kernel, in place of `fpg_zoo.modeling.pooling._aligned`."""
+    found = roi_align(maps, regions, pool, spatial_scale=scale, sampling_ratio=0, aligned=True)
+    yield torch.arange(len(regions), device=maps.device), found.permute(0, 2, 3, 1)
+
+
+def stepper(name: str, *, plain: bool = False, bf16: bool = False, twice: bool = False) -> Callable[[], None]:
     """A step of training on one batch, to be repeated."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     model = fpg_zoo.create_model(name, device=device).train()
-    form = torch.channels_last if channels_last else torch.contiguous_format
+    form = torch.contiguous_format if plain else torch.channels_last
     model.to(memory_format=form)
     if twice:
         recompute_grid(model)
@@ -57,7 +70,8 @@ def stepper(name: str, *, channels_last: bool = True, bf16: bool = False, twice:
     def step() -> None:
         torch.manual_seed(0)
         optimizer.zero_grad()
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+        arranged = mock.patch.object(pooling, "_aligned", _by_torchvision) if plain else contextlib.nullcontext()
+        with arranged, torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
             losses = criterion(images, [(side, side)] * IMAGES, [truth] * IMAGES)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -70,9 +84,10 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=["retinanet_r50_fpg_chn128", "mask_rcnn_nano_fpg"])
     parser.add_argument("--runs", type=int, default=3, help="pairs of timings")
     options = parser.parse_args()
+    commit()
     rows: list[dict[str, Any]] = []
     for name in options.names:
-        plain = stepper(name, channels_last=False)
+        plain = stepper(name, plain=True)
         for form, settings in FORMS.items():
             before, after, ratio = measure_in_turn(plain, stepper(name, **settings), runs=options.runs)
             rows.append(
@@ -80,7 +95,7 @@ def main() -> None:
                     "model": name,
                     "images": IMAGES,
                     "form": form,
-                    "baseline": "plain: float32, rows of channels, in the same run",
+                    "baseline": "plain: float32, rows of channels, torchvision's RoIAlign, in the same run",
                     "plain_seconds": dataclasses.asdict(before),
                     "seconds": dataclasses.asdict(after),
                     "plain_over_this": dataclasses.asdict(ratio),
@@ -95,7 +110,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     given = {"what": f"noise of the model's padded size, {OBJECTS} boxes and masks an image", "seed": 0}
     units = {"images": "images", "plain_seconds": "s", "seconds": "s", "plain_over_this": "plain_seconds / seconds"}
-    print(write("training_step", "python benchmarks/training_step.py", rows, device=device, given=given, units=units))
+    print(write("training_step", command_line(), rows, device=device, given=given, units=units))
 
 
 if __name__ == "__main__":

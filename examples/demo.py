@@ -19,7 +19,7 @@ from fpg_zoo.data.shapes import ShapesDataset
 FOLDER = Path("demo")
 MODEL = "mask_rcnn_nano_fpg"
 PICTURES = 4
-SCORE = 0.5
+SCORE = 0.7
 
 
 def main() -> int:
