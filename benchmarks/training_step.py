@@ -1,8 +1,8 @@
 """Time of a training step: `python benchmarks/training_step.py [NAME ...]`.
 
 The loop's step (channels-last maps, RoIAlign rearranged) against the plain one (rows of channels, as torch makes
-models, torchvision's RoIAlign), both in float32, in turn in one run; and what bfloat16 and computing the grid twice cost
-or save beside it.
+models, torchvision's RoIAlign), both in float32, in turn in one run; and what bfloat16 and computing the grid twice
+cost or save beside it.
 """
 
 from __future__ import annotations
