@@ -181,7 +181,11 @@ def main() -> None:
             command_line(),
             rows,
             device=str(device),
-            given=described(batch_of("faster_rcnn_r50_fpg", 1)[0]) | {"dtype": "uint8; torchvision's: float32 in 0..1"},
+            given={
+                **described(batch_of("faster_rcnn_r50_fpg", 1)[0]),
+                "what": "scene 0 of fpg_zoo.data.shapes val, drawn at this size; for torchvision as float32 in 0..1",
+                "dtype": "uint8",
+            },
             units=UNITS,
             told_apart_by=("model", "form", "device", "threads"),
         )
