@@ -11,12 +11,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import Spread, command_line, commit, device_name, summary, synchronise, write
+from harness import Spread, command_line, commit, device_name, measure_in_rounds, summary, write
 from subjects import FORMS, at_random, batch_of, described, pictures
 from torch import Tensor, nn
 from torchvision.models import detection
@@ -27,11 +26,10 @@ from fpg_zoo.preprocess import preprocess
 from fpg_zoo.processes import device_of_process
 
 SIDE = 640
-# Of each method: torchvision's model, and the box AP on COCO that its documentation gives (of longest sides to 1333).
-METHODS: dict[str, tuple[str, float]] = {
-    "faster_rcnn": ("fasterrcnn_resnet50_fpn_v2", 46.7),
-    "mask_rcnn": ("maskrcnn_resnet50_fpn_v2", 47.4),
-    "retinanet": ("retinanet_resnet50_fpn_v2", 41.5),
+METHODS = {  # of each, torchvision's model
+    "faster_rcnn": "fasterrcnn_resnet50_fpn_v2",
+    "mask_rcnn": "maskrcnn_resnet50_fpn_v2",
+    "retinanet": "retinanet_resnet50_fpn_v2",
 }
 NECKS = ("fpn", "fpg_chn128", "fpg")
 BASELINE = "torchvision"
@@ -94,9 +92,9 @@ def _spread(layer: nn.Conv2d | nn.Linear, given: list[Tensor], dense: bool) -> N
 
 def contenders(method: str, device: torch.device) -> dict[tuple[str, str], Callable[[], list[Any]]]:
     """What is timed, by model and form; the baseline first."""
-    theirs = of_torchvision(METHODS[method][0]).to(device)
+    theirs = of_torchvision(METHODS[method]).to(device)
     scene = [(image / 255).to(device) for image in pictures(SIDE, 1)]
-    found: dict[tuple[str, str], Callable[[], list[Any]]] = {(METHODS[method][0], BASELINE): lambda: theirs(scene)}
+    found: dict[tuple[str, str], Callable[[], list[Any]]] = {(METHODS[method], BASELINE): lambda: theirs(scene)}
     for neck in NECKS:
         plain = at_random(f"{method}_r50_{neck}").to(device)
         for form, make in FORMS.items():
@@ -114,25 +112,12 @@ def _of_ours(model: Detector, device: torch.device) -> Callable[[], list[Any]]:
     return run
 
 
-def timed(runs: dict[tuple[str, str], Callable[[], list[Any]]], rounds: int) -> dict[tuple[str, str], list[float]]:
-    """Seconds of each contender in each round; the rounds that count come after one that does not."""
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
-    for _ in range(rounds + 1):
-        for key, run in runs.items():
-            synchronise()
-            start = time.perf_counter()
-            run()
-            synchronise()
-            seconds[key].append(time.perf_counter() - start)
-    return {key: values[1:] for key, values in seconds.items()}
-
-
 @torch.no_grad()
 def rows_of(method: str, rounds: int, device: torch.device) -> list[dict[str, Any]]:
     """A row for each contender of a method."""
     runs = contenders(method, device)
     counts = {key: _count(run()) for key, run in runs.items()}
-    seconds = timed(runs, rounds)
+    seconds = measure_in_rounds(runs, rounds)
     baseline = next(iter(seconds.values()))
     rows = []
     for (model, form), values in seconds.items():

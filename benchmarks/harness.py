@@ -31,6 +31,7 @@ from fpg_zoo.version import __version__
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 _NO_FIGURES = ("input", "environment", "command")  # of a row
+Key = TypeVar("Key")
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
 
@@ -71,6 +72,19 @@ def measure_in_turn(
     pairs = [(measure(first, runs=3, warmup=1).median, measure(second, runs=3, warmup=1).median) for _ in range(runs)]
     firsts, seconds = zip(*pairs, strict=True)
     return summary(list(firsts)), summary(list(seconds)), summary([a / b for a, b in pairs])
+
+
+def measure_in_rounds(runs: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, list[float]]:
+    """Seconds of each of several things in each round, in which all have their turn; a first round does not count."""
+    seconds: dict[Key, list[float]] = {key: [] for key in runs}
+    for _ in range(rounds + 1):
+        for key, run in runs.items():
+            synchronise()
+            start = time.perf_counter()
+            run()
+            synchronise()
+            seconds[key].append(time.perf_counter() - start)
+    return {key: values[1:] for key, values in seconds.items()}
 
 
 def summary(values: list[float]) -> Spread:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import gc
 import statistics
 import tempfile
@@ -18,18 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import command_line, device_name, measure, summary, synchronise, write
+from harness import command_line, device_name, measure, measure_in_rounds, summary, synchronise, write
 from ledger import Ledger
 from measuring import named, parsed, parser_of
 from stages import clocked
-from subjects import FORMS, at_random, batch_of, described, draw_files, side_of
+from subjects import FORMS, PLAIN, at_random, batch_of, described, draw_files, side_of
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import fpg_zoo
 from fpg_zoo.modeling.detectors import Detector
 
-PLAIN = "plain"
 # How many times as fast as the plain form, by form: of the two heaviest models, and of the others.
 AIMS = {"optimized": (2.0, 1.6), "optimized_bf16": (6.0, 4.0)}
 HEAVIEST = ("faster_rcnn_r50_fpg", "mask_rcnn_r50_fpg")
@@ -97,16 +97,8 @@ def rows_of(
     images, sizes = batch_of(name, batch, device=device)
     models = {form: make(plain) for form, make in FORMS.items() if form in (PLAIN, *options.forms)}
     given = {form: images.to(model.dtype) for form, model in models.items()}
-    for form, model in models.items():  # the warm-up
-        model.detect(given[form], sizes)
-    seconds: dict[str, list[float]] = {form: [] for form in models}
-    for _ in range(options.runs):
-        for form, model in models.items():
-            synchronise()
-            start = time.perf_counter()
-            model.detect(given[form], sizes)
-            synchronise()
-            seconds[form].append(time.perf_counter() - start)
+    runs = {form: functools.partial(model.detect, given[form], sizes) for form, model in models.items()}
+    seconds = measure_in_rounds(runs, options.runs)
     counted = operations(plain, images, sizes)
     rows = []
     for form, model in models.items():

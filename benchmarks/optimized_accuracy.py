@@ -6,35 +6,21 @@ thread. Ends with exit code 1 where AP is further off than `TOLERANCE`.
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
-import os
 import sys
 
-import torch
-from accuracy import average_precision
+from accuracy import of_scenes
 from harness import Row, write
-from subjects import FORMS
+from subjects import FORMS, PLAIN
 
 from fpg_zoo.weights.manifest import load_manifest
 
 TOLERANCE = 0.2  # points of AP in percent
-PLAIN = "plain"
-
-
-def measured(name: str, form: str) -> dict[str, float]:
-    """AP in percent, `box` and, of a model with masks, `mask`."""
-    torch.set_num_threads(1)  # maps this small are slower on more
-    return average_precision(name, None, device="cpu", limit=None, parts=None, workers=0, form=form)
 
 
 def main() -> int:
     names = [entry.name for entry in load_manifest().checkpoints if entry.packaged]
     pairs = [(name, form) for name in names for form in FORMS]
-    with concurrent.futures.ProcessPoolExecutor(
-        os.cpu_count(), mp_context=multiprocessing.get_context("spawn")
-    ) as processes:
-        found = dict(zip(pairs, processes.map(measured, *zip(*pairs, strict=True)), strict=True))
+    found = dict(zip(pairs, of_scenes(pairs), strict=True))
     rows: list[Row] = []
     for (name, form), figures in found.items():
         for kind, value in figures.items():

@@ -29,8 +29,9 @@ JPEG_QUALITY = 95
 _PASSING = {"two-stage": 400, "dense": 1000}
 _SPREAD = 2.0  # standard deviation of class logits
 
+PLAIN = "plain"
 FORMS: dict[str, Callable[[Detector], Detector]] = {
-    "plain": lambda model: model,
+    PLAIN: lambda model: model,
     "optimized": lambda model: fpg_zoo.optimize(model),
     "optimized_bf16": lambda model: fpg_zoo.optimize(model, dtype=torch.bfloat16),
 }

@@ -82,11 +82,12 @@ def nms_within(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, most: 
     if boxes.numel() == 0:
         return groups.new_zeros(0)
     apart = moved_apart(boxes, groups)
-    taken = len(boxes) if most is None else _TRIED * most
+    most = len(boxes) if most is None else most
+    taken = _TRIED * most
     while taken < len(boxes):
         best = best_first(scores, taken)
         kept: Tensor = best[nms(apart[best], scores[best], iou)]
-        if len(kept) >= (most or 0):
+        if len(kept) >= most:
             return kept[:most]
         taken *= 4
     kept = nms(apart, scores, iou)

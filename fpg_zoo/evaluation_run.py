@@ -63,9 +63,7 @@ def open_held_out(data: Path, split: str | None, *, limit: int | None, masks: bo
     if data == SHAPES and not data.exists():
         if split is not None:
             raise ConfigError(f"split {split!r}: the procedural scenes have none to choose from; leave it out")
-        most = PICTURES["val"]
-        shapes = ShapesDataset("val", most if limit is None else min(limit, most), masks=masks)
-        return HeldOut(shapes, shapes.annotations(), shapes.category_ids, str(SHAPES), None, shapes.split)
+        return held_out_scenes(limit=limit, masks=masks)
     files = {name: data / "annotations" / f"instances_{name}.json" for name in _SPLITS}
     split = split or next((name for name, file in files.items() if file.is_file()), _SPLITS[0])
     whole = CocoDataset.from_folder(data, split, masks=masks, training=False)
@@ -73,6 +71,18 @@ def open_held_out(data: Path, split: str | None, *, limit: int | None, masks: bo
     content = usable(json.loads(whole.annotation_file.read_bytes()), dataset)
     digest = sha256_of(whole.annotation_file)
     return HeldOut(dataset, content, whole.category_ids, digest, whole.summary(), split)
+
+
+def held_out_scenes(*, limit: int | None, masks: bool) -> HeldOut:
+    """The procedural scenes to evaluate on.
+
+    Args:
+        limit: the first so many; None for all.
+        masks: their annotations are wanted with masks.
+    """
+    most = PICTURES["val"]
+    shapes = ShapesDataset("val", most if limit is None else min(limit, most), masks=masks)
+    return HeldOut(shapes, shapes.annotations(), shapes.category_ids, str(SHAPES), None, shapes.split)
 
 
 class _First:

@@ -75,10 +75,11 @@ def tiles(contents: Contents) -> str:
             f'<div class="tile"><h2>{KINDS[kind].capitalize()} AP</h2><p class="big">'
             f"{fraction(scores.figures['AP'])}</p><dl>{others}</dl></div>"
         )
-    f1 = contents.rates()[2]
-    best = int(np.nanargmax(f1)) if not np.isnan(f1).all() else None
-    if best is not None:
-        precision, recall, _ = (float(values[best]) for values in contents.rates())
+    rates_at = contents.rates()
+    f1 = rates_at[2]
+    if not np.isnan(f1).all():
+        best = int(np.nanargmax(f1))
+        precision, recall, _ = (float(values[best]) for values in rates_at)
         tiles.append(
             f'<div class="tile"><h2>Best F1</h2><p class="big">{fraction(float(f1[best]))}</p><dl>'
             f"<div><dt>at score</dt><dd>{contents.threshold_texts()[best]}</dd></div>"
