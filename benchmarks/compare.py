@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from harness import Spread, command_line, commit, device_name, measure_in_rounds, summary, write
-from subjects import FORMS, at_random, batch_of, described, pictures
-from torch import Tensor, nn
+from subjects import FORMS, at_random, batch_of, described, norms_following, pictures, spread_dense, spread_regions
+from torch import nn
 from torchvision.models import detection
 
 from fpg_zoo.errors import FPGZooError
@@ -33,7 +33,6 @@ METHODS = {  # of each, torchvision's model
 }
 NECKS = ("fpn", "fpg_chn128", "fpg")
 BASELINE = "torchvision"
-_PASSING = {"regions": 400, "dense": 1000}  # as in `subjects`
 UNITS = {
     "threads": "threads",
     "seconds": "s",
@@ -46,48 +45,20 @@ def of_torchvision(name: str) -> nn.Module:
     """torchvision's model of random weights that takes pictures of `SIDE` as they are and finds as much as ours do."""
     torch.manual_seed(0)
     most = "detections_per_img" if name.startswith("retinanet") else "box_detections_per_img"
-    model: nn.Module = getattr(detection, name)(
+    model: Any = getattr(detection, name)(
         weights=None, weights_backbone=None, min_size=SIDE, max_size=SIDE, **{most: 100}
     ).eval()
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-        norm.train()
     scene = [pictures(SIDE, 1)[0] / 255]
-    given: list[Tensor] = []
-    dense = hasattr(model, "head")
-    layer = model.head.classification_head.cls_logits if dense else model.roi_heads.box_predictor.cls_score  # type: ignore[union-attr]
-    hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))  # type: ignore[union-attr]
-    with torch.no_grad():
-        model(scene)
-        hook.remove()
-        model.eval()
-        _spread(layer, given, dense)  # type: ignore[arg-type]
-    return model
-
-
-def _spread(layer: nn.Conv2d | nn.Linear, given: list[Tensor], dense: bool) -> None:
-    """Scale and shift the class layer so that as many scores pass the threshold of 0.05 as `_PASSING` says."""
-
-    def logits() -> Tensor:
-        if dense:
-            return torch.cat([layer(x).flatten() for x in given])
-        found: Tensor = layer(given[0])
-        return found
-
-    assert layer.bias is not None
-    layer.weight.mul_(2 / logits().std())
-    if dense:
-        layer.bias.add_(torch.logit(torch.tensor(0.05)) - logits().topk(_PASSING["dense"]).values[-1])
-        return
-    layer.weight[0] = 0  # background
-    layer.bias.zero_()
-    layer.bias[1:] = -logits()[:, 1:].mean(dim=0)
-    low, high = 0.0, 50.0
-    for _ in range(40):
-        layer.bias[0] = (low + high) / 2
-        passing = int((logits().softmax(dim=-1)[:, 1:] > 0.05).sum())
-        low, high = ((low + high) / 2, high) if passing > _PASSING["regions"] else (low, (low + high) / 2)
+    with torch.no_grad(), norms_following(model):
+        if isinstance(model, detection.RetinaNet):
+            layer = model.head.classification_head.cls_logits
+            spread_dense(layer, lambda: model(scene), threshold=model.score_thresh)
+        else:
+            heads = model.roi_heads
+            layer = heads.box_predictor.cls_score
+            spread_regions(layer, lambda: model(scene), background=0, threshold=heads.score_thresh)
+    made: nn.Module = model
+    return made
 
 
 def contenders(method: str, device: torch.device) -> dict[tuple[str, str], Callable[[], list[Any]]]:

@@ -3,9 +3,10 @@ drawn pictures that they are given."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,20 +129,34 @@ def at_random(name: str) -> Detector:
     torch.manual_seed(SEED)
     model = fpg_zoo.create_model(name)
     images, sizes = batch_of(name, 1)
+    with torch.no_grad(), norms_following(model):
+        if isinstance(model, RetinaNet):
+            threshold = model.config.head.score_threshold
+            spread_dense(model.head.classes, lambda: model(images, sizes), threshold=threshold)
+        else:
+            assert isinstance(model, TwoStageDetector)
+            head = model.box_head
+            spread_regions(
+                head.classes,
+                lambda: model(images, sizes),
+                background=head.classes.out_features - 1,
+                threshold=model.config.box.score_threshold,
+            )
+    return model.eval()
+
+
+@contextlib.contextmanager
+def norms_following(model: nn.Module) -> Iterator[None]:
+    """While this is open, BatchNorms take the statistics of what they see, and keep the last ones."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
-    model.train()
-    with torch.no_grad():
-        if isinstance(model, RetinaNet):
-            _spread_dense(model, lambda: model(images, sizes))
-        else:
-            assert isinstance(model, TwoStageDetector)
-            _spread_regions(model, lambda: model(images, sizes))
+        norm.train()
+    yield
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    return model.eval()
+        norm.eval()
 
 
 def _inputs_of(layer: nn.Module, run: Callable[[], object]) -> list[Tensor]:
@@ -153,23 +168,30 @@ def _inputs_of(layer: nn.Module, run: Callable[[], object]) -> list[Tensor]:
     return given
 
 
-def _spread_regions(model: TwoStageDetector, run: Callable[[], object]) -> None:
-    layer, config = model.box_head.classes, model.config.box
+def spread_regions(layer: nn.Linear, run: Callable[[], object], *, background: int, threshold: float) -> None:
+    """Scale and shift the class layer of regions so that as many scores pass the threshold as `_PASSING` says.
+
+    Args:
+        layer: gives the logits; in place.
+        run: one pass of the model.
+        background: the place of its logit.
+        threshold: of scores.
+    """
     (regions,) = _inputs_of(layer, run)
-    logits = layer(regions)[:, :-1]
-    layer.weight.mul_(_SPREAD / logits.std())
-    layer.weight[-1] = 0  # background's logit is the same everywhere
+    classes = [place for place in range(layer.out_features) if place != background]
+    layer.weight.mul_(_SPREAD / layer(regions)[:, classes].std())
+    layer.weight[background] = 0  # background's logit is the same everywhere
     layer.bias.zero_()
-    layer.bias[:-1] = -layer(regions)[:, :-1].mean(dim=0)
+    layer.bias[classes] = -layer(regions)[:, classes].mean(dim=0)
     low, high = 0.0, 50.0  # the more for background, the fewer pass
     for _ in range(40):
-        layer.bias[-1] = (low + high) / 2
-        passing = int((layer(regions).softmax(dim=-1)[:, :-1] > config.score_threshold).sum())
+        layer.bias[background] = (low + high) / 2
+        passing = int((layer(regions).softmax(dim=-1)[:, classes] > threshold).sum())
         low, high = ((low + high) / 2, high) if passing > _PASSING["two-stage"] else (low, (low + high) / 2)
 
 
-def _spread_dense(model: RetinaNet, run: Callable[[], object]) -> None:
-    layer, threshold = model.head.classes, model.config.head.score_threshold
+def spread_dense(layer: nn.Conv2d, run: Callable[[], object], *, threshold: float) -> None:
+    """As `spread_regions`, of a dense head's class layer, which looks at one level after the other."""
     assert layer.bias is not None
     levels = _inputs_of(layer, run)
 
