@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Spread, command_line, device_name, measure, write
-from measuring import named, parsed, parser_of
+from harness import Spread, device_name, measure
+from measuring import named, parsed, parser_of, write_rows
 from stages import clocked
 from subjects import FORMS, batch_of, described, described_file, draw_files, model_with, side_of, whose
 
@@ -33,7 +33,6 @@ UNITS = {
     "stages": "s a batch",
     "covered": "share of from_file in stages",
 }
-TOLD_APART_BY = ("model", "form", "batch", "device", "threads")
 
 
 def alone(model: Detector, images: torch.Tensor, sizes: list[tuple[int, int]], *, runs: int) -> tuple[Spread, float]:
@@ -105,15 +104,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in named(options.patterns):
             rows += rows_of(name, options, Path(folder))
-            target = write(
-                "latency",
-                command_line(),
-                rows,
-                device=options.device,
-                given={"what": "of each row, its own"},
-                units=UNITS,
-                told_apart_by=TOLD_APART_BY,
-            )
+            target = write_rows("latency", rows, options.device, units=UNITS)
     print(target)
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
-from harness import commit
+from harness import Row, command_line, commit, write
 from subjects import FORMS
 
 import fpg_zoo
 from fpg_zoo.errors import ConfigError, FPGZooError, UnknownNameError
 from fpg_zoo.processes import device_of_process
+
+TOLD_APART_BY = ("model", "form", "batch", "device", "threads")
 
 
 def parser_of(description: str | None, *, patterns: Sequence[str] = ("*_r50_*",)) -> argparse.ArgumentParser:
@@ -24,6 +28,27 @@ def parser_of(description: str | None, *, patterns: Sequence[str] = ("*_r50_*",)
     parser.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: cuda if there is one, else cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: torch's choice)")
     return parser
+
+
+def write_rows(
+    name: str,
+    rows: Sequence[Row],
+    device: str,
+    *,
+    units: Mapping[str, str],
+    told_apart_by: Sequence[str] = TOLD_APART_BY,
+    **given: Any,
+) -> Path:
+    """Write a record whose rows each have their own input; as of `harness.write`, `given` being of the whole record."""
+    return write(
+        name,
+        command_line(),
+        rows,
+        device=device,
+        given={"what": "of each row, its own", **given},
+        units=units,
+        told_apart_by=told_apart_by,
+    )
 
 
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:

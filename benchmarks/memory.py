@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import command_line, write
+from harness import write
 from inference_memory import UNITS, rows_of
 from ledger import Ledger
-from measuring import named, parsed, parser_of
+from measuring import named, parsed, parser_of, write_rows
 from subjects import whose
 
 import fpg_zoo
@@ -138,15 +138,7 @@ def inference(options: argparse.Namespace) -> Path:
             rows += rows_of(name, whose(name), options.forms, options.batch, options.device, Path(folder))
             for found in rows[-len(options.forms) * len(options.batch) :]:
                 print(f"{name:28} {found['form']:15} batch {found['batch']}: {found['needed_mb']:.0f} MB", flush=True)
-            target = write(
-                "memory_inference",
-                command_line(),
-                rows,
-                device=options.device,
-                given={"what": "of each row, its own"},
-                units=UNITS,
-                told_apart_by=("model", "form", "batch", "device", "threads"),
-            )
+            target = write_rows("memory_inference", rows, options.device, units=UNITS)
     return target
 
 

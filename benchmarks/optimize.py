@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import command_line, device_name, measure, measure_in_rounds, summary, synchronise, write
+from harness import device_name, measure, measure_in_rounds, summary, synchronise
 from ledger import Ledger
-from measuring import named, parsed, parser_of
+from measuring import named, parsed, parser_of, write_rows
 from stages import clocked
 from subjects import FORMS, PLAIN, at_random, batch_of, described, draw_files, side_of
 from torch import Tensor
@@ -137,17 +137,12 @@ def main() -> None:
             (file,) = draw_files(Path(folder), side_of(name), 1)
             for batch in options.batch:
                 rows += rows_of(name, batch, options, rates, file)
-            target = write(
+            target = write_rows(
                 "optimize",
-                command_line(),
                 rows,
-                device=options.device,
-                given={
-                    "what": "of each row, its own",
-                    "matrix_rate": {str(dtype): round(rate / 1e9) for dtype, rate in rates.items()},
-                },
+                options.device,
                 units=UNITS,
-                told_apart_by=("model", "form", "batch", "device", "threads"),
+                matrix_rate={str(dtype): round(rate / 1e9) for dtype, rate in rates.items()},
             )
     print(target)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import command_line, device_name, measure, write
-from measuring import named, parsed, parser_of
+from harness import device_name, measure
+from measuring import named, parsed, parser_of, write_rows
 from subjects import FORMS, described_file, draw_files, model_with, side_of, whose
 
 import fpg_zoo
@@ -117,15 +117,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name in named(options.patterns):
         rows += rows_of(name, options)
-        target = write(
-            "throughput",
-            command_line(),
-            rows,
-            device=options.device,
-            given={"what": "of each row, its own"},
-            units=UNITS,
-            told_apart_by=TOLD_APART_BY,
-        )
+        target = write_rows("throughput", rows, options.device, units=UNITS, told_apart_by=TOLD_APART_BY)
     print(target)
 
 
