@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import torch
 from harness import command_line, commit, measure_in_turn, write
-from torchvision.ops import roi_align
 
 import fpg_zoo
 from fpg_zoo.modeling import pooling
@@ -33,14 +32,6 @@ FORMS = {
     "checkpointed": {"twice": True},
     "checkpointed_bf16": {"bf16": True, "twice": True},
 }
-
-
-def _by_torchvision(
-    maps: torch.Tensor, regions: torch.Tensor, pool: int, scale: float
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """RoIAlign by the library's kernel, in place of `fpg_zoo.modeling.pooling._aligned`."""
-    found = roi_align(maps, regions, pool, spatial_scale=scale, sampling_ratio=0, aligned=True)
-    yield torch.arange(len(regions), device=maps.device), found.permute(0, 2, 3, 1)
 
 
 def stepper(name: str, *, plain: bool = False, bf16: bool = False, twice: bool = False) -> Callable[[], None]:
@@ -70,7 +61,7 @@ def stepper(name: str, *, plain: bool = False, bf16: bool = False, twice: bool =
     def step() -> None:
         torch.manual_seed(0)
         optimizer.zero_grad()
-        arranged = mock.patch.object(pooling, "_aligned", _by_torchvision) if plain else contextlib.nullcontext()
+        arranged = mock.patch.object(pooling, "_aligned", pooling.by_torchvision) if plain else contextlib.nullcontext()
         with arranged, torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
             losses = criterion(images, [(side, side)] * IMAGES, [truth] * IMAGES)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]

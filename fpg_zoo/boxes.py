@@ -48,7 +48,10 @@ def has_area(boxes: Tensor) -> Tensor:
 
 
 def best_first(scores: Tensor, most: int) -> Tensor:
-    """Indices of the `most` greatest of (K,) scores, greatest first, in the order of a stable sort of all of them."""
+    """Indices of the `most` greatest of (K,) scores, greatest first, in the order of a stable sort of all of them.
+
+    Stable, so that the order among equal scores does not depend on the device.
+    """
     if len(scores) <= most:
         return scores.sort(descending=True, stable=True).indices
     least = scores.topk(most).values[-1]

@@ -73,11 +73,10 @@ def _aligned(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Iterator
     product of one factor along y and one along x, and so is the mean over a bin's grid of sample points: the factors of
     its samples are summed along each axis first, and a pixel that several samples touch is read once.
     """
-    number, channels, height, width = maps.shape
     if maps.device.type != "cpu":
-        found: Tensor = roi_align(maps, regions, pool, spatial_scale=scale, sampling_ratio=0, aligned=True)
-        yield torch.arange(len(regions), device=maps.device), found.permute(0, 2, 3, 1)
+        yield from by_torchvision(maps, regions, pool, scale)
         return
+    number, channels, height, width = maps.shape
     table = maps.permute(0, 2, 3, 1).reshape(number * height * width, channels)
     # What is no region, for a number that is none, becomes one without an area, which reads nothing.
     corners = regions[:, 1:].to(maps.dtype).masked_fill(~regions.isfinite().all(1, keepdim=True), 0) * scale - 0.5
@@ -97,6 +96,12 @@ def _aligned(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Iterator
             per_bin = (len(part) * pool * pool, pixels.shape[3] * pixels.shape[4])
             sums = F.embedding_bag(pixels.view(per_bin), table, mode="sum", per_sample_weights=factors.view(per_bin))
             yield part, sums.view(len(part), pool, pool, channels)
+
+
+def by_torchvision(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """As `_aligned`, by torchvision's kernel, which is the faster one everywhere but on the CPU."""
+    found: Tensor = roi_align(maps, regions, pool, spatial_scale=scale, sampling_ratio=0, aligned=True)
+    yield torch.arange(len(regions), device=maps.device), found.permute(0, 2, 3, 1)
 
 
 def _taps(start: Tensor, end: Tensor, pool: int, size: int) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,7 @@ class BoxSelection:
         region, label = (scores > self.config.score_threshold).nonzero(as_tuple=True)
         candidates = scores[region, label]
         boxes = clip(decode(proposals[region], deltas[region, label], self.config.delta_std), size)
-        keep = nms_within(boxes, candidates, label, self.config.nms_iou)[: self.config.detections]
+        keep = nms_within(boxes, candidates, label, self.config.nms_iou, self.config.detections)
         return Instances(boxes=boxes[keep], scores=candidates[keep], labels=label[keep])
 
 

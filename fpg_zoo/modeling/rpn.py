@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import nms
 
-from fpg_zoo.boxes import clip, decode, has_area, nms_within
+from fpg_zoo.boxes import best_first, clip, decode, has_area, moved_apart
 from fpg_zoo.config import RPNConfig
 from fpg_zoo.modeling.anchors import anchors_like, per_anchor
 from fpg_zoo.modeling.layers import init_normal
@@ -77,13 +78,22 @@ class ProposalSelection:
     ) -> Proposals:
         candidates, kept_scores, levels = [], [], []
         for level, (score, delta, anchor) in enumerate(zip(scores, deltas, anchors, strict=True)):
-            # Stable, so that the order among equal scores does not depend on the device.
-            best = score.sort(descending=True, stable=True).indices[: self.config.candidates_per_level]
+            best = best_first(score, self.config.candidates_per_level)
             candidates.append(decode(anchor[best], delta[best]))
             kept_scores.append(score[best])
             levels.append(torch.full_like(best, level))
         boxes, score, group = clip(torch.cat(candidates), size), torch.cat(kept_scores), torch.cat(levels)
         valid = has_area(boxes)
         boxes, score, group = boxes[valid], score[valid], group[valid]
-        keep = nms_within(boxes, score, group, self.config.nms_iou)[: self.config.proposals]
+        if not len(boxes):
+            return Proposals(boxes, score)
+        # One level at a time, since what NMS costs grows with the square of the number of boxes; their coordinates
+        # rounded as if all were suppressed together.
+        apart = moved_apart(boxes, group)
+        kept = []
+        for level in range(len(scores)):
+            own = (group == level).nonzero().squeeze(1)
+            kept.append(own[nms(apart[own], score[own], self.config.nms_iou)])
+        keep = torch.cat(kept).sort().values
+        keep = keep[best_first(score[keep], self.config.proposals)]
         return Proposals(boxes[keep], score[keep])

@@ -14,7 +14,6 @@ from fpg_zoo.modeling.detectors import Detector, RetinaNet, Sizes, TwoStageDetec
 from fpg_zoo.optimized.backbone import FusedResNet
 from fpg_zoo.optimized.heads import FusedBoxHead, FusedMaskHead, FusedRetinaHead, FusedRPN
 from fpg_zoo.optimized.pyramids import fold_within, fused_neck
-from fpg_zoo.optimized.selection import QuickBoxSelection, QuickDenseSelection, QuickProposalSelection
 from fpg_zoo.structures import Instances
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -51,8 +50,7 @@ class OptimizedTwoStage(_ForInference, TwoStageDetector):
         mask_head = None if plain.mask_head is None else FusedMaskHead(plain.mask_head)
         box_head = FusedBoxHead(plain.box_head)
         self._take(plain, {"rpn": FusedRPN(plain.rpn), "box_head": box_head, "mask_head": mask_head})
-        self.select_proposals = QuickProposalSelection(plain.config.rpn)
-        self.select_boxes = QuickBoxSelection(plain.config.box)
+        self.select_proposals, self.select_boxes = plain.select_proposals, plain.select_boxes
 
     def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
         return TwoStageDetector.forward(self, images.contiguous(memory_format=torch.channels_last), sizes)
@@ -63,7 +61,7 @@ class OptimizedRetinaNet(_ForInference, RetinaNet):
 
     def __init__(self, plain: RetinaNet) -> None:
         self._take(plain, {"head": FusedRetinaHead(plain.head)})
-        self.select = QuickDenseSelection(plain.config.head, plain.select.num_classes)
+        self.select = plain.select
 
     def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
         return RetinaNet.forward(self, images.contiguous(memory_format=torch.channels_last), sizes)

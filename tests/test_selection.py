@@ -1,4 +1,4 @@
-"""The inference form's choice of proposals and detections against the plain one: the same, in the same order."""
+"""The choice of proposals and detections against one that sorts and suppresses all of them: the same, in its order."""
 
 from __future__ import annotations
 
@@ -8,18 +8,65 @@ import pytest
 import torch
 
 import fpg_zoo
-from fpg_zoo.boxes import best_first, nms_within
+from fpg_zoo.boxes import best_first, clip, decode, has_area, nms_within
 from fpg_zoo.config import RetinaNetConfig, TwoStageConfig
 from fpg_zoo.modeling.retina_head import DenseSelection
 from fpg_zoo.modeling.roi_heads import BoxSelection
-from fpg_zoo.modeling.rpn import ProposalSelection
-from fpg_zoo.optimized.selection import QuickBoxSelection, QuickDenseSelection, QuickProposalSelection
+from fpg_zoo.modeling.rpn import Proposals, ProposalSelection
+from fpg_zoo.structures import Instances
 
 SIZES = [(250, 256), (200, 130)]
 TWO_STAGE = fpg_zoo.model_info("faster_rcnn_r50_fpg").config
 DENSE = fpg_zoo.model_info("retinanet_r50_fpg").config
 assert isinstance(TWO_STAGE, TwoStageConfig)
 assert isinstance(DENSE, RetinaNetConfig)
+
+
+class PlainProposalSelection(ProposalSelection):
+    """By a sort of each level, and NMS of all levels together."""
+
+    def _one_image(self, scores, deltas, anchors, size):
+        boxes, kept_scores, levels = [], [], []
+        for level, (score, delta, anchor) in enumerate(zip(scores, deltas, anchors, strict=True)):
+            best = score.sort(descending=True, stable=True).indices[: self.config.candidates_per_level]
+            boxes.append(clip(decode(anchor[best], delta[best]), size))
+            kept_scores.append(score[best])
+            levels.append(torch.full_like(best, level))
+        box, score, group = torch.cat(boxes), torch.cat(kept_scores), torch.cat(levels)
+        valid = has_area(box)
+        box, score, group = box[valid], score[valid], group[valid]
+        keep = nms_within(box, score, group, self.config.nms_iou)[: self.config.proposals]
+        return Proposals(box[keep], score[keep])
+
+
+class PlainBoxSelection(BoxSelection):
+    """By NMS of every pair of region and class."""
+
+    def _one_image(self, scores, deltas, proposals, size):
+        region, label = (scores > self.config.score_threshold).nonzero(as_tuple=True)
+        score = scores[region, label]
+        boxes = clip(decode(proposals[region], deltas[region, label], self.config.delta_std), size)
+        keep = nms_within(boxes, score, label, self.config.nms_iou)[: self.config.detections]
+        return Instances(boxes=boxes[keep], scores=score[keep], labels=label[keep])
+
+
+class PlainDenseSelection(DenseSelection):
+    """By a sort of every pair of anchor and class of a level, and NMS of all that are left."""
+
+    def _one_image(self, logits, deltas, anchors, size):
+        boxes, scores, labels = [], [], []
+        for level_scores, delta, anchor in zip((x.sigmoid() for x in logits), deltas, anchors, strict=True):
+            place, label = (level_scores > self.config.score_threshold).nonzero(as_tuple=True)
+            score = level_scores[place, label]
+            best = score.sort(descending=True, stable=True).indices[: self.config.candidates_per_level]
+            boxes.append(clip(decode(anchor[place[best]], delta[place[best]]), size))
+            scores.append(score[best])
+            labels.append(label[best])
+        box, score, label = torch.cat(boxes), torch.cat(scores), torch.cat(labels)
+        valid = has_area(box)
+        box, score, label = box[valid], score[valid], label[valid]
+        keep = nms_within(box, score, label, self.config.nms_iou)[: self.config.detections]
+        return Instances(boxes=box[keep], scores=score[keep], labels=label[keep])
 
 
 def maps(strides: tuple[int, ...], channels: int, spread: float, shift: float = 0.0) -> list[torch.Tensor]:
@@ -61,7 +108,7 @@ def test_the_proposals_are_the_plain_ones(candidates: int) -> None:
     config = dataclasses.replace(TWO_STAGE.rpn, candidates_per_level=candidates, proposals=300)
     strides = config.anchors.strides
     outputs = (maps(strides, 3, 2.0), maps(strides, 12, 0.5), SIZES)
-    for plain, quick in zip(ProposalSelection(config)(*outputs), QuickProposalSelection(config)(*outputs), strict=True):
+    for plain, quick in zip(PlainProposalSelection(config)(*outputs), ProposalSelection(config)(*outputs), strict=True):
         assert len(plain.boxes) > 100
         assert torch.equal(plain.boxes, quick.boxes)
         assert torch.equal(plain.scores, quick.scores)
@@ -73,7 +120,7 @@ def test_the_detections_of_a_dense_head_are_the_plain_ones(shift: float) -> None
     config = dataclasses.replace(DENSE.head, candidates_per_level=200)
     strides = config.anchors.strides
     outputs = (maps(strides, 9 * 5, 1.0, shift), maps(strides, 36, 0.3), SIZES)
-    found = zip(DenseSelection(config, 5)(*outputs), QuickDenseSelection(config, 5)(*outputs), strict=True)
+    found = zip(PlainDenseSelection(config, 5)(*outputs), DenseSelection(config, 5)(*outputs), strict=True)
     for plain, quick in found:
         assert len(plain) == (0 if shift == -50 else config.detections)
         assert torch.equal(plain.labels, quick.labels)
@@ -90,7 +137,7 @@ def test_the_detections_of_regions_are_the_plain_ones(spread: float) -> None:
     deltas = torch.randn(120, 8, 4, generator=generator)
     outputs = (logits, deltas, proposals.split([70, 50]), SIZES)
     config = dataclasses.replace(TWO_STAGE.box, detections=40)
-    for plain, quick in zip(BoxSelection(config)(*outputs), QuickBoxSelection(config)(*outputs), strict=True):
+    for plain, quick in zip(PlainBoxSelection(config)(*outputs), BoxSelection(config)(*outputs), strict=True):
         assert len(plain) == 40
         for name in ("boxes", "scores", "labels"):
             assert torch.equal(getattr(plain, name), getattr(quick, name))
