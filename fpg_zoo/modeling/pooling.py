@@ -99,7 +99,7 @@ def _aligned(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Iterator
 
 
 def by_torchvision(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """As `_aligned`, by torchvision's kernel, which is the faster one everywhere but on the CPU."""
+    """As `_aligned`, by torchvision's kernel."""
     found: Tensor = roi_align(maps, regions, pool, spatial_scale=scale, sampling_ratio=0, aligned=True)
     yield torch.arange(len(regions), device=maps.device), found.permute(0, 2, 3, 1)
 
