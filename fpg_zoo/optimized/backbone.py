@@ -8,43 +8,47 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from fpg_zoo.modeling.backbone import ResNet
 from fpg_zoo.optimized.convolutions import Convolution
+from fpg_zoo.optimized.winograd import convolution
+
+_QUICK_STAGES = 3  # the last one's maps are small and its weights large
 
 
 class FusedBlock(nn.Module):
-    """A residual block: convolutions with ReLU, the last one onto the shortcut."""
+    """A residual block: convolutions with ReLU, the last one onto the shortcut; without one, over the block's input."""
 
-    def __init__(self, block: BasicBlock | Bottleneck) -> None:
+    def __init__(self, block: BasicBlock | Bottleneck, *, quick: bool) -> None:
         super().__init__()
         pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
         if isinstance(block, Bottleneck):
             pairs.append((block.conv3, block.bn3))
-        self.convs = nn.ModuleList(Convolution.of(conv, norm) for conv, norm in pairs)
+        self.convs = nn.ModuleList(convolution(conv, norm, quick=quick) for conv, norm in pairs)
         self.shortcut = None if block.downsample is None else Convolution.of(*block.downsample)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The block's input may be a stage's output, which the neck wants whole.
-        keep = self.shortcut is None
         total = x if self.shortcut is None else self.shortcut(x)
         for conv in self.convs[:-1]:
             x = conv(x, relu=True)
-        added: Tensor = self.convs[-1](x, total, keep=keep, relu=True)
+        added: Tensor = self.convs[-1](x, total, relu=True)
         return added
 
 
 class FusedResNet(nn.Module):
     """Images (N, 3, H, W) to C2..C5, as `fpg_zoo.modeling.backbone.ResNet`."""
 
-    def __init__(self, plain: ResNet) -> None:
+    def __init__(self, plain: ResNet, *, quick: bool) -> None:
         super().__init__()
         self.channels = plain.channels
         self.conv1 = Convolution.of(plain.conv1, plain.bn1)
         stages = (plain.layer1, plain.layer2, plain.layer3, plain.layer4)
-        self.stages = nn.ModuleList(nn.Sequential(*(FusedBlock(block) for block in stage)) for stage in stages)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(FusedBlock(block, quick=quick and index < _QUICK_STAGES) for block in stage))
+            for index, stage in enumerate(stages)
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         x = F.max_pool2d(self.conv1(images, relu=True), kernel_size=3, stride=2, padding=1)
         outputs = []
-        for stage in self.stages:
+        for stage in self.stages:  # each begins with a block that has a shortcut, or the last one's output were lost
             x = stage(x)
             outputs.append(x)
         return tuple(outputs)

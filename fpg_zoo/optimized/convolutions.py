@@ -6,28 +6,39 @@ Legend: N images, maps (N, C, H, W) in channels-last order.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_AT_ONCE = 64  # outputs whose weights are in double precision at a time
 _FUSED_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def scale_and_shift(conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> tuple[Tensor, Tensor]:
+    """What a convolution without its bias is multiplied by, and what is added then, for its bias and the BatchNorm
+    after it, in eval mode; both (out,) in double precision on the CPU."""
+    bias = torch.zeros(conv.out_channels, dtype=torch.float64) if conv.bias is None else in_double(conv.bias)
+    if norm is None:
+        return torch.ones_like(bias), bias
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = in_double(norm.weight) / (in_double(norm.running_var) + norm.eps).sqrt()
+    return scale, (bias - in_double(norm.running_mean)) * scale + in_double(norm.bias)
 
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> tuple[Tensor, Tensor]:
     """Weight (out, in, k, k) and bias (out,) of a convolution and the BatchNorm after it, in eval mode; both new."""
-    weight = _exact(conv.weight)
-    bias = weight.new_zeros(len(weight)) if conv.bias is None else _exact(conv.bias)
+    scale, shift = scale_and_shift(conv, norm)
+    weight = conv.weight.detach().clone()
     if norm is not None:
-        assert norm.running_var is not None
-        assert norm.running_mean is not None
-        scale = _exact(norm.weight) / (_exact(norm.running_var) + norm.eps).sqrt()
-        weight = weight * scale.view(-1, 1, 1, 1)
-        bias = (bias - _exact(norm.running_mean)) * scale + _exact(norm.bias)
-    return weight.to(conv.weight), bias.to(conv.weight)
+        for part, factors in zip(torch.split(weight, _AT_ONCE), torch.split(scale, _AT_ONCE), strict=True):
+            part.copy_(in_double(part) * factors.view(-1, 1, 1, 1))
+    return weight, shift.to(conv.weight)
 
 
-def _exact(tensor: Tensor) -> Tensor:
+def in_double(tensor: Tensor) -> Tensor:
     """A copy in double precision, on the CPU, since not every device has that."""
     return tensor.detach().to("cpu", torch.float64, copy=True)
 
@@ -36,8 +47,8 @@ class Convolution(nn.Module):
     """A convolution with bias; `forward` gives it, added to `total` (N, out, H', W') if that is given, after ReLU if
     wanted.
 
-    The sum is written over `total` unless that is to be kept. One pass over the result, where the backend can: on the
-    CPU oneDNN takes the sum and the ReLU along; elsewhere they are steps of their own.
+    The sum is written over `total`. One pass over the result, where the backend can: on the CPU oneDNN takes the sum
+    and the ReLU along; elsewhere they are steps of their own.
     """
 
     weight: Tensor
@@ -55,24 +66,24 @@ class Convolution(nn.Module):
         assert not isinstance(conv.padding, str)
         return cls(*folded(conv, norm), stride=conv.stride[0], padding=conv.padding[0])
 
-    def forward(self, x: Tensor, total: Tensor | None = None, *, keep: bool = False, relu: bool = False) -> Tensor:
+    def forward(self, x: Tensor, total: Tensor | None = None, *, relu: bool = False) -> Tensor:
         if _takes_more_along(x):
-            return self._in_one_pass(x, total, keep, relu)
+            return self._in_one_pass(x, total, relu)
         made = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
         if total is not None:
-            made = made.add_(total) if keep else total.add_(made)
+            made = total.add_(made)
         return made.relu_() if relu else made
 
-    def _in_one_pass(self, x: Tensor, total: Tensor | None, keep: bool, relu: bool) -> Tensor:
+    def on_levels(self, maps: Sequence[Tensor], *, relu: bool = False) -> list[Tensor]:
+        """Each level's output."""
+        return [self(x, relu=relu) for x in maps]
+
+    def _in_one_pass(self, x: Tensor, total: Tensor | None, relu: bool) -> Tensor:
         shape = ([self.padding] * 2, [self.stride] * 2, [1, 1], 1)
         made: Tensor
         if total is None:
             made = torch.ops.mkldnn._convolution_pointwise(
                 x, self.weight, self.bias, *shape, "relu" if relu else "none", [], ""
-            )
-        elif keep:
-            made = torch.ops.mkldnn._convolution_pointwise.binary(
-                x, total, self.weight, self.bias, *shape, "add", 1.0, "relu" if relu else None, [], ""
             )
         else:
             made = torch.ops.mkldnn._convolution_pointwise_.binary(
@@ -97,7 +108,7 @@ class EnlargedConvolution(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         """Of the 3x3 convolution's weight (out, in, 3, 3) and bias (out,)."""
         super().__init__()
-        taps = _exact(weight)
+        taps = in_double(weight)
         for dim in (2, 3):
             first, second, third = taps.unbind(dim)
             taps = torch.stack((third, second + third, first + second, first), dim)

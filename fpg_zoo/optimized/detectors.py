@@ -22,10 +22,14 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 class _ForInference(Detector):
     """What a detector's inference form no longer can; its parts have the names and calls of those they stand for."""
 
-    def _take(self, plain: Detector, parts: Mapping[str, nn.Module | None]) -> None:
+    def _take(self, plain: Detector, parts: Mapping[str, nn.Module | None], quick: bool) -> None:
         nn.Module.__init__(self)
         self.config, self.name = plain.config, plain.name
-        for name, part in {"backbone": FusedResNet(plain.backbone), "neck": _neck_of(plain), **parts}.items():
+        for name, part in {
+            "backbone": FusedResNet(plain.backbone, quick=quick),
+            "neck": _neck_of(plain, quick),
+            **parts,
+        }.items():
             setattr(self, name, part)
 
     def train(self, mode: bool = True) -> _ForInference:
@@ -46,10 +50,12 @@ class _ForInference(Detector):
 class OptimizedTwoStage(_ForInference, TwoStageDetector):
     """A two-stage detector's inference form."""
 
-    def __init__(self, plain: TwoStageDetector) -> None:
-        mask_head = None if plain.mask_head is None else FusedMaskHead(plain.mask_head)
+    def __init__(self, plain: TwoStageDetector, *, quick: bool) -> None:
+        mask_head = None if plain.mask_head is None else FusedMaskHead(plain.mask_head, quick=quick)
         box_head = FusedBoxHead(plain.box_head)
-        self._take(plain, {"rpn": FusedRPN(plain.rpn), "box_head": box_head, "mask_head": mask_head})
+        self._take(
+            plain, {"rpn": FusedRPN(plain.rpn, quick=quick), "box_head": box_head, "mask_head": mask_head}, quick
+        )
         self.select_proposals, self.select_boxes = plain.select_proposals, plain.select_boxes
 
     def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
@@ -59,19 +65,19 @@ class OptimizedTwoStage(_ForInference, TwoStageDetector):
 class OptimizedRetinaNet(_ForInference, RetinaNet):
     """RetinaNet's inference form."""
 
-    def __init__(self, plain: RetinaNet) -> None:
-        self._take(plain, {"head": FusedRetinaHead(plain.head)})
+    def __init__(self, plain: RetinaNet, *, quick: bool) -> None:
+        self._take(plain, {"head": FusedRetinaHead(plain.head, quick=quick)}, quick)
         self.select = plain.select
 
     def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
         return RetinaNet.forward(self, images.contiguous(memory_format=torch.channels_last), sizes)
 
 
-def _neck_of(plain: Detector) -> nn.Module:
-    neck = fused_neck(plain.neck)
+def _neck_of(plain: Detector, quick: bool) -> nn.Module:
+    neck = fused_neck(plain.neck, quick=quick)
     if neck is None:
         neck = copy.deepcopy(plain.neck)
-        fold_within(neck)
+        fold_within(neck, quick=quick)
     return neck
 
 
@@ -98,10 +104,17 @@ def optimize(model: Detector, *, dtype: torch.dtype | None = None, compile: bool
         raise ValueError("the model is in train mode: call model.eval() first")
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype={dtype}: the network computes in one of {', '.join(map(str, _DTYPES))}")
+    # Elsewhere the libraries choose such convolutions by themselves, and they need every digit of float32.
+    quick = (
+        not compile
+        and model.device.type == "cpu"
+        and (dtype or model.dtype) == torch.float32
+        and torch.get_float32_matmul_precision() == "highest"
+    )
     if isinstance(model, TwoStageDetector):
-        made: Detector = OptimizedTwoStage(model)
+        made: Detector = OptimizedTwoStage(model, quick=quick)
     elif isinstance(model, RetinaNet):
-        made = OptimizedRetinaNet(model)
+        made = OptimizedRetinaNet(model, quick=quick)
     else:
         raise TypeError(f"{type(model).__name__} has no inference form")
     made.eval().requires_grad_(False)

@@ -13,6 +13,7 @@ from fpg_zoo.modeling.retina_head import RetinaHead, SharedConv
 from fpg_zoo.modeling.roi_heads import BoxHead, MaskHead
 from fpg_zoo.modeling.rpn import RPN
 from fpg_zoo.optimized.convolutions import Convolution
+from fpg_zoo.optimized.winograd import WinogradConvolution, convolution, pays
 
 _REGIONS = 32  # that the mask head takes at a time
 
@@ -20,37 +21,55 @@ _REGIONS = 32  # that the mask head takes at a time
 class FusedRPN(nn.Module):
     """As `fpg_zoo.modeling.rpn.RPN`."""
 
-    def __init__(self, plain: RPN) -> None:
+    def __init__(self, plain: RPN, *, quick: bool) -> None:
         super().__init__()
-        self.conv = Convolution.of(plain.conv)
+        self.conv = convolution(plain.conv, quick=quick)
         self.objectness = Convolution.of(plain.objectness)
         self.deltas = Convolution.of(plain.deltas)
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        hidden = [self.conv(level, relu=True) for level in pyramid]
+        hidden = self.conv.on_levels(pyramid, relu=True)
         return [self.objectness(x) for x in hidden], [self.deltas(x) for x in hidden]
 
 
 class FusedRetinaHead(nn.Module):
-    """As `fpg_zoo.modeling.retina_head.RetinaHead`; a shared convolution stands once for each level, with its norm."""
+    """As `fpg_zoo.modeling.retina_head.RetinaHead`."""
 
-    def __init__(self, plain: RetinaHead) -> None:
+    def __init__(self, plain: RetinaHead, *, quick: bool) -> None:
         super().__init__()
-        levels = range(plain.levels)
-        self.class_towers = nn.ModuleList(_tower(plain.class_tower, level) for level in levels)
-        self.box_towers = nn.ModuleList(_tower(plain.box_tower, level) for level in levels)
-        self.classes, self.deltas = Convolution.of(plain.classes), Convolution.of(plain.deltas)
+        self.class_tower, self.box_tower = (
+            nn.Sequential(*(FusedSharedConv(layer, quick=quick) for layer in tower if isinstance(layer, SharedConv)))
+            for tower in (plain.class_tower, plain.box_tower)
+        )
+        self.classes, self.deltas = (convolution(conv, quick=quick) for conv in (plain.classes, plain.deltas))
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        logits = [self.classes(tower(x)) for tower, x in zip(self.class_towers, pyramid, strict=True)]
-        deltas = [self.deltas(tower(x)) for tower, x in zip(self.box_towers, pyramid, strict=True)]
-        return logits, deltas
+        return self.classes.on_levels(self.class_tower(pyramid)), self.deltas.on_levels(self.box_tower(pyramid))
+
+
+class FusedSharedConv(nn.Module):
+    """As `fpg_zoo.modeling.retina_head.SharedConv`, for all levels at once: it stands once for each, with its norm, or
+    once for all if it is a quick one, whose weights are large.
+
+    `forward`: the levels' maps (N, in, H_l, W_l) to (N, out, H_l, W_l), after ReLU.
+    """
+
+    def __init__(self, plain: SharedConv, *, quick: bool) -> None:
+        super().__init__()
+        norms = [norm for norm in plain.norms if isinstance(norm, nn.BatchNorm2d)]
+        self.for_all = WinogradConvolution.of(plain.conv, norms) if quick and pays(plain.conv) else None
+        self.for_each = nn.ModuleList([] if self.for_all else [Convolution.of(plain.conv, norm) for norm in norms])
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        if self.for_all is not None:
+            return self.for_all.on_levels(maps, relu=True)
+        return [conv(x, relu=True) for conv, x in zip(self.for_each, maps, strict=True)]
 
 
 class FusedTower(nn.Module):
     """Convolutions one after the other, each with ReLU; (N, in, H, W) to (N, out, H, W)."""
 
-    def __init__(self, convs: Iterable[Convolution]) -> None:
+    def __init__(self, convs: Iterable[Convolution | WinogradConvolution]) -> None:
         super().__init__()
         self.convs = nn.ModuleList(convs)
 
@@ -96,11 +115,11 @@ class FusedMaskHead(nn.Module):
     are put into their places after the last layer, which has fewer channels and looks at single pixels.
     """
 
-    def __init__(self, plain: MaskHead) -> None:
+    def __init__(self, plain: MaskHead, *, quick: bool) -> None:
         super().__init__()
         self.pooling = plain.pooling
         blocks = [block for block in plain.convs if isinstance(block, ConvNorm)]
-        self.tower = FusedTower(Convolution.of(block.conv, block.norm) for block in blocks)
+        self.tower = FusedTower(convolution(block.conv, block.norm, quick=quick) for block in blocks)
         weight = plain.upsample.weight.detach()  # (in, out, 2, 2)
         assert plain.upsample.bias is not None
         self.upsample = Convolution(
@@ -128,13 +147,3 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
     return layer
-
-
-def _tower(layers: Iterable[nn.Module], level: int) -> FusedTower:
-    convs = []
-    for layer in layers:
-        assert isinstance(layer, SharedConv)
-        norm = layer.norms[level]
-        assert isinstance(norm, nn.BatchNorm2d)
-        convs.append(Convolution.of(layer.conv, norm))
-    return FusedTower(convs)

@@ -6,7 +6,7 @@ that is after ReLU.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,8 +14,14 @@ from torch import Tensor, nn
 from fpg_zoo.modeling.fpg import FPG, FromCoarser, LevelInputs, Node, Pathway, Transition, check_halving, sources
 from fpg_zoo.modeling.fpn import FPN
 from fpg_zoo.modeling.layers import ConvNorm, subsample2
-from fpg_zoo.modeling.nasfpn import NASFPN
+from fpg_zoo.modeling.nasfpn import NASFPN, Cell
 from fpg_zoo.optimized.convolutions import Convolution, EnlargedConvolution, folded
+from fpg_zoo.optimized.winograd import WinogradConvolution, convolution, pays
+
+# Quick convolutions have weights four times as large, quick enlargements eleven times, and the coarser a level the less
+# there is to gain: a form may have twice the model's memory.
+_QUICK_LEVELS = 2  # whose outputs are quick
+_LEAST_ENLARGED = 256  # channels of a quick enlargement
 
 
 class FusedInputs(LevelInputs):
@@ -35,7 +41,7 @@ class FusedNode(nn.Module):
     own after ReLU.
     """
 
-    def __init__(self, plain: Node) -> None:
+    def __init__(self, plain: Node, *, quick: bool) -> None:
         super().__init__()
         self.level = plain.level
         # An enlargement cannot add, so it goes first; there are two at most, of which the second is added by itself.
@@ -44,10 +50,9 @@ class FusedNode(nn.Module):
         for name in names:
             transition = plain[name]
             assert isinstance(transition, Transition)
-            enlarged = isinstance(transition, FromCoarser)
             parts.append(
-                EnlargedConvolution(*folded(transition.conv, transition.norm))
-                if enlarged
+                _enlarged(transition, quick)
+                if isinstance(transition, FromCoarser)
                 else Convolution.of(transition.conv, transition.norm)
             )
         self.names, self.parts = tuple(names), nn.ModuleList(parts)
@@ -58,7 +63,7 @@ class FusedNode(nn.Module):
         last = len(self.parts) - 1
         for index, (name, part) in enumerate(zip(self.names, self.parts, strict=True)):
             column, level = arriving[name]
-            if isinstance(part, Convolution):
+            if not isinstance(part, EnlargedConvolution):
                 total = part(column[level], total, relu=index == last)
                 continue
             enlarged = part(column[level])
@@ -72,22 +77,29 @@ class FusedNode(nn.Module):
 class FusedPathway(Pathway):
     """A column of nodes, as `fpg_zoo.modeling.fpg.Pathway`, on maps after ReLU."""
 
-    def __init__(self, plain: Pathway) -> None:
+    def __init__(self, plain: Pathway, *, quick: bool) -> None:
         nn.Module.__init__(self)
         self.nodes = nn.ModuleDict(
-            {level: FusedNode(node) for level, node in plain.nodes.items() if isinstance(node, Node)}
+            {
+                level: FusedNode(node, quick=quick and node.level == 0)
+                for level, node in plain.nodes.items()
+                if isinstance(node, Node)
+            }
         )
 
 
 class FusedFPG(nn.Module):
     """Stages C2..C5 to the pyramid, as `fpg_zoo.modeling.fpg.FPG`, for grids without identities."""
 
-    def __init__(self, plain: FPG) -> None:
+    def __init__(self, plain: FPG, *, quick: bool) -> None:
         super().__init__()
         self.width = plain.width
         self.inputs = FusedInputs(plain.inputs)
-        self.pathways = nn.ModuleList(FusedPathway(one) for one in plain.pathways if isinstance(one, Pathway))
-        self.outputs = nn.ModuleList(Convolution.of(_convolution(conv)) for conv in plain.outputs)
+        enlarging = quick and self.inputs.start == 0  # the finest level is at stride 4
+        self.pathways = nn.ModuleList(
+            FusedPathway(one, quick=enlarging) for one in plain.pathways if isinstance(one, Pathway)
+        )
+        self.outputs = _outputs(plain.outputs, quick)
 
     def forward(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
         inputs = self.inputs(stages)
@@ -102,11 +114,11 @@ class FusedFPG(nn.Module):
 class FusedFPN(nn.Module):
     """Stages C2..C5 to the pyramid, as `fpg_zoo.modeling.fpn.FPN`."""
 
-    def __init__(self, plain: FPN) -> None:
+    def __init__(self, plain: FPN, *, quick: bool) -> None:
         super().__init__()
         self.width, self.start, self.subsampled_levels = plain.width, plain.start, plain.subsampled_levels
         self.laterals = nn.ModuleList(_folded_layer(layer) for layer in plain.laterals)
-        self.outputs = nn.ModuleList(_folded_layer(layer) for layer in plain.outputs)
+        self.outputs = _outputs(plain.outputs, quick)
         self.extra = nn.ModuleList(_folded_layer(layer) for layer in plain.extra)
 
     def forward(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -123,30 +135,57 @@ class FusedFPN(nn.Module):
         return tuple(maps)
 
 
-def fold_within(module: nn.Module) -> None:
-    """Put a folded convolution and no BatchNorm into every `ConvNorm` below `module`."""
+def fold_within(module: nn.Module, *, quick: bool) -> None:
+    """Put a folded convolution and no BatchNorm into every `ConvNorm` below `module`; quick ones into NAS-FPN's."""
+    finest = {
+        id(part)
+        for cell in module.modules()
+        if quick and isinstance(cell, Cell)
+        for part in (cell.p3_sum_of_4_3, cell.p4_sum_of_3_4)
+    }
     for child in module.modules():
         if isinstance(child, ConvNorm):
+            if id(child) in finest and pays(child.conv):
+                child.conv = WinogradConvolution.of(child.conv, [child.norm])  # type: ignore[assignment]
+                child.norm = nn.Identity()  # type: ignore[assignment]
+                continue
             weight, bias = folded(child.conv, child.norm)
             child.conv.weight, child.conv.bias = nn.Parameter(weight), nn.Parameter(bias)
             child.norm = nn.Identity()  # type: ignore[assignment]
 
 
-def fused_neck(plain: nn.Module) -> nn.Module | None:
-    """The neck's inference form; None if it has none but itself, which `fold_within` serves."""
+def fused_neck(plain: nn.Module, *, quick: bool) -> nn.Module | None:
+    """The neck's inference form; None if it has none but itself, which `fold_within` serves.
+
+    Args:
+        plain: in eval mode.
+        quick: whether 3x3 convolutions on fine levels take Winograd's form.
+    """
     if isinstance(plain, FPG):
         identities = any(isinstance(module, nn.Identity) for module in plain.modules())
-        return None if identities else FusedFPG(plain)
+        return None if identities else FusedFPG(plain, quick=quick)
     if isinstance(plain, FPN):
-        return FusedFPN(plain)
+        return FusedFPN(plain, quick=quick)
     assert isinstance(plain, NASFPN)
     return None
 
 
-def _folded_layer(layer: nn.Module) -> Convolution:
-    return (
-        Convolution.of(layer.conv, layer.norm) if isinstance(layer, ConvNorm) else Convolution.of(_convolution(layer))
+def _enlarged(transition: Transition, quick: bool) -> EnlargedConvolution | WinogradConvolution:
+    if quick and pays(transition.conv) and min(transition.conv.weight.shape[:2]) >= _LEAST_ENLARGED:
+        return WinogradConvolution.of(transition.conv, [transition.norm], enlarged=True)
+    return EnlargedConvolution(*folded(transition.conv, transition.norm))
+
+
+def _outputs(layers: Iterable[nn.Module], quick: bool) -> nn.ModuleList:
+    return nn.ModuleList(
+        _folded_layer(layer, quick=quick and level < _QUICK_LEVELS) for level, layer in enumerate(layers)
     )
+
+
+def _folded_layer(layer: nn.Module, *, quick: bool = False) -> Convolution | WinogradConvolution:
+    if isinstance(layer, ConvNorm):
+        return convolution(layer.conv, layer.norm, quick=quick)
+    return convolution(_convolution(layer), quick=quick)
 
 
 def _convolution(module: nn.Module) -> nn.Conv2d:
