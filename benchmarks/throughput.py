@@ -1,7 +1,7 @@
 """Images per second over many files: `python benchmarks/throughput.py [PATTERN ...]`.
 
-Through `Predictor.stream`, as a program of one's own would, and through what `fpg-zoo eval` runs, whose workers read
-pictures ahead; starting the workers counts.
+By calling a `Predictor` with all of them, whose thread reads pictures ahead; through `Predictor.stream`, which does
+not; and through what `fpg-zoo eval` runs, whose workers read ahead; starting the workers counts.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def draw_folder(folder: Path, side: int, count: int) -> list[Path]:
 def ways(model: Detector, folder: Path, files: list[Path], options: argparse.Namespace) -> list[tuple[Any, ...]]:
     """Of each way through all files its path, batch, workers, and the function that goes it.
 
-    Streams of each batch; evaluation, whose batches differ from a stream's in their workers alone, of the greatest.
+    Calls and streams of each batch; evaluation, whose batches differ in their workers alone, of the greatest.
     """
     dataset = CocoDataset.from_folder(folder, "val", masks=False, training=False)
     predictor = fpg_zoo.Predictor(model)
@@ -61,10 +61,14 @@ def ways(model: Detector, folder: Path, files: list[Path], options: argparse.Nam
     def streaming(batch: int) -> Callable[[], object]:
         return lambda: sum(1 for _ in predictor.stream(files, batch))
 
+    def calling(batch: int) -> Callable[[], object]:
+        return lambda: len(predictor(list(files), batch))
+
     def evaluating(batch: int, workers: int) -> Callable[[], object]:
         return lambda: sum(1 for _ in detected(model, dataset, ids, batch_size=batch, workers=workers))
 
     return [
+        *(("call", batch, None, calling(batch)) for batch in options.batch),
         *(("stream", batch, None, streaming(batch)) for batch in options.batch),
         *(("eval", most, workers, evaluating(most, workers)) for workers in options.workers),
     ]

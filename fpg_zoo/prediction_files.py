@@ -9,6 +9,7 @@ import json
 import sys
 import urllib.parse
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from fpg_zoo.ahead import ahead
 from fpg_zoo.errors import ConfigError, ImageError
 from fpg_zoo.factory import check_source, create_model
 from fpg_zoo.files import aside, check_writable, explained, on_terminal
@@ -85,9 +87,9 @@ def predict_files(
     predictor, summary, rows = Predictor(model), Summary(), []
     ids, targets = _image_ids(files), _targets(files, output) if output else {}
     with tqdm(total=len(files), unit="image", disable=not on_terminal()) as bar:
-        for file in files:
+        for file, coming in zip(files, ahead(read_image, files), strict=True):
             try:
-                objects, line = _predict_file(predictor, file, score, ids[file], targets.get(file))
+                objects, line = _predict_file(predictor, file, coming, score, ids[file], targets.get(file))
             except ImageError as error:
                 _skip(file, str(error), summary, bar)
             except (MemoryError, RuntimeError) as error:
@@ -127,13 +129,20 @@ def usable_device(device: str) -> torch.device:
 
 
 def _predict_file(
-    predictor: Predictor, file: str, score: float, image_id: int | str, target: Path | None
+    predictor: Predictor,
+    file: str,
+    coming: Future[Image.Image],
+    score: float,
+    image_id: int | str,
+    target: Path | None,
 ) -> tuple[list[dict[str, Any]], str]:
     """One picture's COCO rows and the line about it; drawn at `target` (without suffix) unless that is None.
 
+    `coming` is the picture when it has been read.
+
     A function of its own, so that one picture's masks are gone before the next one's are made.
     """
-    image = read_image(file)
+    image = coming.result()
     (found,) = predictor.stream([image], score=score)
     rows = found.to_coco(image_id)
     if target is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from tqdm import tqdm
 
+from fpg_zoo.ahead import ahead
 from fpg_zoo.files import on_terminal
 from fpg_zoo.images import ImageLike, read_image, to_pixels
 from fpg_zoo.preprocess import padded_size, preprocess, resized_size
@@ -34,10 +35,12 @@ class Predictor:
     ) -> list[Detections]:
         """Detect objects in pictures; of more than one, progress is shown on a terminal.
 
+        While the model looks at some pictures, a thread reads the next ones.
+
         Args:
             images: one of what `fpg_zoo.images.read_image` takes, or a list or tuple of several.
             batch_size: pictures taken together; those of equal size after padding share a pass. Results do not depend
-                on it but for rounding.
+                on it but for rounding. Twice as many are in memory at a time.
             score: the least score, 0..1. Masks of what is below it are not made: each takes a byte for every pixel of
                 its picture.
 
@@ -49,11 +52,15 @@ class Predictor:
             ImageError: one of them cannot be read as an image.
             ValueError: `batch_size` is less than 1, `score` outside 0..1, or the model in train mode.
         """
+        _check(batch_size, score)
         given: list[ImageLike] = list(images) if isinstance(images, (list, tuple)) else [cast(ImageLike, images)]
+        batches = [given[first : first + batch_size] for first in range(0, len(given), batch_size)]
+        # A single batch needs no thread.
+        read = (coming.result() for coming in ahead(_read, batches)) if len(batches) > 1 else map(_read, batches)
         # For a single picture a bar would tell nothing, and it would stand under the bar of a caller's own loop.
         with tqdm(total=len(given), unit="image", disable=len(given) == 1 or not on_terminal(), leave=False) as bar:
             results = []
-            for found in self.stream(given, batch_size, score=score):
+            for found in self._detect_all(read, score):
                 results.append(found)
                 bar.update()
         return results
@@ -61,7 +68,7 @@ class Predictor:
     def stream(self, images: Iterable[ImageLike], batch_size: int = 1, *, score: float = 0.0) -> Iterator[Detections]:
         """As calling it, but reads pictures and gives detections as it goes, so that memory stays that of one batch.
 
-        No progress is shown.
+        No picture is asked for before those at hand are done. No progress is shown.
 
         Args:
             images: any iterable of what `fpg_zoo.images.read_image` takes.
@@ -80,13 +87,12 @@ class Predictor:
             raise TypeError(
                 f"images is a single {type(images).__name__}: pass an iterable of pictures, or call the predictor"
             )
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: it takes at least 1")
-        check_score(score)
-        return self._stream(iter(images), batch_size, score)
+        _check(batch_size, score)
+        iterator = iter(images)
+        return self._detect_all(iter(lambda: _read(itertools.islice(iterator, batch_size)), []), score)
 
-    def _stream(self, iterator: Iterator[ImageLike], batch_size: int, score: float) -> Iterator[Detections]:
-        while batch := [read_image(image) for image in itertools.islice(iterator, batch_size)]:
+    def _detect_all(self, batches: Iterable[list[Image.Image]], score: float) -> Iterator[Detections]:
+        for batch in batches:
             yield from self._detect(batch, score)
 
     def _detect(self, images: Sequence[Image.Image], score: float) -> list[Detections]:
@@ -108,3 +114,13 @@ class Predictor:
         original_sizes = [(image.height, image.width) for image in images]
         results = model.detect(batch.to(model.dtype), sizes, original_sizes, score=score)
         return [found.to("cpu") for found in results]
+
+
+def _read(images: Iterable[ImageLike]) -> list[Image.Image]:
+    return [read_image(image) for image in images]
+
+
+def _check(batch_size: int, score: float) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: it takes at least 1")
+    check_score(score)

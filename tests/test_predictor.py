@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from tiny_models import tiny_model
 import fpg_zoo
 from fpg_zoo import Detections, Predictor
 from fpg_zoo.errors import ImageError
+from fpg_zoo.images import read_image
 
 HEIGHT, WIDTH = 40, 60
 SAME_SCORE = 1e-3  # summing in another order, as other batch sizes do, moves the last digits of a score alone
@@ -225,6 +228,25 @@ def test_a_stream_gives_what_the_call_gives(predictor: Predictor, found: Detecti
     assert len(results) == 5
     for result in results:
         _assert_equal_but_for_rounding(result, found)
+
+
+def test_a_list_is_read_while_the_model_works(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = [threading.Event() for _ in range(3)]
+    detect, batches = predictor.model.detect, itertools.count(1)
+
+    def reading(number: int) -> Image.Image:
+        begun[number].set()
+        return read_image(PIXELS)
+
+    def detecting(*given: Any, **options: Any) -> list[Detections]:
+        following = next(batches)
+        if following < len(begun):
+            assert begun[following].wait(timeout=30), "the next picture is not read before these are done"
+        return detect(*given, **options)
+
+    monkeypatch.setattr("fpg_zoo.predictor.read_image", reading)
+    monkeypatch.setattr(predictor.model, "detect", detecting)
+    assert len(predictor([0, 1, 2])) == 3
 
 
 # Frames
