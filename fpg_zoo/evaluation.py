@@ -260,6 +260,22 @@ def evaluate(
         `FIGURES` by name, with `box_` before it, and for a model with masks again with `mask_`; each 0..1 or -1.
     """
     rows = detections_of(model, dataset, category_ids, batch_size=batch_size, workers=workers)
+    return figures_of(model, rows, dataset, annotations)
+
+
+def figures_of(
+    model: Detector, rows: Sequence[Row], dataset: Dataset, annotations: Mapping[str, Any]
+) -> dict[str, float]:
+    """COCO's figures of what a model detected.
+
+    Args:
+        model: that detected.
+        rows: of a COCO results file.
+        dataset, annotations: as of `evaluate`.
+
+    Returns:
+        As `evaluate`.
+    """
     ids = image_ids_of(dataset)
     return {
         f"{KINDS[kind]}_{name}": value

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.prediction_files import usable_device
@@ -40,6 +41,12 @@ class Processes:
         """Until all are here."""
         if self.count > 1:
             dist.barrier()
+
+    def alike(self, module: nn.Module) -> None:
+        """Give everyone the leader's parameters and buffers."""
+        if self.count > 1:
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, 0)
 
     def told(self, value: int) -> list[int]:
         """The value of each process, by rank."""
@@ -95,7 +102,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
     processes = Processes(int(os.environ["RANK"]), count, int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
         torch.cuda.set_device(processes.local_rank)
-    # The others wait while the leader evaluates, which may take long.
+    # The others wait while the leader reckons figures and writes, which may take long.
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=datetime.timedelta(hours=2))
     try:

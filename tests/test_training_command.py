@@ -20,6 +20,7 @@ from training_runs import NAME, checkpoint, data, dataset_of, make_data, small_m
 import fpg_zoo
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.loader import train_loader
+from fpg_zoo.evaluation import evaluate
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.recipes import RECIPES
 from fpg_zoo.training.state import newest_state
@@ -103,6 +104,22 @@ def test_two_processes_train_and_resume_as_one_command(data: Path, checkpoint: P
     assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b")
     rows = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_processes_evaluate_together_what_is_saved(checkpoint: Path, tmp_path: Path) -> None:
+    folder = make_data(tmp_path / "data", pictures=4)
+    make_data(folder, pictures=5, split="val")
+    arguments = ["-m", "fpg_zoo.cli", "train", "--model", NAME, "--checkpoint", str(checkpoint), "--data", str(folder)]
+    arguments += ["--recipe", "scratch", "--epochs", "2", "--batch-size", "2", "--workers", "0", "--device", "cpu"]
+    done = torchrun(2, *arguments, "--ema", "--output", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "run" / "best" / "figures.json").read_text())
+    assert done.stdout == f"{tmp_path / 'run'}: trained, box_AP {told['box_AP']:.3f}\n"
+    # All pictures counted once, of the leader's model, which is the one that was saved.
+    data = CocoDataset.from_folder(folder, "val", masks=False, training=False)
+    content = json.loads((folder / "annotations" / "instances_val.json").read_text())
+    model = fpg_zoo.create_model(f"local-dir:{tmp_path / 'run' / 'best'}").eval()
+    assert told == pytest.approx(evaluate(model, data, content, data.category_ids), abs=1e-6)
 
 
 NO_NUMBERS = """

@@ -14,6 +14,8 @@ from fpg_zoo.errors import ConfigError
 if TYPE_CHECKING:
     from fpg_zoo.data.samples import Dataset
     from fpg_zoo.modeling.detectors import Detector
+    from fpg_zoo.processes import Processes
+    from fpg_zoo.training.loop import Evaluate
 
     _HeldOut = tuple[Dataset, dict[str, Any], tuple[int, ...]]  # with the annotation file's content and category ids
 
@@ -68,7 +70,6 @@ def _train(options: argparse.Namespace) -> int:
 
     from fpg_zoo.config import TwoStageConfig
     from fpg_zoo.data.coco import CocoDataset
-    from fpg_zoo.evaluation import evaluate
     from fpg_zoo.factory import model_info
     from fpg_zoo.processes import device_of_process, joined
     from fpg_zoo.training.loop import TrainSettings, train
@@ -112,11 +113,7 @@ def _train(options: argparse.Namespace) -> int:
             processes=processes,
             workers=options.workers,
             save_every=options.save_every,
-            evaluate=(
-                (lambda trained: evaluate(trained, *held_out, batch_size=options.batch_size, workers=options.workers))
-                if held_out
-                else None
-            ),
+            evaluate=_evaluation(held_out, options, processes) if held_out else None,
             evaluate_every=options.evaluate_every,
             go_on=options.resume,
             data=digest,
@@ -125,6 +122,22 @@ def _train(options: argparse.Namespace) -> int:
             told = ", ".join(f"{name} {figures[name]:.3f}" for name in ("box_AP", "mask_AP") if name in figures)
             print(f"{options.output}: trained{', ' + told if told else ''}")
     return DONE
+
+
+def _evaluation(held_out: _HeldOut, options: argparse.Namespace, processes: Processes) -> Evaluate:
+    """By all processes together; the leader has the figures."""
+    from fpg_zoo.evaluation import figures_of
+    from fpg_zoo.evaluation_run import detect_all
+
+    dataset, annotations, category_ids = held_out
+
+    def evaluated(model: Detector) -> dict[str, float]:
+        rows = detect_all(
+            model, dataset, category_ids, processes, batch_size=options.batch_size, workers=options.workers
+        )
+        return figures_of(model, rows, dataset, annotations) if processes.leads else {}
+
+    return evaluated
 
 
 def _data(options: argparse.Namespace, masks: bool) -> tuple[Dataset, _HeldOut | None, str]:

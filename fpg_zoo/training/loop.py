@@ -98,7 +98,8 @@ def train(
         processes: this one among those that train together.
         workers: processes that make batches ahead. Their number changes nothing in what comes out.
         save_every: steps from one state to the next; one is also saved at the end.
-        evaluate: gives figures, of which the first tells the best model; called in the leading process.
+        evaluate: gives figures, of which the first tells the best model; called in every process with the same model,
+            and what the leader's gives counts.
         evaluate_every: epochs from one evaluation to the next; the last epoch is always evaluated.
         go_on: take up the newest state in `run`, if there is one.
         data: what tells the data set from others, as a digest of its annotations. A run that goes on must have the
@@ -304,11 +305,11 @@ class _Run:
         return after > before
 
     def _evaluated(self, evaluate: Evaluate) -> dict[str, float]:
-        figures: dict[str, float] = {}
+        model = self._best_of_both()
+        self.processes.alike(model)  # but for this, BatchNorm's running statistics are each process's own
+        figures = dict(evaluate(model.eval()))
+        self.model.train()
         if self.processes.leads:
-            model = self._best_of_both()
-            figures = dict(evaluate(model.eval()))
-            self.model.train()
             best = best_figure(self.run)
             if best is None or next(iter(figures.values())) > best:
                 save_best(self.run, model, figures)
