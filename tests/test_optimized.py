@@ -13,8 +13,17 @@ from tiny_models import tiny_model
 from torch import nn
 
 import fpg_zoo
-from fpg_zoo.config import FPGConfig, FPGGrid, FPNConfig, NASFPNConfig
-from fpg_zoo.modeling.detectors import Detector, build_detector
+from fpg_zoo.config import (
+    DetectorConfig,
+    FPGConfig,
+    FPGGrid,
+    FPNConfig,
+    MaskHeadConfig,
+    NASFPNConfig,
+    ResNetConfig,
+    triangle_grid,
+)
+from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector, build_detector
 from fpg_zoo.optimized.convolutions import Convolution, EnlargedConvolution, folded
 
 NANO = ("faster_rcnn_nano_fpg", "mask_rcnn_nano_fpg", "retinanet_nano_fpg")
@@ -30,6 +39,19 @@ def _apart(x: torch.Tensor, y: torch.Tensor) -> float:
 def _pyramid(model: Detector, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     maps: tuple[torch.Tensor, ...] = model.neck(model.backbone(images.to(model.dtype)))
     return maps
+
+
+@torch.no_grad()
+def _heads(model: Detector, pyramid: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    """What the heads make of a pyramid, of three regions in each image where they look at regions."""
+    maps = [level.contiguous(memory_format=torch.channels_last) for level in pyramid]
+    if isinstance(model, RetinaNet):
+        return [x for outputs in model.head(maps) for x in outputs]
+    assert isinstance(model, TwoStageDetector)
+    corners = torch.tensor([[0.0, 0.0, 30.0, 50.0], [10.0, 20.0, 120.0, 90.0], [64.0, 3.0, 128.0, 128.0]])
+    regions = torch.cat([torch.cat((torch.full((3, 1), float(index)), corners), 1) for index in range(len(maps[0]))])
+    made = [x for outputs in model.rpn(maps) for x in outputs] + list(model.box_head(maps, regions))
+    return made if model.mask_head is None else [*made, model.mask_head(maps, regions)]
 
 
 def _matched(expected: fpg_zoo.Detections, found: fpg_zoo.Detections) -> int:
@@ -128,6 +150,33 @@ def test_a_dense_detectors_other_necks(neck: FPNConfig | NASFPNConfig) -> None:
     _check_random(build_detector(dataclasses.replace(fpg_zoo.model_info(NANO[2]).config, neck=neck)))
 
 
+TWO_STAGE, DENSE = (fpg_zoo.model_info(name).config for name in NANO[1:])
+WIDE = ResNetConfig(block="basic", depths=(1, 2, 2, 1), width=64)  # 64, 128, 256 and 512 channels
+GRID = triangle_grid(pathways=4)
+QUICK = {
+    "Mask R-CNN": dataclasses.replace(
+        TWO_STAGE,
+        backbone=WIDE,
+        neck=FPGConfig(start=0, width=256, grid=GRID),
+        rpn=dataclasses.replace(TWO_STAGE.rpn, width=128),
+        mask=MaskHeadConfig(width=128, depth=2),
+    ),
+    "FPN": dataclasses.replace(TWO_STAGE, neck=FPNConfig(start=0, width=128)),
+    "RetinaNet": dataclasses.replace(
+        DENSE,
+        backbone=WIDE,
+        neck=FPGConfig(start=1, width=128, grid=GRID, extra_levels="conv"),
+        head=dataclasses.replace(DENSE.head, width=128),
+    ),
+    "NAS-FPN": dataclasses.replace(DENSE, neck=NASFPNConfig(width=128, stacks=2)),
+}
+
+
+@pytest.mark.parametrize("config", QUICK.values(), ids=QUICK)
+def test_wide_ones_with_fewer_multiplications(config: DetectorConfig) -> None:
+    _check_random(build_detector(config))
+
+
 def _check_random(plain: Detector) -> None:
     """With norms that are no identities."""
     torch.manual_seed(0)
@@ -136,7 +185,14 @@ def _check_random(plain: Detector) -> None:
             module.load_state_dict(_random_norm(module.num_features).state_dict())
     images = torch.randn(2, 3, 128, 128)
     before = copy.deepcopy(plain.state_dict())
-    for expected, found in zip(_pyramid(plain, images), _pyramid(fpg_zoo.optimize(plain), images), strict=True):
+    made = fpg_zoo.optimize(plain)
+    with torch.no_grad():
+        for expected, found in zip(plain.backbone(images), made.backbone(images), strict=True):
+            assert _apart(expected, found) < 1e-5
+    pyramid = _pyramid(plain, images)
+    for expected, found in zip(pyramid, _pyramid(made, images), strict=True):
+        assert _apart(expected, found) < 1e-5
+    for expected, found in zip(_heads(plain, pyramid), _heads(made, pyramid), strict=True):
         assert _apart(expected, found) < 1e-5
     assert all(torch.equal(tensor, before[name]) for name, tensor in plain.state_dict().items())
 

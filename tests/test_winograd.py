@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
 from fractions import Fraction
 
 import pytest
@@ -10,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fpg_zoo
-from fpg_zoo.optimized.convolutions import Convolution
 from fpg_zoo.optimized.winograd import WinogradConvolution, pays, toom_cook
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,8 +45,8 @@ def _apart(expected: Tensor, found: Tensor) -> float:
 
 
 def test_matrices_are_those_of_the_paper() -> None:
-    # F(2, 3) of Lavin and Gray's equation 9, of which the first and the last row of B have the other sign here and with
-    # them those of G and the last column of A.
+    # F(2, 3) of Lavin and Gray's equation 9. The first rows of B and G have the other sign here, and so have the last
+    # row of B and the last column of A.
     points = [Fraction(0), Fraction(1), Fraction(-1)]
     to_outputs, of_filter, of_inputs = toom_cook(points, taps=3)
     assert to_outputs.tolist() == [[1, 1, 1, 0], [0, 1, -1, 1]]
@@ -54,13 +56,14 @@ def test_matrices_are_those_of_the_paper() -> None:
 
 # Smaller than a tile, whole tiles, tiles that reach beyond the map, more tiles than are taken at a time.
 SIZES = [(1, 1), (3, 2), (4, 4), (8, 12), (13, 7), (20, 171), (4, 700)]
+# The last: images that are taken some at a time, as the regions of a mask head.
+CASES = [*((images, size) for images in (1, 3) for size in SIZES), (33, (14, 14))]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("images", [1, 3])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("images", "size"), CASES)
 @pytest.mark.parametrize("enlarged", [False, True], ids=["map", "enlarged"])
-def test_it_is_the_convolution(enlarged: bool, size: tuple[int, int], images: int) -> None:
+def test_it_is_the_convolution(enlarged: bool, images: int, size: tuple[int, int]) -> None:
     conv, norm = _random()
     x = torch.randn(images, 5, *size).contiguous(memory_format=torch.channels_last)
     made = WinogradConvolution.of(conv, [norm], enlarged=enlarged)
@@ -70,9 +73,7 @@ def test_it_is_the_convolution(enlarged: bool, size: tuple[int, int], images: in
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert _apart(expected, found) < 2e-6
     total = torch.randn(expected.shape)
-    before = total.clone()
-    assert _apart((expected + total).relu(), made(x, total, relu=True)) < 2e-6
-    assert torch.equal(total, before)
+    assert _apart((expected + total).relu(), made(x, total.clone(), relu=True)) < 2e-6
 
 
 @torch.no_grad()
@@ -139,12 +140,41 @@ def test_who_takes_it() -> None:
     assert quick(fpg_zoo.optimize(plain)) == 3 + 5 + 2 + 4 * 2 + 1
     assert quick(fpg_zoo.optimize(plain, dtype=torch.bfloat16)) == 0
     assert quick(fpg_zoo.optimize(plain, compile=True)) == 0
-    before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("medium")  # whose few digits these sums cannot do with
-        assert quick(fpg_zoo.optimize(plain)) == 0
-    finally:
-        torch.set_float32_matmul_precision(before)
+    assert quick(fpg_zoo.optimize(copy.deepcopy(plain).to(torch.bfloat16), dtype=torch.float32)) == 0
+    with torch.device("meta"):  # the default for new tensors is not for these
+        assert quick(fpg_zoo.optimize(plain)) > 0
+
+
+PRECISION = """
+import torch
+from fpg_zoo.optimized.winograd import has_every_digit
+print(has_every_digit(torch.device("cpu"), torch.float32))
+if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+    torch.backends.cuda.matmul.fp32_precision = "tf32"  # of another device
+print(has_every_digit(torch.device("cpu"), torch.float32))
+"""
+LOWER = """
+import torch
+from fpg_zoo.optimized.winograd import has_every_digit
+torch.set_float32_matmul_precision("medium")  # whose few digits these sums cannot do with
+print(has_every_digit(torch.device("cpu"), torch.float32))
+"""
+
+
+@pytest.mark.parametrize(("script", "told"), [(PRECISION, ["True", "True"]), (LOWER, ["False"])])
+def test_the_precision_of_products_decides(script: str, told: list[str]) -> None:
+    # In a process of its own: one way of setting it forbids the other.
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == told, done.stderr
+
+
+def test_a_quick_form_is_neither_moved_nor_converted() -> None:
+    form = fpg_zoo.optimize(fpg_zoo.create_model("retinanet_r50_fpn").eval())
+    assert form.to(torch.float32).to("cpu") is form
+    with pytest.raises(ValueError, match=r"cannot be made torch.bfloat16 on cpu: use the one it was made of"):
+        form.to(torch.bfloat16)
+    with pytest.raises(ValueError, match=r"cannot be made torch.float32 on meta"):
+        form.to("meta")
 
 
 def test_a_grid_enlarges_so_at_its_finest_level_alone() -> None:
@@ -156,4 +186,5 @@ def test_a_grid_enlarges_so_at_its_finest_level_alone() -> None:
     assert not any(
         isinstance(module, WinogradConvolution) for module in narrow.neck.get_submodule("pathways").modules()
     )
-    assert all(isinstance(module, Convolution | WinogradConvolution) for module in form.neck.get_submodule("outputs"))
+    outputs = form.neck.get_submodule("outputs").children()
+    assert [isinstance(module, WinogradConvolution) for module in outputs] == [True, True, False, False, False]

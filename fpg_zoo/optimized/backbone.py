@@ -14,7 +14,8 @@ _QUICK_STAGES = 3  # the last one's maps are small and its weights large
 
 
 class FusedBlock(nn.Module):
-    """A residual block: convolutions with ReLU, the last one onto the shortcut; without one, over the block's input."""
+    """A residual block: convolutions with ReLU, the last one onto the shortcut, or without one onto the block's input,
+    which may be written over."""
 
     def __init__(self, block: BasicBlock | Bottleneck, *, quick: bool) -> None:
         super().__init__()
@@ -44,11 +45,13 @@ class FusedResNet(nn.Module):
             nn.Sequential(*(FusedBlock(block, quick=quick and index < _QUICK_STAGES) for block in stage))
             for index, stage in enumerate(stages)
         )
+        # So that no stage writes over the one before it, which the neck reads; the first may have the stem's output.
+        assert all(stage[0].downsample is not None for stage in stages[1:])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         x = F.max_pool2d(self.conv1(images, relu=True), kernel_size=3, stride=2, padding=1)
         outputs = []
-        for stage in self.stages:  # each begins with a block that has a shortcut, or the last one's output were lost
+        for stage in self.stages:
             x = stage(x)
             outputs.append(x)
         return tuple(outputs)

@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_AT_ONCE = 64  # outputs whose weights are in double precision at a time
+OUTPUTS_AT_ONCE = 64  # whose weights are in double precision at a time
 _FUSED_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def scale_and_shift(conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> tuple[Tensor, Tensor]:
     """What a convolution without its bias is multiplied by, and what is added then, for its bias and the BatchNorm
     after it, in eval mode; both (out,) in double precision on the CPU."""
-    bias = torch.zeros(conv.out_channels, dtype=torch.float64) if conv.bias is None else in_double(conv.bias)
+    none = torch.zeros(conv.out_channels, dtype=torch.float64, device="cpu")
+    bias = none if conv.bias is None else in_double(conv.bias)
     if norm is None:
         return torch.ones_like(bias), bias
     assert norm.running_var is not None
@@ -33,7 +34,9 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> tuple[Tensor,
     scale, shift = scale_and_shift(conv, norm)
     weight = conv.weight.detach().clone()
     if norm is not None:
-        for part, factors in zip(torch.split(weight, _AT_ONCE), torch.split(scale, _AT_ONCE), strict=True):
+        for part, factors in zip(
+            torch.split(weight, OUTPUTS_AT_ONCE), torch.split(scale, OUTPUTS_AT_ONCE), strict=True
+        ):
             part.copy_(in_double(part) * factors.view(-1, 1, 1, 1))
     return weight, shift.to(conv.weight)
 
@@ -47,7 +50,7 @@ class Convolution(nn.Module):
     """A convolution with bias; `forward` gives it, added to `total` (N, out, H', W') if that is given, after ReLU if
     wanted.
 
-    The sum is written over `total`. One pass over the result, where the backend can: on the CPU oneDNN takes the sum
+    `total` may be written over. One pass over the result, where the backend can: on the CPU oneDNN takes the sum
     and the ReLU along; elsewhere they are steps of their own.
     """
 

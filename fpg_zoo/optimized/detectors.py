@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,6 +14,7 @@ from fpg_zoo.modeling.detectors import Detector, RetinaNet, Sizes, TwoStageDetec
 from fpg_zoo.optimized.backbone import FusedResNet
 from fpg_zoo.optimized.heads import FusedBoxHead, FusedMaskHead, FusedRetinaHead, FusedRPN
 from fpg_zoo.optimized.pyramids import fold_within, fused_neck
+from fpg_zoo.optimized.winograd import WinogradConvolution, has_every_digit
 from fpg_zoo.structures import Instances
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -36,6 +37,15 @@ class _ForInference(Detector):
         if mode:
             self._refuse("trained")
         return super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _ForInference:
+        quick = next((part for part in self.modules() if isinstance(part, WinogradConvolution)), None)
+        if quick is not None:
+            before, after = quick.shift, fn(quick.shift)
+            if (before.dtype, before.device) != (after.dtype, after.device):
+                self._refuse(f"made {after.dtype} on {after.device}")
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def save_pretrained(self, target: str | Path) -> NoReturn:
         self._refuse(f"saved to {target}")
@@ -84,13 +94,17 @@ def _neck_of(plain: Detector, quick: bool) -> nn.Module:
 @torch.no_grad()
 def optimize(model: Detector, *, dtype: torch.dtype | None = None, compile: bool = False) -> Detector:
     """A detector's inference form: BatchNorms folded into convolutions, sums and ReLUs taken along, maps in
-    channels-last order. It detects what `model` does, to rounding, and can neither be trained nor saved.
+    channels-last order; in float32 on the CPU, 3x3 convolutions with a quarter of the multiplications (Winograd). It
+    detects what `model` does, to rounding, and can neither be trained nor saved, nor in float32 on the CPU be moved or
+    converted. It takes up to twice the model's memory. Autocast and a precision of products lower than when it was made
+    (`torch.set_float32_matmul_precision`) would cost it more digits than the model: `dtype` is for that.
 
     Args:
         model: in eval mode; it is left as it is.
         dtype: what to compute the network in; boxes, scores and the choice among them stay in float32. None for the
             model's own.
-        compile: also compile backbone and neck with torch.compile, which takes a minute at each new input size.
+        compile: also compile backbone and neck with torch.compile, which takes a minute at each new input size; with
+            all of the multiplications.
 
     Returns:
         A new detector on the model's device, with its own weights, whose `detect`, `config` and `name` are the model's.
@@ -104,13 +118,8 @@ def optimize(model: Detector, *, dtype: torch.dtype | None = None, compile: bool
         raise ValueError("the model is in train mode: call model.eval() first")
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype={dtype}: the network computes in one of {', '.join(map(str, _DTYPES))}")
-    # Elsewhere the libraries choose such convolutions by themselves, and they need every digit of float32.
-    quick = (
-        not compile
-        and model.device.type == "cpu"
-        and (dtype or model.dtype) == torch.float32
-        and torch.get_float32_matmul_precision() == "highest"
-    )
+    # A compiler would take the strips apart that these convolutions work in.
+    quick = not compile and dtype in (None, torch.float32) and has_every_digit(model.device, model.dtype)
     if isinstance(model, TwoStageDetector):
         made: Detector = OptimizedTwoStage(model, quick=quick)
     elif isinstance(model, RetinaNet):

@@ -30,8 +30,8 @@ class FusedInputs(LevelInputs):
     def __init__(self, plain: LevelInputs) -> None:
         nn.Module.__init__(self)
         self.start, self.subsampled_levels = plain.start, plain.subsampled_levels
-        self.project = nn.ModuleList(Convolution.of(_convolution(conv)) for conv in plain.project)
-        self.extra = nn.ModuleList(Convolution.of(_convolution(conv)) for conv in plain.extra)
+        self.project = nn.ModuleList(Convolution.of(_plain(conv)) for conv in plain.project)
+        self.extra = nn.ModuleList(Convolution.of(_plain(conv)) for conv in plain.extra)
 
 
 class FusedNode(nn.Module):
@@ -185,9 +185,9 @@ def _outputs(layers: Iterable[nn.Module], quick: bool) -> nn.ModuleList:
 def _folded_layer(layer: nn.Module, *, quick: bool = False) -> Convolution | WinogradConvolution:
     if isinstance(layer, ConvNorm):
         return convolution(layer.conv, layer.norm, quick=quick)
-    return convolution(_convolution(layer), quick=quick)
+    return convolution(_plain(layer), quick=quick)
 
 
-def _convolution(module: nn.Module) -> nn.Conv2d:
+def _plain(module: nn.Module) -> nn.Conv2d:
     assert isinstance(module, nn.Conv2d)
     return module

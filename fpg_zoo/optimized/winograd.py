@@ -25,27 +25,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpg_zoo.optimized.convolutions import Convolution, in_double, scale_and_shift
+from fpg_zoo.optimized.convolutions import OUTPUTS_AT_ONCE, Convolution, in_double, scale_and_shift
 
 _LEAST_CHANNELS = 128  # with fewer, moving tiles about takes longer than the products that are saved
-_OUTPUTS_AT_ONCE = 64  # channels whose weights are in double precision at a time
 
 
 class Along(NamedTuple):
     """How outputs come of inputs along one axis; all in double precision.
 
     Attributes:
-        side: m, outputs of a tile.
-        outputs: from products to outputs, (m, p), or (m * m, p * p) for both axes at once: more multiplications in one
-            pass over memory.
+        outputs: (m, p), from products to outputs.
+        at_once: whether `outputs` goes along both axes at once: more multiplications, in one pass over memory.
         filter: (p, 3), from a filter's taps to its values at the points.
         inputs: (p, w), from a window to its values at the points.
         step: inputs from a window to the next; the first window begins one before the first input.
         tiles: whose intermediate values stay in the cache together.
     """
 
-    side: int
     outputs: Tensor
+    at_once: bool
     filter: Tensor
     inputs: Tensor
     step: int
@@ -75,7 +73,7 @@ def toom_cook(points: Sequence[Fraction], taps: int) -> tuple[Tensor, Tensor, Te
     of_filter.append([Fraction(tap == taps - 1) for tap in range(taps)])
     of_inputs = [_coefficients(rest) + last for rest in others] + [_coefficients(points)]
     made = [
-        torch.tensor([[float(x) for x in row] for row in matrix], dtype=torch.float64)
+        torch.tensor([[float(x) for x in row] for row in matrix], dtype=torch.float64, device="cpu")
         for matrix in (to_outputs, of_filter, of_inputs)
     ]
     return made[0], made[1], made[2]
@@ -86,7 +84,7 @@ def of_a_map() -> Along:
     """F(4, 3): six products for four outputs, 36 for 4 x 4, where there were 144."""
     points = [Fraction(0), Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2)]
     to_outputs, of_filter, of_inputs = toom_cook(points, taps=3)
-    return Along(4, torch.kron(to_outputs, to_outputs), of_filter, of_inputs, step=4, tiles=160)
+    return Along(to_outputs, True, of_filter, of_inputs, step=4, tiles=160)
 
 
 @functools.cache
@@ -99,14 +97,14 @@ def of_an_enlarged_map() -> Along:
     points = [Fraction(1, 2), Fraction(-1, 2), Fraction(3, 2), Fraction(-3, 2)]
     to_outputs, of_filter, of_inputs = toom_cook(points, taps=2)
     outputs, number = to_outputs.shape
-    phases = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=torch.float64)
+    phases = to_outputs.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
     both_outputs = to_outputs.new_zeros(2 * outputs, 2 * number)
     both_inputs = of_inputs.new_zeros(2 * number, number + 1)
     for odd in range(2):
         rows = slice(odd * number, (odd + 1) * number)
         both_outputs[odd::2, rows] = to_outputs
         both_inputs[rows, odd : odd + number] = of_inputs
-    return Along(2 * outputs, both_outputs, (of_filter @ phases).flatten(0, 1), both_inputs, step=outputs, tiles=80)
+    return Along(both_outputs, False, (of_filter @ phases).flatten(0, 1), both_inputs, step=outputs, tiles=80)
 
 
 class _Piece(NamedTuple):
@@ -129,7 +127,7 @@ class WinogradConvolution(nn.Module):
     times `scale`, plus `shift`; in float32.
 
     `forward`: (N, in, H, W) to (N, out, H, W), or (N, out, 2H, 2W); added to `total` if that is given, after ReLU if
-    wanted. `total` is not written over. `on_levels` takes the maps of a pyramid, each with its own scale and shift if
+    wanted. `on_levels` takes the maps of a pyramid, each with its own scale and shift if
     there are several.
     """
 
@@ -145,9 +143,10 @@ class WinogradConvolution(nn.Module):
         self.register_buffer("products", products)
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
-        self.register_buffer("to_outputs", along.outputs.to(products))
+        outputs = torch.kron(along.outputs, along.outputs) if along.at_once else along.outputs
+        self.register_buffer("to_outputs", outputs.to(products))
         self.register_buffer("of_inputs", along.inputs.to(products))
-        self.side, self.step, self.tiles = along.side, along.step, along.tiles
+        self.side, self.at_once, self.step, self.tiles = len(along.outputs), along.at_once, along.step, along.tiles
 
     @classmethod
     def of(
@@ -173,10 +172,11 @@ class WinogradConvolution(nn.Module):
     def _of_all(self, maps: Sequence[Tensor], totals: Sequence[Tensor | None], relu: bool) -> list[Tensor]:
         made: list[Tensor] = []
         waiting: list[_Piece] = []
-        for level, (x, total) in enumerate(zip(maps, totals, strict=True)):
+        levels = [0] * len(maps) if len(self.scale) == 1 else range(len(self.scale))
+        for level, x, total in zip(levels, maps, totals, strict=True):
             target = self._outputs_like(x)
             made.append(target.permute(0, 3, 1, 2))
-            for piece in self._pieces(x, target, total, min(level, len(self.scale) - 1)):
+            for piece in self._pieces(x, target, total, level):
                 if waiting and sum(one.tiles for one in (*waiting, piece)) > self.tiles:
                     self._strip(waiting, relu)
                     waiting = []
@@ -216,7 +216,11 @@ class WinogradConvolution(nn.Module):
         windows = [self._windows(piece) for piece in pieces]
         values = _on_both_axes(self.of_inputs, windows[0] if len(windows) == 1 else torch.cat(windows, 2))
         products = torch.bmm(values.view(points**2, -1, channels), self.products)
-        tiles = _on_both_axes(self.to_outputs, products.view(points, points, -1)).view(side, side, -1, outputs)
+        if self.at_once:
+            tiles = torch.mm(self.to_outputs, products.view(points**2, -1))
+        else:
+            tiles = _on_both_axes(self.to_outputs, products.view(points, points, -1))
+        tiles = tiles.view(side, side, -1, outputs)
         for piece, part in zip(pieces, torch.split(tiles, [one.tiles for one in pieces], 2), strict=True):
             self._write(piece, part.view(side, side, *piece.shape, outputs))
             if piece.total is not None:
@@ -262,6 +266,19 @@ def convolution(
     return WinogradConvolution.of(conv, [norm]) if quick and pays(conv) else Convolution.of(conv, norm)
 
 
+def has_every_digit(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch's products of such matrices have all of float32's digits, which these sums need.
+
+    On other devices the libraries choose such convolutions by themselves.
+    """
+    if device.type != "cpu" or dtype != torch.float32:
+        return False
+    setting = getattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision", None)
+    if setting is None:  # before torch 2.9
+        return torch.get_float32_matmul_precision() == "highest"
+    return setting in ("none", "ieee")
+
+
 def pays(conv: nn.Conv2d) -> bool:
     """Whether a convolution of this kind gains by fewer multiplications, on a map that is not small."""
     return (
@@ -273,14 +290,8 @@ def pays(conv: nn.Conv2d) -> bool:
 
 
 def _on_both_axes(matrix: Tensor, x: Tensor) -> Tensor:
-    """(after, before) along the first two axes of (before, before, M): (after, after, M).
-
-    Or (after * after, before * before) along both at once.
-    """
+    """(after, before) along the first two axes of (before, before, M): (after, after, M)."""
     after, before = matrix.shape
-    if before == len(x) ** 2:
-        side = math.isqrt(after)
-        return torch.mm(matrix, x.reshape(before, -1)).view(side, side, -1)
     rows = torch.mm(matrix, x.reshape(before, -1)).view(after, before, -1)
     return torch.bmm(matrix.expand(after, -1, -1), rows)
 
@@ -290,8 +301,8 @@ def _at_points(weight: Tensor, along: Tensor) -> Tensor:
     points = len(along) ** 2
     made = weight.new_empty(points, weight.shape[1], weight.shape[0])
     both = torch.kron(along, along)
-    for first in range(0, len(weight), _OUTPUTS_AT_ONCE):
-        part = slice(first, first + _OUTPUTS_AT_ONCE)
+    for first in range(0, len(weight), OUTPUTS_AT_ONCE):
+        part = slice(first, first + OUTPUTS_AT_ONCE)
         taps = in_double(weight[part]).permute(2, 3, 1, 0).flatten(0, 1)  # (9, in, out')
         made[:, :, part] = (both @ taps.flatten(1)).view(points, *taps.shape[1:]).to(weight)
     return made
