@@ -68,8 +68,8 @@ def table_text(found: Figures) -> str:
     note = (
         "AP in percent: of the `r50` models on COCO val2017, longest side 640, 50 epochs, as published with the first "
         "tag (`name.tag` selects another); of the `nano` ones on the zoo's own drawn scenes. Training: published peak "
-        "of a GPU at 8 images. Memory, of weights and a pass, and fps: batch 1, 640x640 (nano: 320x320, RetinaNet "
-        f"384x384), float32, from pixels to detections with masks, on {found.where}; random weights in {at_random} of "
+        "of a GPU at 8 images. Memory, of weights and a pass, and fps: batch 1, 640x640 (nano: 384x384), "
+        f"float32, from pixels to detections with masks, on {found.where}; random weights in {at_random} of "
         f"{len(in_order())} rows. Blank: not measured. [docs/benchmarks.md](docs/benchmarks.md) has the command that "
         "measures it all again."
     )

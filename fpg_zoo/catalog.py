@@ -87,8 +87,14 @@ def _nano_fpg(*, start: int) -> FPGConfig:
     )
 
 
+# Pixels. RetinaNet's inputs are padded to multiples of 128.
+_NANO_SIDE = 384
+
+
 def _nano_two_stage(mask: MaskHeadConfig | None) -> TwoStageConfig:
-    return _two_stage(neck=_nano_fpg(start=0), mask=mask, backbone=NANO, rpn_width=48, box_width=256, longest_side=320)
+    return _two_stage(
+        neck=_nano_fpg(start=0), mask=mask, backbone=NANO, rpn_width=48, box_width=256, longest_side=_NANO_SIDE
+    )
 
 
 def _row(name: str, method: str, neck: str, build_config: Callable[[], DetectorConfig]) -> Architecture:
@@ -136,12 +142,13 @@ _ROWS = (
     _row("retinanet_r50_nasfpn", "RetinaNet", "NAS-FPN", lambda: _retinanet(neck=NASFPNConfig())),
     _row("faster_rcnn_nano_fpg", "Faster R-CNN", "FPG-nano", lambda: _nano_two_stage(None)),
     _row("mask_rcnn_nano_fpg", "Mask R-CNN", "FPG-nano", lambda: _nano_two_stage(MaskHeadConfig(width=48, depth=2))),
-    # 384, where the two-stage twins have 320: its inputs are padded to multiples of 128.
     _row(
         "retinanet_nano_fpg",
         "RetinaNet",
         "FPG-nano",
-        lambda: _retinanet(neck=_nano_fpg(start=1), backbone=NANO, head_width=48, head_depth=2, longest_side=384),
+        lambda: _retinanet(
+            neck=_nano_fpg(start=1), backbone=NANO, head_width=48, head_depth=2, longest_side=_NANO_SIDE
+        ),
     ),
 )
 
