@@ -105,7 +105,7 @@ def test_the_command_tells_of_them() -> None:
     assert (code, out) == (0, f"good     {path}  comes with fpg-zoo\n")
     code, out, _ = run("info", NANO[1])
     assert code == 0
-    for fact in ("fpg_zoo.data.shapes val", _entry(NANO[1]).sha256, "fpg-zoo train --model mask_rcnn_nano_fpg"):
+    for fact in ("fpg_zoo.data.shapes val", _entry(NANO[1]).sha256, "train --model mask_rcnn_nano_fpg"):
         assert fact in out
 
 
