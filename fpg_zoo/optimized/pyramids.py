@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from fpg_zoo.modeling.fpg import FPG, FromCoarser, LevelInputs, Node, Pathway, Transition, check_halving, sources
 from fpg_zoo.modeling.fpn import FPN
 from fpg_zoo.modeling.layers import ConvNorm, subsample2
-from fpg_zoo.modeling.nasfpn import NASFPN, Cell
+from fpg_zoo.modeling.nasfpn import NASFPN, Cell, Finish
 from fpg_zoo.optimized.convolutions import Convolution, EnlargedConvolution, folded
 from fpg_zoo.optimized.winograd import WinogradConvolution, convolution, pays
 
 # Quick convolutions have weights four times as large, quick enlargements eleven times, and the coarser a level the less
 # there is to gain: a form may have twice the model's memory.
 _QUICK_LEVELS = 2  # whose outputs are quick
+_QUICK_OF_A_CELL = ("p3_sum_of_4_3", "p4_sum_of_3_4")  # of NAS-FPN
 _LEAST_ENLARGED = 256  # channels of a quick enlargement
 
 
@@ -135,20 +136,28 @@ class FusedFPN(nn.Module):
         return tuple(maps)
 
 
+class FusedFinish(nn.Module):
+    """What follows a merge of NAS-FPN's, as `fpg_zoo.modeling.nasfpn.Finish`; the ReLU is taken in place, of a sum that
+    nobody else has."""
+
+    def __init__(self, plain: Finish, *, quick: bool) -> None:
+        super().__init__()
+        self.conv = convolution(plain.conv, plain.norm, quick=quick)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.conv(x.relu_())
+        return made
+
+
 def fold_within(module: nn.Module, *, quick: bool) -> None:
     """Put a folded convolution and no BatchNorm into every `ConvNorm` below `module`; quick ones into NAS-FPN's."""
-    finest = {
-        id(part)
-        for cell in module.modules()
-        if quick and isinstance(cell, Cell)
-        for part in (cell.p3_sum_of_4_3, cell.p4_sum_of_3_4)
-    }
+    for cell in module.modules():
+        if isinstance(cell, Cell):
+            for name, part in list(cell.named_children()):
+                if isinstance(part, Finish):
+                    setattr(cell, name, FusedFinish(part, quick=quick and name in _QUICK_OF_A_CELL))
     for child in module.modules():
         if isinstance(child, ConvNorm):
-            if id(child) in finest and pays(child.conv):
-                child.conv = WinogradConvolution.of(child.conv, [child.norm])  # type: ignore[assignment]
-                child.norm = nn.Identity()  # type: ignore[assignment]
-                continue
             weight, bias = folded(child.conv, child.norm)
             child.conv.weight, child.conv.bias = nn.Parameter(weight), nn.Parameter(bias)
             child.norm = nn.Identity()  # type: ignore[assignment]
