@@ -85,9 +85,12 @@ def main() -> None:
     path = manifest_path()
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["class_names"][TAG] = list(held_out.class_names)
-    manifest["checkpoints"] = [
-        one for one in manifest["checkpoints"] if (one["architecture"], one["tag"]) != (name, TAG)
-    ] + [row]
+    rows = manifest["checkpoints"]
+    there = [index for index, one in enumerate(rows) if (one["architecture"], one["tag"]) == (name, TAG)]
+    if there:
+        rows[there[0]] = row
+    else:
+        rows.append(row)
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
     for names in manifest["class_names"].values():  # in a line, as they were
         text = text.replace(json.dumps(names, indent=1).replace("\n", "\n  "), json.dumps(names))
