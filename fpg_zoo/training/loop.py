@@ -98,8 +98,7 @@ def train(
         processes: this one among those that train together.
         workers: processes that make batches ahead. Their number changes nothing in what comes out.
         save_every: steps from one state to the next; one is also saved at the end.
-        evaluate: gives figures, of which the first tells the best model; called in every process with the same model,
-            and what the leader's gives counts.
+        evaluate: gives figures, of which the first tells the best model; called in all processes, the leader's counts.
         evaluate_every: epochs from one evaluation to the next; the last epoch is always evaluated.
         go_on: take up the newest state in `run`, if there is one.
         data: what tells the data set from others, as a digest of its annotations. A run that goes on must have the
