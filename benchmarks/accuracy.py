@@ -18,7 +18,7 @@ from harness import Row, write
 from subjects import FORMS, PLAIN
 
 import fpg_zoo
-from fpg_zoo.evaluation import KINDS, coco_scores, image_ids_of, kinds_of
+from fpg_zoo.evaluation import KINDS, figures_of, kinds_of
 from fpg_zoo.evaluation_run import categories_of, detect_all, held_out_scenes, open_held_out, parts_of
 from fpg_zoo.processes import Processes
 from fpg_zoo.weights.manifest import Published, load_manifest
@@ -68,8 +68,8 @@ def average_precision(
         workers=workers,
         parts=None if parts is None else parts_of(parts / "detections.json", model, held_out),
     )
-    ids = image_ids_of(held_out.dataset)
-    return {KINDS[kind]: 100 * coco_scores(held_out.annotations, rows, kind, ids).figures["AP"] for kind in kinds}
+    figures = figures_of(model, rows, held_out.dataset, held_out.annotations)
+    return {KINDS[kind]: 100 * figures[f"{KINDS[kind]}_AP"] for kind in kinds}
 
 
 def agrees(measured: float, published: float) -> bool:

@@ -60,7 +60,7 @@ def row_of(images: int, channels: int, outputs: int, side: int, *, enlarged: boo
     x = torch.randn(images, channels, side, side).relu().contiguous(memory_format=torch.channels_last)
     plain = EnlargedConvolution(*folded(conv)) if enlarged else Convolution.of(conv)
     quick = WinogradConvolution.of(conv, enlarged=enlarged)
-    exact = nn.Conv2d.forward(conv.double(), upsample2(x.double()) if enlarged else x.double())
+    exact = conv.double()(upsample2(x.double()) if enlarged else x.double())
     before, after, ratio = measure_in_turn(lambda: plain(x), lambda: quick(x), runs=runs)
     return {
         "kind": "enlarged" if enlarged else "map",

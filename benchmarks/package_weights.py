@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 import fpg_zoo
-from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.evaluation import evaluate
+from fpg_zoo.evaluation_run import held_out_scenes
 from fpg_zoo.files import sha256_of
 from fpg_zoo.model_files import save
 from fpg_zoo.modeling.detectors import Detector
@@ -59,9 +59,9 @@ def main() -> None:
     file = ROOT / "fpg_zoo" / "weights" / "packaged" / f"{name}.{TAG}.safetensors"
     model = halved(options.run, file)
     masks = "mask" in name
-    held_out = ShapesDataset("val", masks=masks)
+    held_out = held_out_scenes(limit=None, masks=masks)
     torch.set_num_threads(1)  # maps this small are slower on more
-    figures = evaluate(model, held_out, held_out.annotations(), held_out.category_ids, batch_size=8)
+    figures = evaluate(model, held_out.dataset, held_out.annotations, held_out.category_ids, batch_size=8)
     log = ROOT / "docs" / "logs" / f"{name}.{TAG}.jsonl"
     thinned(options.run / "log.jsonl", log)
     row = {
@@ -84,7 +84,7 @@ def main() -> None:
     }
     path = manifest_path()
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    manifest["class_names"][TAG] = list(held_out.class_names)
+    manifest["class_names"][TAG] = list(held_out.dataset.class_names)
     rows = manifest["checkpoints"]
     there = [index for index, one in enumerate(rows) if (one["architecture"], one["tag"]) == (name, TAG)]
     if there:

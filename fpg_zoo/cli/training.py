@@ -145,24 +145,26 @@ def _data(options: argparse.Namespace, masks: bool) -> tuple[Dataset, _HeldOut |
     from fpg_zoo.data.coco import CocoDataset
     from fpg_zoo.data.shapes import ShapesDataset
     from fpg_zoo.evaluation import usable
+    from fpg_zoo.evaluation_run import held_out_scenes
     from fpg_zoo.files import sha256_of
 
     if options.data == Path("shapes") and not options.data.exists():
-        shapes = ShapesDataset("val", masks=masks)
-        return ShapesDataset("train", masks=masks), (shapes, shapes.annotations(), shapes.category_ids), "shapes"
+        scenes = held_out_scenes(limit=None, masks=masks)
+        held_out = (scenes.dataset, scenes.annotations, scenes.category_ids)
+        return ShapesDataset("train", masks=masks), held_out, scenes.digest
     dataset = CocoDataset.from_folder(options.data, options.train_split, masks=masks)
     digest = sha256_of(dataset.annotation_file)
     split = options.val_split or "val"
     if options.val_split is None and not (options.data / "annotations" / f"instances_{split}.json").is_file():
         return dataset, None, digest
-    held_out = CocoDataset.from_folder(options.data, split, masks=masks, training=False)
-    if held_out.class_names != dataset.class_names:
+    val = CocoDataset.from_folder(options.data, split, masks=masks, training=False)
+    if val.class_names != dataset.class_names:
         raise ConfigError(
-            f"{held_out.annotation_file}: its classes, in the order of their ids, are not those of "
+            f"{val.annotation_file}: its classes, in the order of their ids, are not those of "
             f"{dataset.annotation_file}; give both files the same categories"
         )
-    content = usable(json.loads(held_out.annotation_file.read_text(encoding="utf-8")), held_out)
-    return dataset, (held_out, content, held_out.category_ids), digest
+    content = usable(json.loads(val.annotation_file.read_text(encoding="utf-8")), val)
+    return dataset, (val, content, val.category_ids), digest
 
 
 def _model(options: argparse.Namespace, class_names: tuple[str, ...]) -> Detector:

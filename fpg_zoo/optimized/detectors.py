@@ -95,9 +95,9 @@ def _neck_of(plain: Detector, quick: bool) -> nn.Module:
 def optimize(model: Detector, *, dtype: torch.dtype | None = None, compile: bool = False) -> Detector:
     """A detector's inference form: BatchNorms folded into convolutions, sums and ReLUs taken along, maps in
     channels-last order; in float32 on the CPU, 3x3 convolutions with a quarter of the multiplications (Winograd). It
-    detects what `model` does, to rounding, and can neither be trained nor saved, nor in float32 on the CPU be moved or
-    converted. It takes up to twice the model's memory. Autocast and a precision of products lower than when it was made
-    (`torch.set_float32_matmul_precision`) would cost it more digits than the model: `dtype` is for that.
+    detects what `model` does, to rounding, and can neither be trained nor saved, nor, with such convolutions, be moved
+    or converted. It takes up to twice the model's memory. Autocast and a precision of products lower than when it was
+    made (`torch.set_float32_matmul_precision`) would cost it more digits than the model: `dtype` is for that.
 
     Args:
         model: in eval mode; it is left as it is.
