@@ -3,9 +3,19 @@
 Each message names the value, the cause and the remedy.
 """
 
+from __future__ import annotations
+
+from fpg_zoo.text import printable
+
 
 class FPGZooError(Exception):
-    """Base of all of them; the command line prints its message and exits with code 2."""
+    """Base of all of them; the command line prints its message and exits with code 2.
+
+    The message is one line without control characters, whatever file or server it quotes.
+    """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(printable(message, max_length=None))
 
 
 class ConfigError(FPGZooError, ValueError):

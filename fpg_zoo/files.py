@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from tqdm import tqdm
 
@@ -23,6 +26,52 @@ _CHUNK = 1 << 20
 def on_terminal() -> bool:
     """Whether somebody sees what is written to standard error, which a service or pythonw has none of."""
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def open_regular(path: str | Path, *, max_bytes: int | None = None) -> BinaryIO:
+    """Open a file to be read, if it is one that ends: no pipe, device or socket is opened or waited for.
+
+    Args:
+        path: a file, or a link to one.
+        max_bytes: the size from which on it is refused; None for no limit.
+
+    Raises:
+        OSError: it cannot be opened, is not a regular file, or is larger; `strerror` says which.
+    """
+    # Without O_NONBLOCK, opening a pipe waits until somebody writes to it. Windows has neither.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"{status.st_size} bytes, more than the {max_bytes} that are read", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: str | Path, *, max_bytes: int) -> bytes:
+    """The content of a regular file.
+
+    Args:
+        path: a file, or a link to one.
+        max_bytes: the size from which on it is refused.
+
+    Raises:
+        OSError: as of `open_regular`; or memory does not suffice, or it grows beyond `max_bytes` while it is read.
+    """
+    with open_regular(path, max_bytes=max_bytes) as stream:
+        try:
+            content = stream.read(max_bytes + 1)
+        except MemoryError:
+            raise OSError(errno.ENOMEM, "not enough memory to read it", str(path)) from None
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"more than the {max_bytes} bytes that are read", str(path))
+    return content
 
 
 def sha256_of(path: Path, description: str | None = None) -> str:
