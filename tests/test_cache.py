@@ -166,7 +166,7 @@ except StorageError as error:
 """
 
 
-@pytest.mark.parametrize("code", ["ENOLCK", "EOPNOTSUPP", "EIO", "ENOSYS"])
+@pytest.mark.parametrize("code", ["ENOLCK", "EOPNOTSUPP", "EIO", "ENOSYS", "EINVAL"])
 def test_a_file_system_without_locks_is_told(code: str, tmp_path: Path) -> None:
     ended = python("-c", WITHOUT_LOCKS, code, str(ROOT / "tests"), str(tmp_path / "weights"))
     assert ended.returncode == 0, ended.stderr
@@ -174,6 +174,8 @@ def test_a_file_system_without_locks_is_told(code: str, tmp_path: Path) -> None:
         f"StorageError cannot write in {tmp_path / 'weights'}, or its file system has no locks"
     )
     assert "Set FPG_ZOO_CACHE to a folder on a local disk" in ended.stdout
+    assert ended.stderr == ""
+    assert os.listdir(tmp_path / "weights") == [f".some_model.test-{'0' * 8}.lock"]  # which says nothing
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import filelock
-
 from fpg_zoo.files import TEMPORARY, explained
+from fpg_zoo.locks import LockedError
 from fpg_zoo.weights.manifest import load_manifest
 from fpg_zoo.weights.partial import Partial
 from fpg_zoo.weights.store import HUB_FOLDER, PART_ENDING, Store, pin_path, role_of
@@ -97,7 +96,7 @@ def prune(store: Store) -> Iterator[Item]:
                     item.path.unlink(missing_ok=True)
                 if item.kind == "superseded":
                     pin_path(item.path).unlink(missing_ok=True)
-        except filelock.Timeout:
+        except LockedError:
             continue
         yield item
     # Pins of the hub's files are written without a lock.

@@ -5,37 +5,37 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import email.message
 import email.utils
 import hashlib
-import http.client
 import math
+import os
 import re
 import shutil
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
+from typing import BinaryIO
 
 from tqdm import tqdm
 
 from fpg_zoo.errors import DownloadError, StorageError
-from fpg_zoo.files import explained, on_terminal
+from fpg_zoo.files import explained, on_terminal, open_regular
+from fpg_zoo.http_client import FetchError, Response, check_letters, masked, open_url
+from fpg_zoo.text import printable
 from fpg_zoo.version import __version__
 from fpg_zoo.weights.partial import Partial, Version
-from fpg_zoo.weights.settings import masked
 
 TIMEOUT_SECONDS = 30.0  # without a byte
 ATTEMPTS = 5  # in a row that bring less than the next figure
 _PROGRESS_BYTES = 1 << 20
 BACK_OFF_SECONDS = 1.0  # doubled after each of them
+MAX_BYTES = 16 << 30  # of a file; the published ones have less than a gigabyte
+ROOM_CHECK_BYTES = 64 << 20  # of a file of unknown length, after which the disk is asked again
 _LONGEST_WAIT_SECONDS = 60.0
 _CHUNK = 1 << 20
-_PASSING = (408, 429, 500, 502, 503, 504)
 _REMEDY = "check the network, or set FPG_ZOO_MIRROR to a mirror's base URL"
-_KEPT = "%/:?#[]@!$&()*+,;=~"  # what has a meaning in a URL, or is escaped already
-_LENGTH = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 
 
@@ -84,19 +84,21 @@ def download(url: str, partial: Partial, *, description: str, copies: int = 1) -
 
 
 def _check_url(url: str) -> None:
-    """Refuse what urllib would take for another host or fail at, before a message shows it."""
+    """Refuse what cannot be asked for, before a message shows it."""
     if (shown := masked(url)) != url:
         raise DownloadError(
             f"{shown}: credentials in a URL are not supported; set FPG_ZOO_MIRROR to a base URL without them, or to a "
             "folder's (file:///...)"
         )
-    odd = next((letter for letter in url if not "!" <= letter <= "~"), None)
-    if odd and not url.lower().startswith("file:"):
-        host = url.partition("//")[2].partition("/")[0]
-        remedy = f"percent-encode it, as in {urllib.parse.quote(url, safe=_KEPT)}"
-        if odd in host:
-            remedy = "write the host in ASCII letters (xn--...)"
-        raise DownloadError(f"{ascii(url)[1:-1]}: {odd!a} cannot be in a URL; {remedy}")
+    if not _is_file(url):
+        try:
+            check_letters(url)
+        except FetchError as error:
+            raise DownloadError(f"{ascii(url)[1:-1]}: {error}") from None
+
+
+def _is_file(url: str) -> bool:
+    return url[:5].lower() == "file:"
 
 
 def _given_up(url: str, failures: list[str], partial: Partial) -> str:
@@ -114,64 +116,90 @@ def _attempt(url: str, partial: Partial, description: str, copies: int) -> tuple
     if known and start == known.length:
         return _digest_of(partial).hexdigest(), True
     with _asked(url, known, start) as response:
-        version, begins = _told(url, response)
-        if begins is not None and response.headers.get_content_type() == "text/html":
-            raise DownloadError(f"{url}: the server sent a web page, of a login or an error perhaps; {_REMEDY}")
-        if known and begins == start and _same(known, version):
-            known = dataclasses.replace(known, length=known.length or version.length)
-            _check_room(partial, known, copies)
-            digest = _digest_of(partial)
-            _receive(response, partial, known, digest, description)
-            return digest.hexdigest(), True
-        if begins == 0:
-            _check_room(partial, version, copies)
-            partial.begin(version)
-            digest = hashlib.sha256()
-            _receive(response, partial, version, digest, description)
-            return digest.hexdigest(), False
+        if response is not None:
+            version, begins = _told(url, response)
+            if begins is not None and response.headers.get_content_type() == "text/html":
+                raise DownloadError(f"{url}: the server sent a web page, of a login or an error perhaps; {_REMEDY}")
+            if known and begins == start and _same(known, version):
+                known = dataclasses.replace(known, length=known.length or version.length)
+                _check_size(url, partial, known, copies)
+                digest = _digest_of(partial)
+                _receive(response, partial, known, digest, description, copies)
+                return digest.hexdigest(), True
+            if begins == 0:
+                _check_size(url, partial, version, copies)
+                partial.begin(version)
+                digest = hashlib.sha256()
+                _receive(response, partial, version, digest, description, copies)
+                return digest.hexdigest(), False
     if not known:
-        raise DownloadError(f"{url}: the server answered {response.status}, which is no file; {_REMEDY}")
+        raise DownloadError(f"{url}: the server answered with a part that was not asked for; {_REMEDY}")
     # The rest of another file than the one begun, or not the rest that was asked for.
     partial.discard()
     return _attempt(url, partial, description, copies)
 
 
+class _LocalFile:
+    """A `file:` mirror's file, as a response."""
+
+    status = 200
+
+    def __init__(self, stream: BinaryIO) -> None:
+        status = os.fstat(stream.fileno())
+        self._stream = stream
+        self.length: int | None = status.st_size
+        self.headers = email.message.Message()
+        self.headers["Last-Modified"] = email.utils.formatdate(status.st_mtime, usegmt=True)
+        self.headers["Content-Type"] = "application/octet-stream"
+
+    def read(self, size: int) -> bytes:
+        return self._stream.read(size)
+
+
 @contextlib.contextmanager
-def _asked(url: str, known: Version | None, start: int) -> Iterator[Any]:
-    headers = {"User-Agent": f"fpg-zoo/{__version__}", "Accept-Encoding": "identity"}
+def _asked(url: str, known: Version | None, start: int) -> Iterator[Response | _LocalFile | None]:
+    """The response; None if the server has nothing after what is there."""
+    headers = {"User-Agent": f"fpg-zoo/{__version__}"}
     if known:
         headers["Range"] = f"bytes={start}-"
         if known.condition:
             headers["If-Range"] = known.condition
-    try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and known:
-            response = error  # nothing after what is there; `_told` gives it no beginning, so it starts anew
-        elif error.code in _PASSING:
-            raise _PassingError(f"{error.code} {error.reason}", _wish(error.headers.get("Retry-After"))) from None
-        else:
-            raise DownloadError(f"{url}: the server answered {error.code} {error.reason}; {_REMEDY}") from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        if _passes(error):
-            raise _PassingError(_reason(error)) from None
-        raise DownloadError(f"{url}: {_reason(error)}; {_REMEDY}") from None
-    with response:
+    with contextlib.ExitStack() as stack:
+        response: Response | _LocalFile | None = None
+        try:
+            if _is_file(url):
+                response = _LocalFile(stack.enter_context(open_regular(_local_path(url))))
+            else:
+                response = stack.enter_context(open_url(url, headers=headers, timeout=TIMEOUT_SECONDS))
+        except OSError as error:
+            raise DownloadError(f"{url}: {error.strerror or error}; {_REMEDY}") from None
+        except FetchError as error:
+            if error.passing:
+                raise _PassingError(str(error), _wish(error.retry_after)) from None
+            if not (error.status == 416 and known):
+                said = f"the server answered {error}" if error.status else error
+                raise DownloadError(f"{url}: {said}; {_REMEDY}") from None
         yield response
 
 
-def _told(url: str, response: Any) -> tuple[Version, int | None]:
-    """The version that an answer is of, and at which byte it begins; None for nowhere of use."""
-    headers = response.headers
-    length, begins = headers.get("Content-Length", ""), None
-    if response.status in (200, None):  # None: of a file: mirror
+def _local_path(url: str) -> str:
+    parts = urllib.parse.urlsplit(url, allow_fragments=False)
+    if parts.netloc not in ("", "localhost"):
+        raise DownloadError(f"{url}: a file: URL of another machine, {printable(parts.netloc)}; write file:///...")
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    if "\0" in (found := urllib.request.url2pathname(path)):
+        raise DownloadError(f"{printable(url)}: a path cannot hold a null character; {_REMEDY}")
+    return found
+
+
+def _told(url: str, response: Response | _LocalFile) -> tuple[Version, int | None]:
+    """The version that a response is of, and at which byte it begins; None for nowhere of use."""
+    headers, length, begins = response.headers, response.length, None
+    if response.status == 200:
         begins = 0
-    elif response.status == 206 and (span := _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))):
-        length, begins = span.group(2), int(span.group(1))
-    version = Version(
-        url, headers.get("ETag"), headers.get("Last-Modified"), int(length) if _LENGTH.fullmatch(length) else None
-    )
-    return version, begins
+    elif span := _CONTENT_RANGE.fullmatch(str(headers.get("Content-Range", ""))):
+        begins, length = int(span.group(1)), int(span.group(2))
+    return Version(url, headers.get("ETag"), headers.get("Last-Modified"), length), begins
 
 
 def _same(known: Version, found: Version) -> bool:
@@ -180,13 +208,21 @@ def _same(known: Version, found: Version) -> bool:
     return all(a == b for a, b in pairs if a is not None and b is not None)
 
 
-def _check_room(partial: Partial, version: Version, copies: int) -> None:
-    if version.length is None:
-        return
+def _check_size(url: str, partial: Partial, version: Version, copies: int) -> None:
+    if version.length is not None and version.length > MAX_BYTES:
+        raise DownloadError(f"{url}: {_too_long(version.length)}; {_REMEDY}")
+    _check_room(partial, version.length or 0, copies)
+
+
+def _too_long(length: int) -> str:
+    return f"{length} bytes, more than the {MAX_BYTES} that a file may have"
+
+
+def _check_room(partial: Partial, length: int, copies: int) -> None:
     with explained(partial.path.parent):
         partial.path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(partial.path.parent).free
-    needed = copies * version.length - partial.size  # what is there is gone on from, or makes room
+    needed = copies * length - partial.size  # what is there is gone on from, or makes room
     if needed > free:
         raise StorageError(
             f"cannot write in {partial.path.parent}: {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free "
@@ -196,34 +232,54 @@ def _check_room(partial: Partial, version: Version, copies: int) -> None:
 
 def _digest_of(partial: Partial) -> hashlib._Hash:
     digest = hashlib.sha256()
-    with explained(partial.path.parent), partial.path.open("rb") as stream:
+    with explained(partial.path.parent), open_regular(partial.path) as stream:
         while piece := stream.read(_CHUNK):
             digest.update(piece)
     return digest
 
 
-def _receive(response: Any, partial: Partial, version: Version, digest: hashlib._Hash, description: str) -> None:
+def _receive(
+    response: Response | _LocalFile,
+    partial: Partial,
+    version: Version,
+    digest: hashlib._Hash,
+    description: str,
+    copies: int,
+) -> None:
     received, total, hidden = partial.size, version.length, not on_terminal()
+    limit, checked = MAX_BYTES if total is None else total, received
     with (
         explained(partial.path.parent),
-        partial.path.open("ab") as stream,
+        partial.appending() as stream,
         tqdm(total=total, initial=received, unit="B", unit_scale=True, desc=description, disable=hidden) as bar,
     ):
-        while received != version.length and (piece := _read(response, received, version)):
+        # Never beyond the length that was announced, whatever comes.
+        while piece := _read(response, min(_CHUNK, limit - received + (total is None)), received, version):
             stream.write(piece)
             digest.update(piece)
             received += len(piece)
             bar.update(len(piece))
-    if version.length is not None and received < version.length:
-        raise _PassingError(f"closed after {received} of {version.length} bytes")
+            if received > limit:
+                break
+            if total is None and received - checked >= ROOM_CHECK_BYTES:
+                stream.flush()
+                _check_room(partial, received + ROOM_CHECK_BYTES, copies)
+                checked = received
+    if total is not None and received < total:
+        raise _PassingError(f"closed after {received} of {total} bytes")
+    if received > limit:
+        partial.discard()
+        raise DownloadError(f"{version.url}: {_too_long(received)}, without an end; {_REMEDY}")
 
 
-def _read(response: Any, received: int, version: Version) -> bytes:
+def _read(response: Response | _LocalFile, size: int, received: int, version: Version) -> bytes:
+    """The next bytes, at most `size`; none at the end, and if none are asked for."""
     try:
-        piece: bytes = response.read1(_CHUNK)
-    except (OSError, http.client.HTTPException) as error:
-        raise _PassingError(f"{_reason(error)} after {received} of {version.length or 'unknown'} bytes") from None
-    return piece
+        return response.read(size) if size else b""
+    except FetchError as error:
+        if not error.passing:
+            raise DownloadError(f"{version.url}: {error}; {_REMEDY}") from None
+        raise _PassingError(f"{error} after {received} of {version.length or 'unknown'} bytes") from None
 
 
 def _wish(text: str | None) -> float:
@@ -243,15 +299,3 @@ def _seconds_until(date: str) -> float:
         return (moment - datetime.datetime.now(datetime.timezone.utc)).total_seconds()
     except (TypeError, ValueError, IndexError, OverflowError):
         return 0.0
-
-
-def _passes(error: Exception) -> bool:
-    """Whether it is a time-out or a broken connection; a wrong name, a refusal or a bad certificate stays."""
-    cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    return isinstance(cause, (TimeoutError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)) or (
-        isinstance(cause, http.client.HTTPException) and not isinstance(cause, http.client.InvalidURL)
-    )
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "reason", None) or error or type(error).__name__)

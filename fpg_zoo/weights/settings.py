@@ -7,11 +7,10 @@ import re
 from pathlib import Path
 
 from fpg_zoo.errors import DownloadError
+from fpg_zoo.http_client import masked
 from fpg_zoo.weights.manifest import load_manifest
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # of more than the one letter of a Windows drive
-# What stands before the host's @. A password may hold a slash: what follows a colon and is no port may be one.
-_USERINFO = re.compile(r"^([^/]*//|)(?:[^/?#]*:(?![0-9]*(?:[/?#]|$)).*@|[^/?#]*@)")
 
 
 def cache_folder() -> Path:
@@ -45,8 +44,3 @@ def mirrored(url: str) -> str:
             f"FPG_ZOO_MIRROR={shown}: no URL; for a folder set it to {uri}, for a server to what begins with https://"
         )
     return mirror.rstrip("/") + url[len(host) :]
-
-
-def masked(url: str) -> str:
-    """A URL, or what is taken for one, without a user's name and password."""
-    return _USERINFO.sub(r"\1***@", url)

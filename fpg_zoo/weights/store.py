@@ -18,10 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import filelock
-
 from fpg_zoo.errors import CheckpointError, DigestError, DownloadError, StorageError
 from fpg_zoo.files import FOLDER_ENDING, TEMPORARY, aside_folder, explained, on_terminal, sha256_of
+from fpg_zoo.locks import LockedError, file_lock
 from fpg_zoo.weights.download import download
 from fpg_zoo.weights.manifest import Published, load_manifest
 from fpg_zoo.weights.partial import Partial
@@ -216,35 +215,28 @@ class Store:
 
         Raises:
             StorageError: the folder cannot be written, or its file system has no locks.
-            filelock.Timeout: another process has the lock, and `waiting` is None.
+            LockedError: another process has the lock, and `waiting` is None.
         """
         with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        # Writable for all, as a cache may be shared by a group; it holds nothing.
-        lock = filelock.FileLock(self.folder / f".{path.stem}.lock", mode=0o666)
-        try:
+        place = self.folder / f".{path.stem}.lock"
+        with contextlib.ExitStack() as held:
             try:
-                lock.acquire(blocking=False)
-            except filelock.Timeout:
-                if waiting is None:
-                    raise
-                if on_terminal():
-                    print(f"{waiting} ...", file=sys.stderr)
-                lock.acquire()
-            if type(lock) is not filelock.FileLock:  # which turns into a SoftFileLock where there is no flock
-                lock.release()
-                raise NotImplementedError("flock is not implemented")
-        except (OSError, NotImplementedError) as error:
-            if isinstance(error, filelock.Timeout):
-                raise
-            raise StorageError(
-                f"cannot write in {self.folder}, or its file system has no locks ({error}); without them two processes "
-                "may spoil each other's files. Set FPG_ZOO_CACHE to a folder on a local disk"
-            ) from None
-        try:
+                try:
+                    held.enter_context(file_lock(place, wait=False))
+                except LockedError:
+                    if waiting is None:
+                        raise
+                    if on_terminal():
+                        print(f"{waiting} ...", file=sys.stderr)
+                    held.enter_context(file_lock(place, wait=True))
+            except OSError as error:
+                reason = error.strerror or error
+                raise StorageError(
+                    f"cannot write in {self.folder}, or its file system has no locks ({reason}); without them two "
+                    "processes may spoil each other's files. Set FPG_ZOO_CACHE to a folder on a local disk"
+                ) from None
             yield
-        finally:
-            lock.release()
 
     def listing(self) -> list[Path]:
         """What lies in the folder, in order of names; nothing if there is no folder.
