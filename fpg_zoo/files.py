@@ -74,12 +74,16 @@ def read_regular(path: str | Path, *, max_bytes: int) -> bytes:
     return content
 
 
-def sha256_of(path: Path, description: str | None = None) -> str:
-    """The file's SHA-256 in hex, read in pieces, with progress on a terminal."""
+def sha256_of(path: Path, description: str | None = None, *, max_bytes: int | None = None) -> str:
+    """The file's SHA-256 in hex, read in pieces, with progress on a terminal.
+
+    Raises:
+        OSError: as of `open_regular`.
+    """
     digest = hashlib.sha256()
     label, hidden = description or path.name, not on_terminal()
     with (
-        path.open("rb") as stream,
+        open_regular(path, max_bytes=max_bytes) as stream,
         tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=label, disable=hidden, leave=False) as bar,
     ):
         while piece := stream.read(_CHUNK):
@@ -152,8 +156,10 @@ def aside_folder(folder: Path, stem: str | None = None) -> Iterator[Path]:
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{TEMPORARY}{stem or uuid.uuid4().hex}{FOLDER_ENDING}"
-        if path.exists():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)  # a link that somebody put there is not followed
         path.mkdir()
     try:
         yield path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,14 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpg_zoo.errors import CheckpointError, ConfigError, DigestError, DownloadError, StorageError
-from fpg_zoo.files import TEMPORARY, aside, explained, sha256_of
+from fpg_zoo.files import TEMPORARY, aside, explained, open_regular, read_regular, sha256_of
 from fpg_zoo.version import __version__
-from fpg_zoo.weights.hub_errors import explained_hub
-from fpg_zoo.weights.settings import cache_folder
+from fpg_zoo.weights.download import MAX_BYTES
+from fpg_zoo.weights.hub_errors import check_online, explained_hub
+from fpg_zoo.weights.settings import cache_folder, is_offline
 from fpg_zoo.weights.store import Verdict
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -37,6 +36,7 @@ _REPO = re.compile(r"(?!.*(?:--|\.\.|\.git$))\w(?:[\w.-]{0,94}\w)?/\w(?:[\w.-]{0
 _REVISION = re.compile(
     r"(?![-/])(?!.*(?:\.\.|//|/\.|@\{|\.lock(?:/|$)))[^\x00-\x20\x7f~^:?*\[\\.][^\x00-\x20\x7f~^:?*\[\\]*(?<![/.])"
 )
+_MAX_JSON_BYTES = 16 << 20  # of a config and of a record of ours, which have a few thousand
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -69,14 +69,21 @@ def fetch(spec: str) -> Path:
     """
     repo, revision = _parsed(spec)
     what = PREFIX + spec
+    cache_folder()  # so that it is known before anything is fetched
+    _hub_cache(what)
     if revision is not None and _COMMIT.fullmatch(revision):
         commit = revision
     else:
         # Asks once which commit it is, as a branch may move between two requests.
         with explained_hub(what, repo):
-            commit = Path(hub_api().snapshot_download(repo, revision=revision, allow_patterns=[CONFIG])).name
+            # huggingface_hub reads HF_HUB_OFFLINE when it is imported, and the variable may have been set since.
+            commit = Path(
+                hub_api().snapshot_download(
+                    repo, revision=revision, allow_patterns=[CONFIG], local_files_only=is_offline()
+                )
+            ).name
     record = _record_path(repo, commit)
-    known = _read_record(record)[2] if record.is_file() else {}
+    known = _read_record(record)[2] if record.exists() else {}
     seen = {}
     for name in (CONFIG, WEIGHTS):
         file = _downloaded(what, repo, commit, name)
@@ -111,7 +118,7 @@ def verify() -> Iterator[Verdict]:
                 continue
             path = Path(cached).resolve()
             try:
-                found = sha256_of(path, name)
+                found = sha256_of(path, name, max_bytes=MAX_BYTES)
             except FileNotFoundError:
                 continue  # it has been removed meanwhile
             except OSError as error:
@@ -166,7 +173,7 @@ def _downloaded(what: str, repo: str, commit: str, name: str) -> Path:
 
     with explained_hub(what, repo):
         try:
-            file = Path(hub_api().hf_hub_download(repo, name, revision=commit))
+            file = Path(hub_api().hf_hub_download(repo, name, revision=commit, local_files_only=is_offline()))
         except LocalEntryNotFoundError:
             raise  # the hub could not be reached
         except EntryNotFoundError:
@@ -190,27 +197,31 @@ def _instead(repo: str, commit: str) -> str:
 def _refuse_other_kinds(what: str, file: Path) -> None:
     """Look at the config before the weights are fetched, which may be large and of anything."""
     try:
-        data = json.loads(file.read_bytes())
+        data = json.loads(read_regular(file, max_bytes=_MAX_JSON_BYTES))
         ours = isinstance(data, dict) and {"schema_version", "architecture", "config"} <= data.keys()
     except (ValueError, RecursionError):
         ours = False
+    except OSError as error:
+        raise _unreadable(what, file, error) from None
     if not ours:
         raise CheckpointError(f"{what}: its {CONFIG} describes no model of the zoo; check the repository's name")
 
 
 def _verified(what: str, repo: str, commit: str, file: Path, known: _Seen | None, record: Path) -> _Seen:
     """What there is to pin of a file that is as pinned or, for want of a pin, as the hub states."""
-    status = file.stat()
-    if known and (known.size, known.modified_ns) == (status.st_size, status.st_mtime_ns):
-        return known
-    found = sha256_of(file, f"{repo}, {file.name}")
+    try:
+        status = file.stat()
+        if known and (known.size, known.modified_ns) == (status.st_size, status.st_mtime_ns):
+            return known
+        found = sha256_of(file, f"{repo}, {file.name}", max_bytes=MAX_BYTES)
+    except OSError as error:
+        raise _unreadable(what, file, error) from None
     if known:
         expected, origin, compared = known.sha256, f"pinned in {record} when it was first fetched", found
     else:
         expected, origin, compared = _stated(what, repo, commit, file), "as the hub states", found
         if _COMMIT.fullmatch(expected):  # stored in git itself, whose digest is of a heading and the content
-            content = file.read_bytes()
-            compared = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+            compared = _git_sha1(file)
     if expected != compared:
         kind = "SHA-256" if _SHA256.fullmatch(expected) else "git SHA-1" if _COMMIT.fullmatch(expected) else "ETag"
         remedy = "it has been removed from the cache, try again" if _removed(file) else f"delete {file.resolve()}"
@@ -221,21 +232,32 @@ def _verified(what: str, repo: str, commit: str, file: Path, known: _Seen | None
     return _Seen(found, status.st_size, status.st_mtime_ns)
 
 
+def _unreadable(what: str, file: Path, error: OSError) -> StorageError:
+    return StorageError(f"{what}: {file}: cannot be read ({error.strerror or error}); delete it to fetch it again")
+
+
+def _git_sha1(file: Path) -> str:
+    with open_regular(file) as stream:
+        digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def _stated(what: str, repo: str, commit: str, file: Path) -> str:
     """The digest that the hub states: the SHA-256 of a large file, git's SHA-1 of another."""
     if file.is_symlink() and file.readlink().parent.name == "blobs":
         return file.readlink().name  # huggingface_hub names a file after it
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
+    check_online(what)
     with explained_hub(what, repo):
         return get_hf_file_metadata(hf_hub_url(repo, file.name, revision=commit)).etag or "none"
 
 
 def _removed(file: Path) -> bool:
     """Remove a file of huggingface_hub's cache and what it links to there; whether that could be done."""
-    from huggingface_hub import constants
-
-    cache = Path(constants.HF_HUB_CACHE).expanduser().resolve()
+    cache = _hub_cache(file.name).resolve()
     try:
         while cache in (place := file.parent.resolve() / file.name).parents:
             target = place.readlink() if place.is_symlink() else None
@@ -246,6 +268,23 @@ def _removed(file: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _hub_cache(what: str) -> Path:
+    """Where huggingface_hub keeps its files.
+
+    Raises:
+        StorageError: below a home folder, and there is none; huggingface_hub would make a folder named "~".
+    """
+    from huggingface_hub import constants
+
+    folder = os.path.expanduser(constants.HF_HUB_CACHE)
+    if folder.startswith("~"):
+        raise StorageError(
+            f"{what}: no home folder is known for huggingface_hub's cache; set HF_HOME to a folder's absolute path "
+            "before Python starts"
+        )
+    return Path(folder)
 
 
 def _record_path(repo: str, commit: str) -> Path:
@@ -259,7 +298,7 @@ def _read_record(record: Path) -> tuple[str, str, dict[str, _Seen]]:
         StorageError: the record cannot be read.
     """
     try:
-        data = json.loads(record.read_text(encoding="utf-8"))
+        data = json.loads(read_regular(record, max_bytes=_MAX_JSON_BYTES))
         repo, commit = data["repo"], data["commit"]
         seen = {name: _Seen(**fields) for name, fields in data["files"].items()}
         if record != _record_path(repo, commit) or not seen.keys() <= {CONFIG, WEIGHTS}:
@@ -268,7 +307,8 @@ def _read_record(record: Path) -> tuple[str, str, dict[str, _Seen]]:
             raise ValueError("no SHA-256")
         return repo, commit, seen
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise StorageError(f"{record}: unreadable ({error}); delete it to pin the files anew") from None
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise StorageError(f"{record}: unreadable ({reason}); delete it to pin the files anew") from None
 
 
 def _write_record(record: Path, repo: str, commit: str, seen: Mapping[str, _Seen]) -> None:

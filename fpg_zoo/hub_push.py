@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fpg_zoo.errors import CheckpointError, ConfigError
 from fpg_zoo.hub import CONFIG, PREFIX, WEIGHTS, hub_api, is_branch, is_repository
 from fpg_zoo.model_card import check_licence, checked_figures, is_own_card, model_card
-from fpg_zoo.weights.hub_errors import explained_hub, one_line
+from fpg_zoo.weights.hub_errors import check_online, explained_hub, one_line
 from fpg_zoo.weights.manifest import Published, load_manifest
 from fpg_zoo.weights.store import Store, verify_file
 
@@ -61,6 +61,7 @@ def push_to_hub(
         StorageError: no room for a temporary copy.
     """
     repo, measured = check_push(repo_id, revision=revision, figures=figures, licence=licence)
+    check_online(f"push to {PREFIX}{repo}")
     card = model_card(model, repo, revision=revision, published=published_as(model), figures=measured, licence=licence)
     from huggingface_hub import CommitOperationAdd
 

@@ -228,7 +228,7 @@ def test_verify_reports_what_the_zoo_has_not_put_there_and_reads_nothing_of_it(
     fill(store)
     hashed = []
     monkeypatch.setattr(
-        "fpg_zoo.weights.store.sha256_of", lambda path: hashed.append(path.name) or files.sha256_of(path)
+        "fpg_zoo.weights.store.sha256_of", lambda path, **_: hashed.append(path.name) or files.sha256_of(path)
     )
     found = {verdict.path.name: verdict.state for verdict in store.verify()}
     foreign = {name: "foreign" for name, (kind, _) in FILES.items() if kind == "foreign"}
@@ -236,10 +236,10 @@ def test_verify_reports_what_the_zoo_has_not_put_there_and_reads_nothing_of_it(
     assert sorted(hashed) == [f"{OLD}.safetensors", f"{LISTED}.safetensors"]
 
 
-def _failing(path: Path, error: OSError) -> Callable[[Path], str]:
+def _failing(path: Path, error: OSError) -> Callable[..., str]:
     """In place of hashing; for root, which runs these tests, every file is readable."""
 
-    def hashed(asked: Path) -> str:
+    def hashed(asked: Path, **_: object) -> str:
         if asked == path:
             raise error
         return files.sha256_of(asked)

@@ -111,7 +111,7 @@ def _given_up(url: str, failures: list[str], partial: Partial) -> str:
 def _attempt(url: str, partial: Partial, description: str, copies: int) -> tuple[str, bool]:
     """One request, or none if all bytes are there; another, for the whole file, where the rest cannot be had."""
     known, start = partial.version(), partial.size
-    if known and known.url != url:
+    if known and (known.url != url or start > MAX_BYTES):
         known = None
     if known and start == known.length:
         return _digest_of(partial).hexdigest(), True

@@ -7,6 +7,17 @@ import re
 from collections.abc import Iterator
 
 from fpg_zoo.errors import DownloadError, FPGZooError, StorageError
+from fpg_zoo.weights.settings import is_offline
+
+
+def check_online(what: str) -> None:
+    """Refuse what needs the network where HF_HUB_OFFLINE is set now.
+
+    Raises:
+        DownloadError: it is set.
+    """
+    if is_offline():
+        raise DownloadError(f"{what}: HF_HUB_OFFLINE forbids the network: unset it")
 
 
 @contextlib.contextmanager
@@ -48,11 +59,16 @@ def _translated(what: str, repo: str, error: BaseException, token: str | None) -
     if isinstance(error, errors.RevisionNotFoundError):
         return DownloadError(f"{what}: {repo} has no such revision: check the name of the branch, tag or commit")
     if isinstance(error, (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)):
+        forbidden = "HF_HUB_OFFLINE forbids the network: unset it"
+        if not is_offline() and constants.HF_HUB_OFFLINE:
+            forbidden = (
+                "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbade the network when huggingface_hub was imported, which "
+                "it goes by until Python is started anew without them: do so"
+            )
         if what.startswith("push"):
-            return DownloadError(f"{what}: HF_HUB_OFFLINE forbids the network: unset it")
+            return DownloadError(f"{what}: {forbidden}")
         return DownloadError(
-            f"{what}: not whole in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids the network: "
-            "unset it, or load it once while online"
+            f"{what}: not whole in the cache {constants.HF_HUB_CACHE}, and {forbidden}, or load it once while online"
         )
     if isinstance(error, errors.HfHubHTTPError):
         remedies = {401: access, 403: f"{access}, with a token that has the right", 429: "wait, and try again"}

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fpg_zoo.errors import UnknownNameError
+from fpg_zoo.errors import StorageError, UnknownNameError
+from fpg_zoo.files import read_regular
 
 _FILE = "weights_manifest.json"
+_MAX_BYTES = 16 << 20
 PACKAGED = "package:"
 
 
@@ -115,8 +117,17 @@ def manifest_path() -> Path:
 
 @functools.cache
 def load_manifest() -> Manifest:
-    """Read the manifest that came with this installation, once."""
-    data = json.loads(manifest_path().read_text(encoding="utf-8"))
+    """Read the manifest that came with this installation, once.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    path = manifest_path()
+    try:
+        data = json.loads(read_regular(path, max_bytes=_MAX_BYTES))
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise StorageError(f"{path}: cannot be read ({reason}); install fpg-zoo again") from None
     classes = {name: tuple(names) for name, names in data["class_names"].items()}
     entries = tuple(Published(**{**row, "class_names": classes[row["class_names"]]}) for row in data["checkpoints"])
     return Manifest(host=data["host"], recipes=data["recipes"], checkpoints=entries)

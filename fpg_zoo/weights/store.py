@@ -19,9 +19,19 @@ from pathlib import Path
 from typing import Literal
 
 from fpg_zoo.errors import CheckpointError, DigestError, DownloadError, StorageError
-from fpg_zoo.files import FOLDER_ENDING, TEMPORARY, aside_folder, explained, on_terminal, sha256_of
+from fpg_zoo.files import (
+    FOLDER_ENDING,
+    TEMPORARY,
+    aside_folder,
+    explained,
+    on_terminal,
+    open_regular,
+    read_regular,
+    sha256_of,
+)
 from fpg_zoo.locks import LockedError, file_lock
-from fpg_zoo.weights.download import download
+from fpg_zoo.text import printable
+from fpg_zoo.weights.download import MAX_BYTES, download
 from fpg_zoo.weights.manifest import Published, load_manifest
 from fpg_zoo.weights.partial import Partial
 from fpg_zoo.weights.settings import cache_folder, is_offline, mirrored
@@ -55,6 +65,7 @@ class Verdict:
     detail: str
 
 
+_MAX_PIN_BYTES = 1 << 16
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGITS_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
 
@@ -116,10 +127,10 @@ class Store:
             StorageError: the record cannot be read, or was changed.
         """
         record = pin_path(path)
-        if not record.is_file():
+        if not record.exists():
             return None
         try:
-            text = record.read_bytes().decode("utf-8")
+            text = read_regular(record, max_bytes=_MAX_PIN_BYTES).decode("utf-8")
             pin = Pin(**{name: value for name, value in json.loads(text).items() if name != "check"})
             for digest in (pin.source_sha256, pin.sha256):
                 if not _SHA256.fullmatch(digest):
@@ -128,8 +139,9 @@ class Store:
                 raise ValueError("not as it was written")
             return pin
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or error
             raise StorageError(
-                f"{record}: unreadable ({error}); delete it and {path.name} to fetch both again"
+                f"{record}: unreadable ({reason}); delete it and {path.name} to fetch both again"
             ) from None
 
     def obtain(self, entry: Published, convert: Convert) -> Path:
@@ -284,7 +296,7 @@ class Store:
         if isinstance(found, Verdict):
             return found
         if found == pin.sha256:
-            return Verdict(path, "good", f"from {pin.source_url}")
+            return Verdict(path, "good", f"from {printable(pin.source_url)}")
         return Verdict(path, "altered", f"expected SHA-256 {pin.sha256}, found {found}; delete it to fetch it again")
 
 
@@ -296,7 +308,7 @@ def _foreign(path: Path) -> Verdict:
 def _hashed(path: Path) -> str | Verdict:
     """The file's SHA-256, or the verdict on one that cannot be read."""
     try:
-        return sha256_of(path)
+        return sha256_of(path, max_bytes=MAX_BYTES)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -305,7 +317,7 @@ def _hashed(path: Path) -> str | Verdict:
 
 
 def _is_page(path: Path) -> bool:
-    with explained(path.parent), path.open("rb") as stream:
+    with explained(path.parent), open_regular(path) as stream:
         return stream.read(64).lstrip().startswith(b"<")
 
 
@@ -336,7 +348,8 @@ def verify_file(path: Path) -> Verdict:
         CheckpointError: no such file, or nothing to compare it with.
     """
     if not path.is_file():
-        what = "a folder; name a file, or set FPG_ZOO_CACHE to it and name none" if path.is_dir() else "no such file"
+        what = "no regular file, but a pipe or a device, perhaps" if os.path.lexists(path) else "no such file"
+        what = "a folder; name a file, or set FPG_ZOO_CACHE to it and name none" if path.is_dir() else what
         raise CheckpointError(f"{path}: {what}")
     try:
         return _compared(path)
