@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 from collections.abc import Sequence
@@ -15,10 +14,12 @@ import numpy as np
 from fpg_zoo.data.entries import Entries
 from fpg_zoo.data.report import Report
 from fpg_zoo.data.samples import Picture, Sample, read_pixels
+from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError
 
 _LEAST_SIDE = 32  # pixels; of pictures that are trained on, as in the published schedule
 _PREFIX = "instances_"
+_EXPECTED = "an annotation file in COCO's format"
 
 
 class CocoDataset:
@@ -125,17 +126,11 @@ class CocoDataset:
 
 
 def _content(file: Path) -> dict[str, list[Any]]:
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file; name an annotation file in COCO's format") from None
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror or error}); name an annotation file") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file}: not JSON ({error}); name an annotation file in COCO's format") from None
+    content = read_json(file, _EXPECTED)
     for part in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise ConfigError(f"{file}: no list {part!r} in it; name an annotation file in COCO's format")
+            hint = " (it is a list, as of detections)" if isinstance(content, list) else ""
+            raise ConfigError(f"{file}: no list {part!r} in it{hint}; name {_EXPECTED}")
     parts: dict[str, list[Any]] = content
     return parts
 
