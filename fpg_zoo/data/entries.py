@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fpg_zoo.data import report as kinds
-from fpg_zoo.data.image_entries import ambiguous_files, find_image, image_sizes, name_of, size_of
+from fpg_zoo.data.image_entries import ambiguous_files, expected_path, find_image, image_sizes, name_of, size_of
 from fpg_zoo.data.masks import Mask, read_mask
 from fpg_zoo.data.report import Report
 from fpg_zoo.data.samples import Objects, Picture
@@ -105,7 +105,7 @@ class Entries:
         if name is None:
             raise _UnusableError(kinds.PICTURE_MALFORMED)
         if file is None:
-            raise _UnusableError(kinds.PICTURE_MISSING, f"looked for {self._folder / name}")
+            raise _UnusableError(kinds.PICTURE_MISSING, f"looked for {expected_path(self._folder, name)}")
         if file in ambiguous and file != self._folder / name:
             raise _UnusableError(kinds.IMAGE_AMBIGUOUS, f"{name} as {file}")
         return file

@@ -21,7 +21,7 @@ _FIRST_SIDEWAYS = 5
 _MAX_NAME = 4096  # characters; of a longer one no other spelling is tried
 _MAX_PARTS = 64  # folders and file; of longer ends of an absolute path none is tried
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_ABSOLUTE = re.compile(r"/|[A-Za-z]:/")  # here or on Windows, with slashes in place of backslashes
+_ABSOLUTE = re.compile(r"(?:[A-Za-z]:)?/")  # here or on Windows, with slashes in place of backslashes
 
 
 def size_of(entry: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -60,6 +60,14 @@ def find_image(folder: Path, name: str) -> Path | None:
     return next((file for file in _candidates(folder, name) if os.path.isfile(file)), None)
 
 
+def expected_path(folder: Path, name: str) -> Path:
+    """One path that `find_image` looks for, for an error message: it has no backslashes, and is in the folder."""
+    slashes = name.replace("\\", "/")
+    if _URL.match(name) or _ABSOLUTE.match(slashes):
+        return list(_candidates(folder, name))[-1]
+    return folder / slashes
+
+
 def _candidates(folder: Path, name: str) -> Iterator[Path]:
     yield folder / name
     if len(name) > _MAX_NAME:
@@ -72,7 +80,10 @@ def _candidates(folder: Path, name: str) -> Iterator[Path]:
             return
     spellings = list(dict.fromkeys(_spellings(path)))
     if _ABSOLUTE.match(path.replace("\\", "/")):
-        split = [[part for part in spelling.split("/") if part not in ("", ".")] for spelling in spellings]
+        split = [
+            [part for part in _ABSOLUTE.sub("/", spelling).split("/") if part not in ("", ".")]
+            for spelling in spellings
+        ]
         for length in range(min(max(map(len, split)), _MAX_PARTS), 0, -1):
             for parts in split:
                 if length <= len(parts) and ".." not in parts[-length:]:
@@ -160,7 +171,7 @@ def resolve_inside(file: Path, folder: Path) -> Path:
         folder: that the user named; it may be a link itself.
 
     Returns:
-        The path to open, on which a link that is exchanged from now on has no influence but in its parent folders.
+        The path to open: without links, so that one exchanged after this check is not followed.
 
     Raises:
         ImageError: it leads out of the folder, by `..`, as an absolute path or through a link.
