@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -64,14 +65,17 @@ def read_regular(path: str | Path, *, max_bytes: int) -> bytes:
     Raises:
         OSError: as of `open_regular`; or memory does not suffice, or it grows beyond `max_bytes` while it is read.
     """
+    content = io.BytesIO()
     with open_regular(path, max_bytes=max_bytes) as stream:
         try:
-            content = stream.read(max_bytes + 1)
+            # In pieces: `read(max_bytes)` takes memory for as many bytes at once, however short the file is.
+            while content.tell() <= max_bytes and (piece := stream.read(_CHUNK)):
+                content.write(piece)
         except MemoryError:
             raise OSError(errno.ENOMEM, "not enough memory to read it", str(path)) from None
-    if len(content) > max_bytes:
+    if content.tell() > max_bytes:
         raise OSError(errno.EFBIG, f"more than the {max_bytes} bytes that are read", str(path))
-    return content
+    return content.getvalue()
 
 
 def sha256_of(path: Path, description: str | None = None, *, max_bytes: int | None = None) -> str:

@@ -106,7 +106,7 @@ def test_annotations_without_an_id_or_with_one_used_before(tmp_path: Path) -> No
 
 
 def test_pictures_that_cannot_be_used(tmp_path: Path) -> None:
-    images = [picture(1), picture(1, 99), {"id": 2}, picture(3) | {"width": 0}, picture(4) | {"file_name": ""}, 5]
+    images = [picture(1), picture(1, 99), {"id": 2}, picture(3) | {"file_name": 3}, picture(4) | {"file_name": ""}, 5]
     annotations = [GOOD, annotation(2, 2, [1, 1, 2, 2]), annotation(3, 6, [1, 1, 2, 2])]
     write_folder(tmp_path, [picture(1)], [])
     content = {"images": [*images, picture(6)], "annotations": annotations, "categories": CATEGORIES}
@@ -115,7 +115,7 @@ def test_pictures_that_cannot_be_used(tmp_path: Path) -> None:
     # Nothing is said of the objects in pictures that are reported themselves.
     assert dataset.report.found == {
         "picture id used before": (1,),
-        "picture entry without an id, file name or size": (2, 3, 4, "images[5]"),
+        "picture entry without an id or file name": (2, 3, 4, "images[5]"),
         "picture whose file is not there": (6,),
     }
     assert dataset.picture(0).size == (48, 40)
@@ -300,7 +300,8 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     assert "no such file" in _refusal(tmp_path / "none.json", tmp_path)
     assert "cannot be read" in _refusal(tmp_path, tmp_path)
     message = _refusal(tmp_path / "annotations" / "instances_val.json", tmp_path / "none")
-    assert f"of 1 looked for in {tmp_path}/none (1 x picture whose file is not there: 1)" in message
+    missing = f"1 x picture whose file is not there: 1 (looked for {tmp_path}/none/1.png)"
+    assert f"of 1 looked for in {tmp_path}/none ({missing})" in message
 
 
 def test_nothing_left_to_train_on(tmp_path: Path) -> None:

@@ -236,9 +236,9 @@ def test_pictures_that_cannot_be_read_are_left_out_with_a_note(tmp_path: Path) -
     secret = tmp_path / "secret.png"
     secret.write_bytes((tmp_path / "pictures" / "plain.png").read_bytes())
     for name, note in (
-        ("../secret.png", "../secret.png: leads out of the folder of pictures"),
-        (str(secret), "leads out of the folder of pictures"),
-        ("no\0ne.png", "cannot be read whole"),
+        ("../secret.png", f"../secret.png: leads out of {tmp_path / 'pictures'}; copy the image into this folder"),
+        (str(secret), f"{secret}: leads out of {tmp_path / 'pictures'}"),
+        ("no\0ne.png", "ne.png: no such file"),
         ("", "its entry has no file name"),
         (7, "its entry has no file name"),
         ("none.png", "none.png: no such file"),

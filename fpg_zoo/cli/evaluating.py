@@ -152,7 +152,7 @@ def _eval_model(options: argparse.Namespace) -> int:
                     split=data.split,
                     arguments=options.given,
                 )
-                pixels = pixels_of(data.dataset)
+                pixels = pixels_of(data.dataset, options.data)
                 write_report(options.report, about, data.annotations, rows, scores, ids, pixels)
                 print(f"written: {options.report}")
     return DONE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +143,7 @@ def _data(options: argparse.Namespace, masks: bool) -> tuple[Dataset, _HeldOut |
     """What to train on, what to evaluate on if there is any, and a digest of the annotations trained on."""
     from fpg_zoo.data.coco import CocoDataset
     from fpg_zoo.data.shapes import ShapesDataset
+    from fpg_zoo.data.text_files import read_json
     from fpg_zoo.evaluation import usable
     from fpg_zoo.evaluation_run import held_out_scenes
     from fpg_zoo.files import sha256_of
@@ -163,7 +163,7 @@ def _data(options: argparse.Namespace, masks: bool) -> tuple[Dataset, _HeldOut |
             f"{val.annotation_file}: its classes, in the order of their ids, are not those of "
             f"{dataset.annotation_file}; give both files the same categories"
         )
-    content = usable(json.loads(val.annotation_file.read_text(encoding="utf-8")), val)
+    content = usable(read_json(val.annotation_file), val)
     return dataset, (val, content, val.category_ids), digest
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 from collections.abc import Sequence
@@ -13,12 +12,15 @@ from typing import Any
 import numpy as np
 
 from fpg_zoo.data.entries import Entries
+from fpg_zoo.data.image_entries import image_folder, name_of
 from fpg_zoo.data.report import Report
 from fpg_zoo.data.samples import Picture, Sample, read_pixels
+from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError
 
 _LEAST_SIDE = 32  # pixels; of pictures that are trained on, as in the published schedule
 _PREFIX = "instances_"
+_EXPECTED = "an annotation file in COCO's format"
 
 
 class CocoDataset:
@@ -58,7 +60,9 @@ class CocoDataset:
         self.class_names, self.category_ids = _classes(content["categories"], self.annotation_file)
         places = [Path(place) for place in ([pictures] if isinstance(pictures, (str, Path)) else pictures)]
         self.report = Report()
-        entries = Entries(_picture_folder(places, content["images"]), self.category_ids, self.report, masks=masks)
+        names = [name_of(image) for image in content["images"] if isinstance(image, dict)]
+        folder = image_folder(places, [name for name in names if name is not None])
+        entries = Entries(folder, self.category_ids, self.report, masks=masks)
         entries.add_pictures(content["images"], _LEAST_SIDE if training else 1)
         entries.add_annotations(content["annotations"])
         found = entries.pictures(keep_empty=not training)
@@ -87,7 +91,7 @@ class CocoDataset:
         """
         root = Path(folder)
         file = root / "annotations" / f"{_PREFIX}{split}.json"
-        if not os.path.isfile(file):
+        if not os.path.exists(file):
             found = sorted(path.stem.removeprefix(_PREFIX) for path in file.parent.glob(f"{_PREFIX}*.json"))
             remedy = f"it has {', '.join(found)}" if found else "name a folder with annotations/instances_SPLIT.json"
             raise ConfigError(f"{root}: no split {split!r} in this folder; {remedy}")
@@ -125,17 +129,11 @@ class CocoDataset:
 
 
 def _content(file: Path) -> dict[str, list[Any]]:
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file; name an annotation file in COCO's format") from None
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror or error}); name an annotation file") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file}: not JSON ({error}); name an annotation file in COCO's format") from None
+    content = read_json(file, _EXPECTED)
     for part in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise ConfigError(f"{file}: no list {part!r} in it; name an annotation file in COCO's format")
+            hint = " (it is a list, as of detections)" if isinstance(content, list) else ""
+            raise ConfigError(f"{file}: no list {part!r} in it{hint}; name {_EXPECTED}")
     parts: dict[str, list[Any]] = content
     return parts
 
@@ -156,15 +154,6 @@ def _classes(categories: list[Any], file: Path) -> tuple[tuple[str, ...], tuple[
         raise ConfigError(f"{file}: no categories in it; name a file that says what its objects are")
     ids = tuple(sorted(names))
     return tuple(names[identity] for identity in ids), ids
-
-
-def _picture_folder(places: Sequence[Path], images: Sequence[Any]) -> Path:
-    """The first folder that has one of the pictures; the first of all if none has."""
-    names = [entry.get("file_name") for entry in images if isinstance(entry, dict)]
-    for place in places:
-        if any(isinstance(name, str) and os.path.isfile(place / name) for name in names):
-            return place
-    return places[0]
 
 
 class _Packed:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
+from tqdm import tqdm
 
 from fpg_zoo.data import report as kinds
+from fpg_zoo.data.image_entries import ambiguous_files, expected_path, find_image, image_sizes, name_of, size_of
 from fpg_zoo.data.masks import Mask, read_mask
 from fpg_zoo.data.report import Report
 from fpg_zoo.data.samples import Objects, Picture
+from fpg_zoo.files import on_terminal
 
 _LEAST_BOX = 0.01  # pixels; of a side. Less is lost in float32 at the far end of large pictures.
 _FAR = 1e9  # pixels; no coordinate is as large
@@ -46,6 +48,15 @@ class _Entry:
     crowds: _Gathered = field(default_factory=_Gathered)
 
 
+class _UnusableError(Exception):
+    """An entry of `images` cannot be used: of what kind that is, and more about it."""
+
+    def __init__(self, kind: str, example: str | None = None) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.example = example
+
+
 class Entries:
     """Pictures and annotations as they are added; what cannot be used goes to the report and is left out."""
 
@@ -67,27 +78,50 @@ class Entries:
 
     def add_pictures(self, images: Sequence[Any], least_side: int) -> None:
         """Entries of `images`; those with a side of fewer pixels than `least_side` are left out."""
-        for place, image in enumerate(images):
-            identity = image.get("id") if isinstance(image, dict) else None
-            if not _is_identity(identity):
-                self._report.add(kinds.PICTURE_MALFORMED, f"images[{place}]")
-                continue
-            if identity in self._entries or identity in self._left_out:
-                self._report.add(kinds.PICTURE_TWICE, identity)
-                continue
-            name, size = image.get("file_name"), (image.get("height"), image.get("width"))
-            kind = None
-            if not isinstance(name, str) or not name or not all(map(_is_side, size)):
-                kind = kinds.PICTURE_MALFORMED
-            elif min(size) < least_side:
-                kind = kinds.PICTURE_SMALL
-            elif not os.path.isfile(self._folder / name):
-                kind = kinds.PICTURE_MISSING
-            if kind:
-                self._report.add(kind, identity)
-                self._left_out.add(identity)
-            else:
-                self._entries[identity] = _Entry(self._folder / name, size)
+        names = [name_of(image) if isinstance(image, dict) else None for image in images]
+        files = [None if name is None else find_image(self._folder, name) for name in names]
+        ambiguous = ambiguous_files(self._folder, names, files)
+        with tqdm(images, unit="image", disable=not on_terminal(), leave=False) as bar:
+            for place, image in enumerate(bar):
+                identity = image.get("id") if isinstance(image, dict) else None
+                if not _is_identity(identity):
+                    self._report.add(kinds.PICTURE_MALFORMED, f"images[{place}]")
+                    continue
+                if identity in self._entries or identity in self._left_out:
+                    self._report.add(kinds.PICTURE_TWICE, identity)
+                    continue
+                try:
+                    file = self._image_file(names[place], files[place], ambiguous)
+                    size = self._image_size(identity, size_of(image), file, least_side)
+                except _UnusableError as reason:
+                    self._report.add(reason.kind, identity, reason.example)
+                    self._left_out.add(identity)
+                    continue
+                if file != self._folder / str(names[place]):
+                    self._report.add(kinds.IMAGE_FOUND, identity, f"{names[place]} as {file}")
+                self._entries[identity] = _Entry(file, size)
+
+    def _image_file(self, name: str | None, file: Path | None, ambiguous: Container[Path]) -> Path:
+        if name is None:
+            raise _UnusableError(kinds.PICTURE_MALFORMED)
+        if file is None:
+            raise _UnusableError(kinds.PICTURE_MISSING, f"looked for {expected_path(self._folder, name)}")
+        if file in ambiguous and file != self._folder / name:
+            raise _UnusableError(kinds.IMAGE_AMBIGUOUS, f"{name} as {file}")
+        return file
+
+    def _image_size(
+        self, identity: int | str, size: tuple[int, int] | None, file: Path, least_side: int
+    ) -> tuple[int, int]:
+        if size is None:
+            sizes = image_sizes(file)
+            if not sizes:
+                raise _UnusableError(kinds.IMAGE_UNREADABLE)
+            size = sizes[0]
+            self._report.add(kinds.SIZE_READ, identity)
+        if min(size) < least_side:
+            raise _UnusableError(kinds.PICTURE_SMALL)
+        return size
 
     def add_annotations(self, annotations: Sequence[Any]) -> None:
         """Entries of `annotations`, after the pictures."""
@@ -143,10 +177,6 @@ class Entries:
 
 def _is_identity(value: object) -> TypeGuard[int | str]:
     return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
-def _is_side(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < _FAR
 
 
 def _is_coordinate(value: object) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fpg_zoo.text import printable
+
 _SHOWN = 5  # ids of a kind that a summary names; all are kept
 
 # Annotations that are left out.
@@ -19,8 +21,13 @@ UNKNOWN_PICTURE = "annotation of an unknown image id"
 # Annotations that are kept.
 BOX_CLIPPED = "box that reaches out of its picture (clipped)"
 POLYGON_WITHOUT_AREA = "polygon of fewer than three points (the others kept)"
+# Images that are kept.
+IMAGE_FOUND = "image found under a corrected file name"
+SIZE_READ = "image without a usable size (read from its file)"
 # Pictures that are left out.
-PICTURE_MALFORMED = "picture entry without an id, file name or size"
+IMAGE_AMBIGUOUS = "image whose file name, as corrected, is that of another image"
+IMAGE_UNREADABLE = "picture that cannot be read"
+PICTURE_MALFORMED = "picture entry without an id or file name"
 PICTURE_TWICE = "picture id used before"
 PICTURE_MISSING = "picture whose file is not there"
 PICTURE_SMALL = "picture too small to train on"
@@ -32,15 +39,19 @@ class Report:
 
     def __init__(self) -> None:
         self._found: dict[str, list[int | str]] = {}
+        self._examples: dict[str, str] = {}
 
-    def add(self, kind: str, identity: int | str) -> None:
+    def add(self, kind: str, identity: int | str, example: str | None = None) -> None:
         """Count one.
 
         Args:
             kind: what is wrong, as a phrase in the singular.
             identity: the id, or in place of one where it stands, as `annotations[3]`.
+            example: more about it. The first of a kind is told.
         """
         self._found.setdefault(kind, []).append(identity)
+        if example is not None:
+            self._examples.setdefault(kind, example)
 
     @property
     def found(self) -> Mapping[str, tuple[int | str, ...]]:
@@ -56,11 +67,12 @@ class Report:
         return bool(self._found)
 
     def lines(self) -> list[str]:
-        """A line per kind: how many and the first ids."""
+        """A line per kind: how many, the first ids, and the first example."""
         lines = []
         for kind, ids in self._found.items():
             more = ", ..." if len(ids) > _SHOWN else ""
-            lines.append(f"{len(ids)} x {kind}: {', '.join(map(str, ids[:_SHOWN]))}{more}")
+            example = f" ({printable(self._examples[kind])})" if kind in self._examples else ""
+            lines.append(f"{len(ids)} x {kind}: {', '.join(map(printable, ids[:_SHOWN]))}{more}{example}")
         return lines
 
     def __str__(self) -> str:

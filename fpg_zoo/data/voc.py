@@ -5,33 +5,45 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element, TreeBuilder
+from xml.etree.ElementTree import Element
 from xml.parsers import expat
 
-from PIL import Image
 from tqdm import tqdm
 
 from fpg_zoo.data import report as kinds
 from fpg_zoo.data.entries import read_box
+from fpg_zoo.data.image_entries import image_sizes
 from fpg_zoo.data.report import Report
+from fpg_zoo.data.text_files import decode_text
+from fpg_zoo.data.xml_files import MAX_XML_BYTES, DocumentTypeError, EncodingError, decode_xml, parse_xml
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.files import aside, explained, on_terminal
+from fpg_zoo.files import aside, explained, on_terminal, read_regular
 from fpg_zoo.images import SUFFIXES
+from fpg_zoo.text import printable
 
 _SPLITS = ("train", "val", "trainval", "test")
 _WHOLE = "all"  # the split where a folder has no lists
-_ORIENTATION = 0x0112  # EXIF; from 5 on, height and width are stored exchanged
-_FIRST_SIDEWAYS = 5
+
+_FLAGS = ("1", "-1", "0")  # in VOC's lists of one class: shown, not shown, difficult
+_MAX_LIST_BYTES = 256 << 20
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+_OF_AN_OBJECT = ("object/name", "object/difficult", "object/bndbox", *(f"object/bndbox/{side}" for side in _SIDES))
+_PATHS = frozenset(("filename", "size", "size/width", "size/height", "object", *_OF_AN_OBJECT))
 
 DOCTYPE = "annotation file with a document type, which can make it endless"
+ENCODING_WRONG = "annotation file in an unknown encoding, or not in the one it declares (UTF-8 if none)"
 FILE_MALFORMED = "annotation file that is not VOC's XML"
 FILE_MISSING = "listed picture without an annotation file"
+FILE_TWICE = "two annotation files of one name"
+FILE_UNREADABLE = "annotation file that cannot be read"
+IMAGE_CHOSEN = "image with others of its name and other endings beside it (the one that the annotation names is taken)"
+IMAGE_TWICE = "several images of one name, of which the annotation names none"
 NAME_MISSING = "object without a name"
-PICTURE_UNREADABLE = "picture that cannot be read"
 SIZE_WRONG = "picture of another size than its annotation says (the picture's taken)"
 
 Box = tuple[float, float, float, float]
@@ -64,7 +76,8 @@ class Conversion:
 
     def summary(self) -> str:
         """A line on the whole, one per split, and one for each kind of entry that was left out or repaired."""
-        lines = [f"{self.output}: {len(self.class_names)} classes, {', '.join(self.class_names)}"]
+        names = ", ".join(map(printable, self.class_names))
+        lines = [f"{self.output}: {len(self.class_names)} classes, {names}"]
         for name, split in self.splits.items():
             lines.append(
                 f"  {name}: {split.pictures} pictures with {split.objects} objects and {split.difficult} difficult ones"
@@ -98,7 +111,8 @@ def convert_voc(folder: str | Path, output: str | Path) -> Conversion:
             train, val, trainval and test are read; without any of those, everything becomes the split `all`.
         output: another folder, made if need be. It gets `annotations/instances_SPLIT.json` and `images`, whose
             pictures are hard links to the given ones, or copies where the file system has no links between the two.
-            Either way they stay when the given folder goes.
+            Either way they stay when the given folder goes. An image that is a link out of the given folder becomes a
+            link, too.
 
     Returns:
         What there is now, and what was left out.
@@ -110,11 +124,11 @@ def convert_voc(folder: str | Path, output: str | Path) -> Conversion:
     source, target = Path(folder), Path(output)
     if target.resolve() == source.resolve():
         raise ConfigError(f"{target}: the folder to convert; name another for what is written")
-    annotations, pictures = _files(source / "Annotations", (".xml",)), _files(source / "JPEGImages", SUFFIXES)
-    splits = _splits(source, annotations)
+    annotations, images = _files(source / "Annotations", (".xml",)), _files(source / "JPEGImages", SUFFIXES)
+    splits = _splits(source, annotations, images)
     report, found = Report(), {}
     for stem in tqdm(sorted(set().union(*splits.values())), unit="picture", disable=not on_terminal(), leave=False):
-        annotated = _annotated(stem, annotations.get(stem), pictures.get(stem), report)
+        annotated = _annotated(stem, annotations.get(stem, []), images.get(stem, []), report)
         if annotated:
             found[stem] = annotated
     names = sorted({entry.name for annotated in found.values() for entry in annotated.objects})
@@ -124,17 +138,23 @@ def convert_voc(folder: str | Path, output: str | Path) -> Conversion:
             "correct its annotations"
         )
     for annotated in found.values():
-        _keep(annotated.file, target / "images" / annotated.file.name)
+        _keep(annotated.file, target / "images" / annotated.file.name, source)
     contents = {split: _content(found, stems, names) for split, stems in splits.items()}
     for split, content in contents.items():
         _write(content, target / "annotations" / f"instances_{split}.json")
     return Conversion(target, tuple(names), {split: _counted(content) for split, content in contents.items()}, report)
 
 
-def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The files of a folder by name without ending. Names from lists and XML are only looked up here, never opened."""
+def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
+    """The files of a folder by name without ending, as `_key` has it. Names from lists and XML are only looked up here.
+
+    What macOS puts beside files of other systems (`._NAME`) is none of them.
+    """
+    found: dict[str, list[Path]] = {}
     try:
-        found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes}
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in suffixes and not path.name.startswith("._"):
+                found.setdefault(_key(path.stem), []).append(path)
     except OSError as error:
         raise ConfigError(
             f"{folder}: cannot be read ({error.strerror or error}); name a folder with Annotations and JPEGImages"
@@ -144,36 +164,64 @@ def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _splits(folder: Path, annotations: Iterable[str]) -> dict[str, list[str]]:
-    found = {}
+def _key(name: str) -> str:
+    """One spelling of accents: macOS writes a letter and its accent as two characters, others as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _splits(folder: Path, annotations: Iterable[str], images: Iterable[str]) -> dict[str, list[str]]:
+    found, known = {}, {*annotations, *images}
     for split in _SPLITS:
         file = folder / "ImageSets" / "Main" / f"{split}.txt"
-        if os.path.isfile(file):
+        if os.path.exists(file):
             try:
-                lines = file.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{file}: cannot be read ({error}); write a name per line, in UTF-8") from None
-            found[split] = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+                lines = decode_text(read_regular(file, max_bytes=_MAX_LIST_BYTES)).splitlines()
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise ConfigError(f"{file}: cannot be read ({reason}); write a name per line, in UTF-8") from None
+            found[split] = list(dict.fromkeys(_listed(line, known) for line in lines if line.strip()))
     return found or {_WHOLE: list(annotations)}
 
 
-def _annotated(stem: str, annotation: Path | None, picture: Path | None, report: Report) -> _Annotated | None:
-    """What a picture's annotation says; None where it cannot be used, which the report then says."""
-    if annotation is None or picture is None:
-        report.add(FILE_MISSING if annotation is None else kinds.PICTURE_MISSING, stem)
+def _listed(line: str, known: Collection[str]) -> str:
+    """The name in a line. VOC's lists of one class say in a second column whether the image shows it."""
+    name = _key(line.strip())
+    if name not in known and name.endswith(_FLAGS):
+        first, *flag = name.rsplit(maxsplit=1)
+        if flag and flag[0] in _FLAGS and first in known:
+            return first
+    return name
+
+
+def _annotated(stem: str, annotations: Sequence[Path], images: Sequence[Path], report: Report) -> _Annotated | None:
+    """What an image's annotation says; None where it cannot be used, which the report then says."""
+    if not annotations or not images:
+        report.add(kinds.PICTURE_MISSING if annotations else FILE_MISSING, stem)
+        return None
+    if len(annotations) > 1:
+        report.add(FILE_TWICE, stem)
         return None
     try:
-        root = _tree(annotation.read_bytes())
-    except _DoctypeError:
-        report.add(DOCTYPE, stem)
+        root = parse_xml(decode_xml(read_regular(annotations[0], max_bytes=MAX_XML_BYTES)), _PATHS)
+    except (DocumentTypeError, EncodingError) as error:
+        report.add(DOCTYPE if isinstance(error, DocumentTypeError) else ENCODING_WRONG, stem)
         return None
-    except (OSError, ValueError, LookupError, expat.ExpatError):
+    except (OSError, MemoryError) as error:
+        report.add(FILE_UNREADABLE, stem, getattr(error, "strerror", None) or "not enough memory")
+        return None
+    except (ValueError, expat.ExpatError):
         report.add(FILE_MALFORMED, stem)
         return None
-    sizes = _sizes(picture)
-    if root.tag != "annotation" or not sizes:
-        report.add(PICTURE_UNREADABLE if root.tag == "annotation" else FILE_MALFORMED, stem)
+    image = images[0] if len(images) == 1 else _named(images, root.findtext("filename") or "")
+    if root.tag != "annotation" or image is None:
+        report.add(FILE_MALFORMED if root.tag != "annotation" else IMAGE_TWICE, stem)
         return None
+    sizes = image_sizes(image, verify=True)
+    if not sizes:
+        report.add(kinds.IMAGE_UNREADABLE, stem)
+        return None
+    if len(images) > 1:
+        report.add(IMAGE_CHOSEN, stem)
     size = (_number(root, "size/height"), _number(root, "size/width"))
     if size not in sizes:
         report.add(SIZE_WRONG, stem)
@@ -181,18 +229,13 @@ def _annotated(stem: str, annotation: Path | None, picture: Path | None, report:
     objects = [
         _object(entry, taken, f"{stem}/object[{place}]", report) for place, entry in enumerate(root.findall("object"))
     ]
-    return _Annotated(picture, taken, tuple(entry for entry in objects if entry))
+    return _Annotated(image, taken, tuple(entry for entry in objects if entry))
 
 
-def _sizes(picture: Path) -> list[tuple[int, int]]:
-    """(height, width) upright, and as stored where that differs: either may have been annotated. None if unreadable."""
-    try:
-        with Image.open(picture) as image:
-            stored, orientation = (image.height, image.width), image.getexif().get(_ORIENTATION)
-    except Exception:  # damaged files make Pillow raise nearly anything
-        return []
-    sideways = isinstance(orientation, int) and orientation >= _FIRST_SIDEWAYS
-    return [stored[::-1], stored] if sideways else [stored]
+def _named(images: Sequence[Path], name: str) -> Path | None:
+    """The one of several images that an annotation names, whatever folder it was in; None if it names none."""
+    base = _key(name.strip().replace("\\", "/").rpartition("/")[2])
+    return next((image for image in images if _key(image.name) == base), None)
 
 
 def _object(entry: Element, size: tuple[int, int], identity: str, report: Report) -> _Object | None:
@@ -200,7 +243,7 @@ def _object(entry: Element, size: tuple[int, int], identity: str, report: Report
     if not name:
         report.add(NAME_MISSING, identity)
         return None
-    left, top, right, bottom = (_number(entry, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
+    left, top, right, bottom = (_number(entry, f"bndbox/{side}") for side in _SIDES)
     if left is None or top is None or right is None or bottom is None:
         report.add(kinds.BOX_MALFORMED, identity)
         return None
@@ -219,31 +262,23 @@ def _number(entry: Element, path: str) -> float | None:
         return None
 
 
-class _DoctypeError(Exception):
-    """An XML file declares a document type, whose entities may stand for each other without end."""
+def _keep(image: Path, target: Path, source: Path) -> None:
+    """A hard link or copy at `target`, in place of what is there; a link to an image outside of `source`.
 
-
-def _tree(content: bytes) -> Element:
-    def refuse(*_: object) -> None:
-        raise _DoctypeError
-
-    builder, parser = TreeBuilder(), expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    parser.Parse(content, True)
-    return builder.close()
-
-
-def _keep(source: Path, target: Path) -> None:
-    """A hard link or copy at `target`, in place of what is there."""
+    A hard link or copy of that would look like a part of the folder, and could be passed on in a report.
+    """
+    resolved = Path(os.path.realpath(image))
+    if str(resolved) == os.path.realpath(target):
+        return  # `source` has a link to what an earlier conversion made
     with aside(target.parent, target.suffix) as temporary, explained(target.parent):
         temporary.unlink()
-        try:
-            os.link(source.resolve(), temporary)
-        except OSError:  # another file system, one without links, or somebody else's file
-            shutil.copyfile(source, temporary)
+        if not resolved.is_relative_to(os.path.realpath(source)):
+            temporary.symlink_to(resolved)
+        else:
+            try:
+                os.link(resolved, temporary)
+            except OSError:  # another file system, one without links, or somebody else's file
+                shutil.copyfile(resolved, temporary)
         temporary.replace(target)
 
 

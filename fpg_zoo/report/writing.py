@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
+from fpg_zoo.data.image_entries import find_image, name_of, resolve_inside, size_of
 from fpg_zoo.data.samples import Dataset, read_pixels
+from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import ImageError
 from fpg_zoo.evaluation import Kind, Scores, image_ids_of
 from fpg_zoo.factory import HUB, LOCAL, published
@@ -20,7 +23,7 @@ from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.report.gathering import About, gather
 from fpg_zoo.report.page import page
 from fpg_zoo.report.pictures import Pixels
-from fpg_zoo.report.regions import Row, size_of
+from fpg_zoo.report.regions import Row
 from fpg_zoo.version import __version__
 
 
@@ -85,35 +88,44 @@ def _about(title: str, facts: tuple[tuple[str, str], ...], arguments: Sequence[s
     return About(title, (*facts, *made), shlex.join(["fpg-zoo", *arguments]))
 
 
-def pixels_of(dataset: Dataset) -> Pixels:
-    """Reads the pictures of a data set."""
+def pixels_of(dataset: Dataset, folder: Path) -> Pixels:
+    """Reads the images of a data set.
+
+    Args:
+        dataset: it.
+        folder: of its images, as the user named it; of scenes, which have no files, not looked at.
+    """
     places = {identity: place for place, identity in enumerate(image_ids_of(dataset))}
 
     def read(image_id: int | str) -> Image.Image:
-        return Image.fromarray(dataset[places[image_id]].image.permute(1, 2, 0).numpy())
+        place = places[image_id]
+        if isinstance(dataset, ShapesDataset):
+            return _image(dataset[place].image)
+        picture = dataset.picture(place)
+        return _image(read_pixels(resolve_inside(picture.file, folder), picture.size))
 
     return read
 
 
 def pixels_in(folder: Path, images: Sequence[Row]) -> Pixels:
-    """Reads the pictures of an annotation file, whose names start from a folder.
+    """Reads the images of an annotation file, whose names start from a folder.
 
     Args:
-        folder: it.
+        folder: it, as the user named it.
         images: of the file.
     """
     entries = {entry["id"]: entry for entry in images}
 
     def read(image_id: int | str) -> Image.Image:
         entry = entries[image_id]
-        name, size = entry.get("file_name"), size_of(entry)
-        if not isinstance(name, str) or not name:
+        name, size = name_of(entry), size_of(entry)
+        if name is None:
             raise ImageError("its entry has no file name")
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            # A report is passed on, and must not hold what whoever wrote the annotations fancies of this machine.
-            raise ImageError(f"{name}: leads out of the folder of pictures")
-        if size is None:
-            return read_image(folder / name)
-        return Image.fromarray(read_pixels(folder / name, size).permute(1, 2, 0).numpy())
+        file = resolve_inside(find_image(folder, name) or folder / name, folder)
+        return read_image(file) if size is None else _image(read_pixels(file, size))
 
     return read
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
