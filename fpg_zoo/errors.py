@@ -38,6 +38,10 @@ class TrainingError(FPGZooError, RuntimeError):
     """A training step whose losses are no numbers."""
 
 
+class WorkerError(FPGZooError, RuntimeError):
+    """A process that makes batches cannot be started, has died, or does not answer."""
+
+
 class WeightsError(FPGZooError, RuntimeError):
     """Base of the errors about weights."""
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import torch
 from command import environment, run
 from conftest import ROOT
 from tiny_models import tiny_model
-from training_runs import NAME, checkpoint, data, dataset_of, make_data, small_model, start, weights_of
+from training_runs import NAME, checkpoint, data, dataset_of, make_data, small_model, start, steps_logged, weights_of
 
 import fpg_zoo
 from fpg_zoo.data.coco import CocoDataset
@@ -199,6 +202,34 @@ def test_train_refuses_in_one_line_and_writes_nothing(
     assert ended.code == 2
     assert cause in ended.err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the workers in /proc")
+def test_a_killed_worker_ends_the_run_in_one_line_and_it_is_resumed(
+    data: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    options = ("--recipe", "scratch", "--epochs", "40", "--batch-size", "2", "--save-every", "1")
+    process = start(data, tmp_path / "run", checkpoint, *options, "--workers", "2")
+    while steps_logged(tmp_path / "run") < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(workers) == 2
+    os.kill(int(workers[1]), signal.SIGKILL)
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    lines = [line for line in errors.splitlines() if not line.startswith(str(data))]  # which say what the data hold
+    assert lines == [
+        "fpg-zoo: a process that reads images has died (it was killed by SIGKILL, as the system does when memory runs "
+        "out): use smaller batches, fewer --workers, or --workers 0"
+    ]
+    steps = steps_logged(tmp_path / "run")
+    process = start(data, tmp_path / "run", checkpoint, *options, "--workers", "0", "--resume")
+    while steps_logged(tmp_path / "run") < steps + 1:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
 
 
 def test_files_that_lack_what_evaluation_needs_are_made_good(data: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -7,22 +7,23 @@ the next, so that every picture comes once in each and batches are always full.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils import data
 
 from fpg_zoo.config import PreprocessConfig
 from fpg_zoo.config_checks import check_positive
-from fpg_zoo.data.augment import AugmentConfig, Augmented, augmented
-from fpg_zoo.data.samples import Dataset, Sample
-from fpg_zoo.errors import ConfigError, FPGZooError
-from fpg_zoo.preprocess import normalise, padded_size, preprocess, resized_size
+from fpg_zoo.data.augment import AugmentConfig, augmented
+from fpg_zoo.data.samples import Dataset
+from fpg_zoo.data.workers import parallel_map
+from fpg_zoo.errors import ConfigError
+from fpg_zoo.preprocess import normalise, padded_size, resize, resized_size
 
 Key = tuple[int, int]  # epoch, picture
 
@@ -60,7 +61,7 @@ class EvaluationBatch(NamedTuple):
     image_ids: list[int | str]
 
 
-_Item = TypeVar("_Item")
+_Keys = TypeVar("_Keys", list[Key], list[int])
 _Batch = TypeVar("_Batch", TrainBatch, EvaluationBatch)
 
 
@@ -95,6 +96,7 @@ def train_loader(
     Raises:
         ConfigError: a number out of range; or no object in any crop, where each must hold one.
         ImageError: a picture cannot be read.
+        WorkerError: a worker cannot be started, has died, or does not answer.
     """
     _check_processes(workers, rank, world_size)
     check_positive(batch_size=batch_size)
@@ -104,7 +106,8 @@ def train_loader(
     if not len(dataset):
         raise ConfigError("the dataset has no pictures; there is nothing to train on")
     keys = _TrainKeys(len(dataset), batch_size, seed, rank, world_size, start_batch)
-    return _batches(_TrainItems(dataset, augment, seed), keys, _TrainCollate(augment.crop, preprocessing), workers)
+    read = _ReadTrainBatch(dataset, augment, seed, preprocessing.pad_divisor)
+    return _batches(read, keys, preprocessing, workers)
 
 
 def evaluation_loader(
@@ -137,12 +140,13 @@ def evaluation_loader(
     Raises:
         ConfigError: a number out of range.
         ImageError: a picture cannot be read.
+        WorkerError: a worker cannot be started, has died, or does not answer.
     """
     _check_processes(workers, rank, world_size)
     batches = evaluation_batches(
         dataset, preprocessing, batch_size=batch_size, rank=rank, world_size=world_size, done=done
     )
-    return _batches(_Items(dataset), batches, _EvaluationCollate(preprocessing), workers)
+    return _batches(_ReadEvaluationBatch(dataset, preprocessing), batches, preprocessing, workers)
 
 
 def evaluation_batches(
@@ -211,89 +215,71 @@ def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch, stream)))
 
 
-# Workers hand an error over as a value: raised there, torch would wrap it in a report of many lines.
+class _ReadTrainBatch:
+    """Makes the batches of one process, but for normalising: the images of a result are uint8."""
 
-
-class _TrainItems(data.Dataset[Augmented | FPGZooError]):
-    def __init__(self, dataset: Dataset, config: AugmentConfig, seed: int) -> None:
+    def __init__(self, dataset: Dataset, augment: AugmentConfig, seed: int, pad_divisor: int) -> None:
         self._dataset = dataset
-        self._config = config
+        self._augment = augment
         self._seed = seed
+        self._size = padded_size(augment.crop, augment.crop, pad_divisor)
 
-    def __getitem__(self, key: Key) -> Augmented | FPGZooError:
-        epoch, index = key
-        try:
-            return augmented(self._dataset, index, self._config, _generator(self._seed, epoch, 1 + index))
-        except FPGZooError as error:
-            return error
-
-
-class _Items(data.Dataset[Sample | FPGZooError]):
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, index: int) -> Sample | FPGZooError:
-        try:
-            return self._dataset[index]
-        except FPGZooError as error:
-            return error
-
-
-class _TrainCollate:
-    def __init__(self, crop: int, config: PreprocessConfig) -> None:
-        self._size = padded_size(crop, crop, config.pad_divisor)
-        self._config = config
-
-    def __call__(self, items: Sequence[Augmented | FPGZooError]) -> TrainBatch | FPGZooError:
-        images = torch.zeros(len(items), 3, *self._size)
-        sizes, targets, image_ids = [], [], []
-        for image, item in zip(images, items, strict=True):
-            if isinstance(item, FPGZooError):
-                return item
-            height, width = item.image.shape[-2:]
-            image[:, :height, :width] = normalise(item.image, self._config)
-            target = dict(item.target)
+    def __call__(self, keys: Sequence[Key]) -> TrainBatch:
+        samples = [
+            augmented(self._dataset, index, self._augment, _generator(self._seed, epoch, 1 + index))
+            for epoch, index in keys
+        ]
+        targets = []
+        for sample in samples:
+            target = dict(sample.target)
             if "masks" in target:
+                height, width = sample.image.shape[-2:]
                 beyond = (0, self._size[1] - width, 0, self._size[0] - height)
                 target["masks"] = functional.pad(target["masks"], beyond)
-            sizes.append((height, width))
             targets.append(target)
-            image_ids.append(item.picture.image_id)
-        return TrainBatch(images, sizes, targets, image_ids)
+        images, sizes = _padded([sample.image for sample in samples], self._size)
+        return TrainBatch(images, sizes, targets, [sample.picture.image_id for sample in samples])
 
 
-class _EvaluationCollate:
-    def __init__(self, config: PreprocessConfig) -> None:
+class _ReadEvaluationBatch:
+    """As `_ReadTrainBatch`, of images as a whole."""
+
+    def __init__(self, dataset: Dataset, config: PreprocessConfig) -> None:
+        self._dataset = dataset
         self._config = config
 
-    def __call__(self, items: Sequence[Sample | FPGZooError]) -> EvaluationBatch | FPGZooError:
-        samples = []
-        for item in items:
-            if isinstance(item, FPGZooError):
-                return item
-            samples.append(item)
-        images, sizes = preprocess([sample.image for sample in samples], self._config)
+    def __call__(self, indices: Sequence[int]) -> EvaluationBatch:
+        samples = [self._dataset[index] for index in indices]
         pictures = [sample.picture for sample in samples]
+        resized = []
+        for sample in samples:
+            height, width = sample.image.shape[-2:]
+            resized.append(resize(sample.image, resized_size(height, width, self._config.longest_side)))
+        height, width = (max(image.shape[axis] for image in resized) for axis in (-2, -1))
+        images, sizes = _padded(resized, padded_size(height, width, self._config.pad_divisor))
         return EvaluationBatch(
             images, sizes, [picture.size for picture in pictures], [picture.image_id for picture in pictures]
         )
 
 
+def _padded(images: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """(N, 3, *size) uint8, zero beyond each image; and each one's (height, width)."""
+    batch = torch.zeros(len(images), 3, *size, dtype=torch.uint8, device="cpu")
+    sizes = []
+    for place, image in zip(batch, images, strict=True):
+        height, width = image.shape[-2:]
+        place[:, :height, :width] = image
+        sizes.append((height, width))
+    return batch, sizes
+
+
 def _batches(
-    items: data.Dataset[_Item],
-    keys: Iterable[list[Any]],
-    collate: Callable[[Sequence[_Item]], _Batch | FPGZooError],
-    workers: int,
+    read: Callable[[_Keys], _Batch], keys: Iterable[_Keys], config: PreprocessConfig, workers: int
 ) -> Iterator[_Batch]:
-    loader: data.DataLoader[_Item] = data.DataLoader(
-        items,
-        batch_sampler=keys,
-        collate_fn=collate,
-        num_workers=workers,
-        generator=torch.Generator(),  # else it takes a number from the program's own generator
-    )
-    batch: _Batch | FPGZooError
-    for batch in loader:
-        if isinstance(batch, FPGZooError):
-            raise batch
-        yield batch
+    """Batches by workers, normalised here: uint8 is a quarter of what is handed over."""
+    with contextlib.closing(parallel_map(read, keys, workers)) as batches:
+        for batch in batches:
+            images = torch.zeros(batch.images.shape, dtype=torch.float32, device="cpu")
+            for image, pixels, (height, width) in zip(images, batch.images, batch.sizes, strict=True):
+                image[:, :height, :width] = normalise(pixels[:, :height, :width], config)
+            yield batch._replace(images=images)

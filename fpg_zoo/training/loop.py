@@ -237,16 +237,7 @@ class _Run:
             start_batch=step * settings.accumulate,
         )
         for _ in range(step, self.steps):
-            try:
-                batches = list(itertools.islice(loader, settings.accumulate))
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                told = str(error).splitlines()[0]
-                raise TrainingError(
-                    f"a process that reads pictures has died ({told}): free memory or use fewer workers, and resume"
-                ) from None
-            yield batches
+            yield list(itertools.islice(loader, settings.accumulate))
 
     def _step(
         self, criterion: nn.Module, optimizer: torch.optim.Optimizer, step: int, batches: Sequence[TrainBatch]
