@@ -39,7 +39,7 @@ class TrainingError(FPGZooError, RuntimeError):
 
 
 class WorkerError(FPGZooError, RuntimeError):
-    """A process that makes batches cannot be started, has died, or does not answer."""
+    """A process that makes batches, or computes with this one, cannot be started, has died, or does not answer."""
 
 
 class WeightsError(FPGZooError, RuntimeError):

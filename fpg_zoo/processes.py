@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import os
-from collections.abc import Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from fpg_zoo.errors import ConfigError
+from fpg_zoo.errors import ConfigError, FPGZooError, StorageError, WorkerError
+from fpg_zoo.files import explained
+from fpg_zoo.locks import LockedError, file_lock
 from fpg_zoo.prediction_files import usable_device
 
 _Value = TypeVar("_Value")
+# In what torch says when another process has gone.
+_LEFT_ALONE = ("closed by peer", "Connection reset", "NCCL", "Broken pipe")
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+# A fork of a killed process, as a worker at its last batch, holds the lock until it ends, too.
+_PATIENCE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,75 @@ class Processes:
         dist.gather_object(value, values)
         return values or []
 
+    def by_leader(self, function: Callable[[], _Value]) -> _Value:
+        """What a function gives that the leader calls for all.
+
+        Raises:
+            FPGZooError: raised by the function; in every process, so that none waits for the others.
+        """
+        value: _Value | None = None
+        error: FPGZooError | None = None
+        if self.leads:
+            try:
+                value = function()
+            except FPGZooError as raised:
+                error = raised
+        value, error = self.shared((value, error))
+        if error is not None:
+            raise error
+        return value  # type: ignore[return-value]
+
+    @contextlib.contextmanager
+    def exclusive(self, lock: Path, subject: str) -> Iterator[None]:
+        """Keep other runs out, by a lock file that the leader holds for all and removes at the end.
+
+        The lock ends with the leader, however that ends. Where the file system has no locks, the run goes on without
+        one, with a warning.
+
+        Args:
+            lock: the file; its folder is made if need be.
+            subject: what it guards, for people.
+
+        Raises:
+            StorageError: another run has the lock, or the file cannot be written; in every process.
+        """
+        with contextlib.ExitStack() as held:
+            self.by_leader(lambda: held.enter_context(_exclusive(lock, subject)))
+            yield
+
+
+@contextlib.contextmanager
+def _exclusive(lock: Path, subject: str) -> Iterator[None]:
+    end = time.monotonic() + _PATIENCE_SECONDS
+    with contextlib.ExitStack() as held:
+        with explained(lock.parent):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                try:
+                    held.enter_context(file_lock(lock, wait=False))
+                    break
+                except LockedError:
+                    if time.monotonic() > end:
+                        raise StorageError(
+                            f"{subject}: another process writes it and holds {lock}; wait until that has ended, or "
+                            "choose another place"
+                        ) from None
+                    time.sleep(0.1)
+                except OSError as error:
+                    if error.errno not in _NO_LOCKS:
+                        raise
+                    warnings.warn(
+                        f"{lock.parent}: its file system has no locks ({error.strerror}); see to it that no other "
+                        f"process writes {subject}",
+                        stacklevel=2,
+                    )
+                    break
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                lock.unlink()
+
 
 def device_of_process(name: str | None) -> torch.device:
     """The device to compute on: of several GPUs, this process's own.
@@ -91,6 +171,10 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
     Args:
         device: what is computed on: nccl connects GPUs, gloo everything else.
+
+    Raises:
+        ConfigError: torchrun's variables are incomplete.
+        WorkerError: another of the processes has stopped, in place of what torch raises in the block.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -107,5 +191,10 @@ def joined(device: torch.device) -> Iterator[Processes]:
     dist.init_process_group(backend, timeout=datetime.timedelta(hours=2))
     try:
         yield processes
+    except RuntimeError as error:
+        if isinstance(error, FPGZooError) or not any(sign in str(error) for sign in _LEFT_ALONE):
+            raise
+        time.sleep(1)  # the message of the process that stopped is to come first
+        raise WorkerError("another process has stopped; its own message says why") from None
     finally:
         dist.destroy_process_group()

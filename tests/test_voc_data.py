@@ -4,47 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from coco_folders import draw_picture
 from PIL import Image
 from pycocotools.coco import COCO
+from voc_folders import GOOD, HEIGHT, WIDTH, voc_object, voc_xml, write_voc
 
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.voc import Split, convert_voc
 from fpg_zoo.errors import ConfigError, StorageError
-
-WIDTH, HEIGHT = 40, 48
-
-
-def _object(name: str, *corners: Any, rest: str = "") -> str:
-    sides = "".join(
-        f"<{side}>{at}</{side}>" for side, at in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=False)
-    )
-    return f"<object><name>{name}</name>{rest}<bndbox>{sides}</bndbox></object>"
-
-
-GOOD = _object("cell", 5, 6, 14, 25)
-
-
-def _xml(*objects: str, width: int = WIDTH, height: int = HEIGHT) -> str:
-    size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
-    return f"<annotation><filename>x</filename>{size}{''.join(objects)}</annotation>"
-
-
-def _voc(folder: Path, annotations: dict[str, str], lists: dict[str, Iterable[str]] | None = None) -> Path:
-    """A folder with a picture for each annotation file."""
-    for stem, text in annotations.items():
-        draw_picture(folder / "JPEGImages" / f"{stem}.jpg", WIDTH, HEIGHT)
-        (folder / "Annotations").mkdir(parents=True, exist_ok=True)
-        (folder / "Annotations" / f"{stem}.xml").write_text(text, encoding="utf-8")
-    for split, stems in (lists or {}).items():
-        (folder / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
-        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(stems) + "\n", encoding="utf-8")
-    return folder
 
 
 def _content(output: Path, split: str) -> dict[str, Any]:
@@ -53,9 +23,9 @@ def _content(output: Path, split: str) -> dict[str, Any]:
 
 
 def test_boxes_and_classes(tmp_path: Path) -> None:
-    hard = _object("dot", 1, 1, WIDTH, HEIGHT, rest="<difficult>1</difficult>")
-    part = _object("cell", 1.5, 2, 3, 4.5, rest="<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>")
-    done = convert_voc(_voc(tmp_path / "voc", {"b": _xml(GOOD, hard), "a": _xml(part)}), tmp_path / "out")
+    hard = voc_object("dot", 1, 1, WIDTH, HEIGHT, rest="<difficult>1</difficult>")
+    part = voc_object("cell", 1.5, 2, 3, 4.5, rest="<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>")
+    done = convert_voc(write_voc(tmp_path / "voc", {"b": voc_xml(GOOD, hard), "a": voc_xml(part)}), tmp_path / "out")
     assert (done.class_names, dict(done.splits), bool(done.report)) == (("cell", "dot"), {"all": Split(2, 2, 1)}, False)
     content = _content(tmp_path / "out", "all")
     assert content["categories"] == [{"id": 1, "name": "cell"}, {"id": 2, "name": "dot"}]
@@ -70,10 +40,10 @@ def test_boxes_and_classes(tmp_path: Path) -> None:
 
 
 def test_splits_share_pictures_classes_and_ids(tmp_path: Path) -> None:
-    other = _object("dot", 1, 1, 9, 9)
-    annotations = {"a": _xml(GOOD), "b": _xml(other), "c": _xml(GOOD, other), "unlisted": _xml(GOOD)}
+    other = voc_object("dot", 1, 1, 9, 9)
+    annotations = {"a": voc_xml(GOOD), "b": voc_xml(other), "c": voc_xml(GOOD, other), "unlisted": voc_xml(GOOD)}
     lists = {"train": ["a", " b ", "", "a"], "val": ["c"], "trainval": ["a", "b", "c"], "cell_train": ["a -1"]}
-    done = convert_voc(_voc(tmp_path / "voc", annotations, lists), tmp_path / "out")
+    done = convert_voc(write_voc(tmp_path / "voc", annotations, lists), tmp_path / "out")
     assert dict(done.splits) == {"train": Split(2, 2, 0), "val": Split(1, 2, 0), "trainval": Split(3, 4, 0)}
     train, val, both = (_content(tmp_path / "out", split) for split in ("train", "val", "trainval"))
     for part in ("images", "annotations"):
@@ -86,36 +56,36 @@ def test_splits_share_pictures_classes_and_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "kind"),
     [
-        (_object("cell", 9, 9, 9, 9), "box of no size"),
-        (_object("cell", 9, 9, 12, 9), "box of no size"),
-        (_object("cell", 9, 9, 5, 12), "box of no size"),
-        (_object("cell", 41, 9, 45, 12), "box outside its picture"),
-        (_object("cell", 1, 9, 45), "box that is not four numbers"),
-        (_object("cell", 1, 9, 45, "x"), "box that is not four numbers"),
-        (_object("cell", 1, 9, 45, "nan"), "box that is not four numbers"),
-        (_object("cell", 1, 9, 45, "inf"), "box that is not four numbers"),
+        (voc_object("cell", 9, 9, 9, 9), "box of no size"),
+        (voc_object("cell", 9, 9, 12, 9), "box of no size"),
+        (voc_object("cell", 9, 9, 5, 12), "box of no size"),
+        (voc_object("cell", 41, 9, 45, 12), "box outside its picture"),
+        (voc_object("cell", 1, 9, 45), "box that is not four numbers"),
+        (voc_object("cell", 1, 9, 45, "x"), "box that is not four numbers"),
+        (voc_object("cell", 1, 9, 45, "nan"), "box that is not four numbers"),
+        (voc_object("cell", 1, 9, 45, "inf"), "box that is not four numbers"),
         ("<object><name>cell</name></object>", "box that is not four numbers"),
-        (_object(" ", 1, 9, 5, 12), "object without a name"),
+        (voc_object(" ", 1, 9, 5, 12), "object without a name"),
         ("<object/>", "object without a name"),
     ],
 )
 def test_an_object_that_cannot_be_used(wrong: str, kind: str, tmp_path: Path) -> None:
-    done = convert_voc(_voc(tmp_path / "voc", {"a": _xml(GOOD, wrong)}), tmp_path / "out")
+    done = convert_voc(write_voc(tmp_path / "voc", {"a": voc_xml(GOOD, wrong)}), tmp_path / "out")
     assert done.report.found == {kind: ("a/object[1]",)}
     assert [row["bbox"] for row in _content(tmp_path / "out", "all")["annotations"]] == [[4, 5, 10, 20]]
 
 
 def test_boxes_are_clipped_to_their_picture(tmp_path: Path) -> None:
     # From 0 counts as a slip of one pixel; 4 pixels out at the right are told.
-    objects = (_object("cell", 0, 0, 10, 10), _object("cell", 31, 1, 44, 10))
-    done = convert_voc(_voc(tmp_path / "voc", {"a": _xml(*objects)}), tmp_path / "out")
+    objects = (voc_object("cell", 0, 0, 10, 10), voc_object("cell", 31, 1, 44, 10))
+    done = convert_voc(write_voc(tmp_path / "voc", {"a": voc_xml(*objects)}), tmp_path / "out")
     assert done.report.found == {"box that reaches out of its picture (clipped)": ("a/object[1]",)}
     rows = _content(tmp_path / "out", "all")["annotations"]
     assert [row["bbox"] for row in rows] == [[0, 0, 10, 10], [30, 0, 10, 10]]
 
 
-BOMB = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;">]>' + _xml("<object>&y;</object>")
-OUTSIDE = f'<!DOCTYPE a SYSTEM "file:///etc/passwd">{_xml(GOOD)}'
+BOMB = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;">]>' + voc_xml("<object>&y;</object>")
+OUTSIDE = f'<!DOCTYPE a SYSTEM "file:///etc/passwd">{voc_xml(GOOD)}'
 
 
 @pytest.mark.parametrize(
@@ -125,19 +95,19 @@ OUTSIDE = f'<!DOCTYPE a SYSTEM "file:///etc/passwd">{_xml(GOOD)}'
         (OUTSIDE, "annotation file with a document type, which can make it endless"),
         ("", "annotation file that is not VOC's XML"),
         ("<annotation>", "annotation file that is not VOC's XML"),
-        (_xml("&y;"), "annotation file that is not VOC's XML"),
+        (voc_xml("&y;"), "annotation file that is not VOC's XML"),
         ("<html></html>", "annotation file that is not VOC's XML"),
     ],
 )
 def test_an_annotation_file_that_cannot_be_used(text: str, kind: str, tmp_path: Path) -> None:
-    done = convert_voc(_voc(tmp_path / "voc", {"a": text, "b": _xml(GOOD)}), tmp_path / "out")
+    done = convert_voc(write_voc(tmp_path / "voc", {"a": text, "b": voc_xml(GOOD)}), tmp_path / "out")
     assert done.report.found == {kind: ("a",)}
     assert [entry["file_name"] for entry in _content(tmp_path / "out", "all")["images"]] == ["b.jpg"]
 
 
 def test_pictures_that_cannot_be_used(tmp_path: Path) -> None:
     names = ("good", "gone", "damaged")
-    folder = _voc(tmp_path / "voc", dict.fromkeys(names, _xml(GOOD)), {"train": [*names, "listed", "../good"]})
+    folder = write_voc(tmp_path / "voc", dict.fromkeys(names, voc_xml(GOOD)), {"train": [*names, "listed", "../good"]})
     (folder / "JPEGImages" / "gone.jpg").unlink()
     (folder / "JPEGImages" / "damaged.jpg").write_bytes(b"nothing")
     done = convert_voc(folder, tmp_path / "out")
@@ -150,8 +120,8 @@ def test_pictures_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_a_size_that_is_not_the_pictures(tmp_path: Path) -> None:
-    annotations = {"a": _xml(GOOD, width=99), "b": _xml(GOOD, width=0, height=0), "c": _xml(GOOD)}
-    done = convert_voc(_voc(tmp_path / "voc", annotations), tmp_path / "out")
+    annotations = {"a": voc_xml(GOOD, width=99), "b": voc_xml(GOOD, width=0, height=0), "c": voc_xml(GOOD)}
+    done = convert_voc(write_voc(tmp_path / "voc", annotations), tmp_path / "out")
     kind = "picture of another size than its annotation says (the picture's taken)"
     assert done.report.found == {kind: ("a", "b")}
     assert {(entry["height"], entry["width"]) for entry in _content(tmp_path / "out", "all")["images"]} == {
@@ -161,7 +131,7 @@ def test_a_size_that_is_not_the_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("frame", [(WIDTH, HEIGHT), (HEIGHT, WIDTH)], ids=["as stored", "upright"])
 def test_a_rotated_picture_keeps_the_frame_that_was_annotated(frame: tuple[int, int], tmp_path: Path) -> None:
-    folder = _voc(tmp_path / "voc", {"a": _xml(GOOD, width=frame[0], height=frame[1])})
+    folder = write_voc(tmp_path / "voc", {"a": voc_xml(GOOD, width=frame[0], height=frame[1])})
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "JPEGImages" / "a.jpg", exif=exif)
@@ -182,7 +152,7 @@ def test_pictures_stay_when_the_given_folder_goes(links: bool, tmp_path: Path, m
             raise OSError("no links here")
 
         monkeypatch.setattr(os, "link", refuse)
-    folder = _voc(tmp_path / "voc", {"a": _xml(GOOD)})
+    folder = write_voc(tmp_path / "voc", {"a": voc_xml(GOOD)})
     given, taken = folder / "JPEGImages" / "a.jpg", tmp_path / "out" / "images" / "a.jpg"
     for _ in range(2):  # again, over what is there
         convert_voc(folder, tmp_path / "out")
@@ -194,7 +164,7 @@ def test_pictures_stay_when_the_given_folder_goes(links: bool, tmp_path: Path, m
 
 
 def test_a_failed_conversion_leaves_the_one_before_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = _voc(tmp_path / "voc", {"a": _xml(GOOD)})
+    folder = write_voc(tmp_path / "voc", {"a": voc_xml(GOOD)})
     convert_voc(folder, tmp_path / "out")
     before = _content(tmp_path / "out", "all")
 
@@ -203,14 +173,14 @@ def test_a_failed_conversion_leaves_the_one_before_whole(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(StorageError, match="No space left on device; make room"):
-        convert_voc(_voc(folder, {"b": _xml(GOOD)}), tmp_path / "out")
+        convert_voc(write_voc(folder, {"b": voc_xml(GOOD)}), tmp_path / "out")
     assert _content(tmp_path / "out", "all") == before
     assert os.listdir(tmp_path / "out" / "annotations") == ["instances_all.json"]
     assert os.listdir(tmp_path / "out" / "images") == ["a.jpg"]
 
 
 def test_what_cannot_be_converted(tmp_path: Path) -> None:
-    folder = _voc(tmp_path / "voc", {"a": _xml(_object("cell", 1, 1, 1, 1))})
+    folder = write_voc(tmp_path / "voc", {"a": voc_xml(voc_object("cell", 1, 1, 1, 1))})
     with pytest.raises(ConfigError, match="the folder to convert; name another for what is written"):
         convert_voc(folder, folder / ".." / "voc")
     with pytest.raises(ConfigError, match=r"no object that can be used \(1 x box of no size: a/object\[0\]\); correct"):

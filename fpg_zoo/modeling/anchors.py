@@ -43,6 +43,26 @@ def anchors_like(maps: Sequence[Tensor], config: AnchorConfig) -> list[Tensor]:
     ]
 
 
+def anchors_within(maps: Sequence[Tensor], config: AnchorConfig, size: tuple[int, int]) -> Tensor | slice:
+    """Which anchors of `anchors_like` are of the cells that begin within the first (height, width) pixels.
+
+    Returns:
+        (A,) bool over all levels, or a slice of all where all are.
+    """
+    cells = [
+        (min(-(-size[0] // stride), level.shape[-2]), min(-(-size[1] // stride), level.shape[-1]))
+        for level, stride in zip(maps, config.strides, strict=True)
+    ]
+    if all(cell == level.shape[-2:] for cell, level in zip(cells, maps, strict=True)):
+        return slice(None)
+    flags = []
+    for (rows, columns), level in zip(cells, maps, strict=True):
+        flag = torch.zeros(*level.shape[-2:], config.per_cell, dtype=torch.bool, device=level.device)
+        flag[:rows, :columns] = True
+        flags.append(flag.flatten())
+    return torch.cat(flags)
+
+
 def per_anchor(x: Tensor, values: int) -> Tensor:
     """A head's output (N, A * values, H, W) as (N, H * W * A, values), in the order of `level_anchors`."""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)

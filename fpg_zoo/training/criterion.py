@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fpg_zoo.modeling.anchors import anchors_like, per_anchor
+from fpg_zoo.modeling.anchors import anchors_like, anchors_within, per_anchor
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
 from fpg_zoo.modeling.pooling import regions_of
 from fpg_zoo.modeling.rpn import ProposalSelection
+from fpg_zoo.preprocess import padded_size
 from fpg_zoo.training.losses import (
     absolute_error,
     binary_cross_entropy,
@@ -94,7 +95,14 @@ class Criterion(nn.Module):
         else:
             raise TypeError(f"{type(model).__name__} is no detector that has a published schedule")
 
-    def forward(self, images: Tensor, sizes: Sizes, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def forward(
+        self,
+        images: Tensor,
+        sizes: Sizes,
+        targets: Sequence[Mapping[str, Tensor]],
+        *,
+        padded_sizes: Sizes | None = None,
+    ) -> dict[str, Tensor]:
         """Compute the losses.
 
         Args:
@@ -103,14 +111,23 @@ class Criterion(nn.Module):
             targets: for each image `boxes` (G, 4) xyxy in pixels of the padded batch, each with an area; `labels` (G,)
                 0-based; with a mask head also `masks` (G, H', W') bool in the same frame. G may be 0. Crowds are no
                 ground truth: leave them out.
+            padded_sizes: N (height, width) in pixels within which an image has anchors. None: the least multiples of
+                the model's divisor that hold each image, as mmdetection 3.3.0 has it, whatever the batch is padded to.
 
         Returns:
             Scalars to be added: `loss_rpn_cls`, `loss_rpn_bbox`, `loss_cls`, `loss_bbox` and with a mask head
             `loss_mask`; for RetinaNet `loss_cls`, `loss_bbox`.
 
         Raises:
-            ValueError: targets that do not fit; the message names the image.
+            ValueError: targets that do not fit, with the image's index; or not as many sizes as images.
         """
+        if padded_sizes is None:
+            divisor = self.model.config.preprocess.pad_divisor
+            padded_sizes = [padded_size(height, width, divisor) for height, width in sizes]
+        if not len(sizes) == len(padded_sizes) == len(images):
+            raise ValueError(
+                f"{len(sizes)} sizes and {len(padded_sizes)} padded sizes for {len(images)} images: give one for each"
+            )
         for part in self._frozen:
             part.eval()
         model = self.model
@@ -122,7 +139,7 @@ class Criterion(nn.Module):
             device=images.device,
         )
         pyramid = model.neck(model.backbone(images))
-        losses: dict[str, Tensor] = self._losses(pyramid, sizes, truths)
+        losses: dict[str, Tensor] = self._losses(pyramid, sizes, padded_sizes, truths)
         return losses
 
 
@@ -140,9 +157,11 @@ class _TwoStageLosses:
             dataclasses.replace(model.config.rpn, candidates_per_level=sampling.candidates_per_level)
         )
 
-    def __call__(self, pyramid: Sequence[Tensor], sizes: Sizes, truths: Sequence[Truth]) -> dict[str, Tensor]:
+    def __call__(
+        self, pyramid: Sequence[Tensor], sizes: Sizes, padded_sizes: Sizes, truths: Sequence[Truth]
+    ) -> dict[str, Tensor]:
         objectness, deltas = self.model.rpn(pyramid)
-        losses = self._rpn_losses(objectness, deltas, truths)
+        losses = self._rpn_losses(objectness, deltas, padded_sizes, truths)
         with torch.no_grad():
             proposals = [found.boxes for found in self.select_proposals(objectness, deltas, sizes)]
             sampled = [self._sampled(boxes, truth) for boxes, truth in zip(proposals, truths, strict=True)]
@@ -152,13 +171,16 @@ class _TwoStageLosses:
         return losses
 
     def _rpn_losses(
-        self, objectness: Sequence[Tensor], deltas: Sequence[Tensor], truths: Sequence[Truth]
+        self, objectness: Sequence[Tensor], deltas: Sequence[Tensor], padded_sizes: Sizes, truths: Sequence[Truth]
     ) -> dict[str, Tensor]:
-        anchors = torch.cat(anchors_like(objectness, self.model.config.rpn.anchors))
+        config = self.model.config.rpn.anchors
+        all_anchors = torch.cat(anchors_like(objectness, config))
         scores = torch.cat([per_anchor(x, 1).squeeze(-1) for x in objectness], dim=1)  # (N, A)
         moves = torch.cat([per_anchor(x, 4) for x in deltas], dim=1)  # (N, A, 4)
         told, moved, count = nothing_of(scores), nothing_of(moves), 0
-        for score, move, truth in zip(scores, moves, truths, strict=True):
+        for score, move, size, truth in zip(scores, moves, padded_sizes, truths, strict=True):
+            inside = anchors_within(objectness, config, size)
+            score, move, anchors = score[inside], move[inside], all_anchors[inside]
             match = _RPN_MATCHER(anchors, truth.boxes)
             positive, negative = self.rpn_sampler(match)
             chosen = torch.cat((positive, negative))
@@ -223,14 +245,19 @@ class _DenseLosses:
     def __init__(self, model: RetinaNet) -> None:
         self.model = model
 
-    def __call__(self, pyramid: Sequence[Tensor], sizes: Sizes, truths: Sequence[Truth]) -> dict[str, Tensor]:
+    def __call__(
+        self, pyramid: Sequence[Tensor], sizes: Sizes, padded_sizes: Sizes, truths: Sequence[Truth]
+    ) -> dict[str, Tensor]:
         logits, deltas = self.model.head(pyramid)
         classes = len(self.model.class_names)
-        anchors = torch.cat(anchors_like(logits, self.model.config.head.anchors))
+        config = self.model.config.head.anchors
+        all_anchors = torch.cat(anchors_like(logits, config))
         scores = torch.cat([per_anchor(x, classes) for x in logits], dim=1)  # (N, A, C)
         moves = torch.cat([per_anchor(x, 4) for x in deltas], dim=1)  # (N, A, 4)
         told, moved, count = nothing_of(scores), nothing_of(moves), 0
-        for score, move, truth in zip(scores, moves, truths, strict=True):
+        for score, move, size, truth in zip(scores, moves, padded_sizes, truths, strict=True):
+            inside = anchors_within(logits, config, size)
+            score, move, anchors = score[inside], move[inside], all_anchors[inside]
             match = _DENSE_MATCHER(anchors, truth.boxes)
             positive = (match >= 0).nonzero().squeeze(1)
             found = match[positive]

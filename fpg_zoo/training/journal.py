@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.util
 import json
+import os
 import sys
-from collections.abc import Mapping
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,14 +18,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from fpg_zoo.files import aside, explained, on_terminal
+from fpg_zoo.errors import StorageError
+from fpg_zoo.files import aside, explained, on_terminal, open_regular
 from fpg_zoo.training.state import LOG_FILE
 
 _SHOWN = ("loss", "rate", "epoch", "memory_gb", "box_AP")  # beside the bar
+_MAX_LOG_BYTES = 4 << 30
 
 
 class Journal:
-    """The log of one run; only the leading process writes.
+    """The log of one run; only the leading process writes, after it has called `open`.
 
     Args:
         run: the folder of `log.jsonl`.
@@ -32,35 +39,51 @@ class Journal:
 
     def __init__(self, run: Path, leads: bool, done: int, steps: int) -> None:
         self._leads = leads
+        self._run = run
         self._file = run / LOG_FILE
-        if not leads:
-            return
-        self._forget_after(done)
-        with explained(run):
-            self._stream = self._file.open("a", encoding="utf-8")
-        self._bar = tqdm(total=steps, initial=done, unit="step", disable=not on_terminal())
-        self._board = _board(run, done)
+        self._done = done
+        self._steps = steps
+
+    def open(self) -> None:
+        """Take up the log, or begin it.
+
+        Raises:
+            StorageError: it cannot be read or written.
+        """
+        self._forget_after(self._done)
+        with explained(self._run):
+            # Without a buffer: what could not be written would be tried again when it is closed.
+            self._stream = self._file.open("ab", buffering=0)
+            self._board = _Board(self._run, self._done)
+        self._bar = tqdm(total=self._steps, initial=self._done, unit="step", disable=not on_terminal())
 
     def _forget_after(self, done: int) -> None:
-        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.is_file() else []
-        kept = [line for line in lines if _is_before(line, done)]
-        with aside(self._file.parent, ".jsonl") as temporary, explained(self._file.parent):
-            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        lines = _lines_of(self._file)
+        rows = [_row_of(line) for line in lines]
+        # The last is none where a process was killed while it wrote it.
+        if damaged := sum(row is None for row in rows[:-1]):
+            warnings.warn(f"{self._file}: {damaged} damaged lines are left out", stacklevel=2)
+        kept = [line for line, row in zip(lines, rows, strict=True) if row is not None and _is_before(row, done)]
+        with aside(self._run, ".jsonl") as temporary, explained(self._run):
+            temporary.write_bytes(b"".join(line.rstrip(b"\n") + b"\n" for line in kept))
             temporary.replace(self._file)
 
     def note(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write figures of a step."""
+        """Write figures of a step.
+
+        Raises:
+            StorageError: they cannot be written.
+        """
         if not self._leads:
             return
         row = {"step": step, **figures, "memory_gb": _memory_gb()}
-        with explained(self._file.parent):
-            self._stream.write(json.dumps(row) + "\n")
-            self._stream.flush()
+        with explained(self._run):
+            line = memoryview(json.dumps(row).encode() + b"\n")
+            while line:
+                line = line[self._stream.write(line) :]
+            self._board.note(step, figures)
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix({name: f"{row[name]:.3g}" for name in _SHOWN if row.get(name) is not None}, refresh=False)
-        if self._board is not None:
-            for name, value in figures.items():
-                self._board.add_scalar(name, value, step)
 
     def __enter__(self) -> Journal:
         return self
@@ -71,25 +94,80 @@ class Journal:
         if self._leads:
             self._stream.close()
             self._bar.close()
-            if self._board is not None:
+            # What it still has to write fails for the reason that is being told.
+            with contextlib.suppress(OSError) if error is not None else explained(self._run):
                 self._board.close()
 
 
-def _is_before(line: str, done: int) -> bool:
-    """Whether a line is of the steps up to `done`, and no evaluation after the last of them."""
+class _Board:
+    """TensorBoard's files, where that is installed; what it cannot write is an OSError."""
+
+    def __init__(self, run: Path, done: int) -> None:
+        self._writer: Any = None
+        if importlib.util.find_spec("tensorboard") is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Its thread gives its error to whoever calls next, and raises it also to be printed.
+        self._hook = threading.excepthook
+        threading.excepthook = self._thread_ended
+        try:
+            with self._errors():
+                self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+        except OSError:
+            threading.excepthook = self._hook
+            raise
+
+    def note(self, step: int, figures: Mapping[str, float]) -> None:
+        if self._writer is not None:
+            with self._errors():
+                for name, value in figures.items():
+                    self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            try:
+                with self._errors():
+                    self._writer.close()
+            finally:
+                threading.excepthook = self._hook
+
+    def _thread_ended(self, ending: threading.ExceptHookArgs) -> None:
+        if not type(ending.thread).__module__.startswith("tensorboard"):
+            self._hook(ending)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:  # TensorFlow, where that is installed, has classes of its own
+            raise OSError(errno.EIO, f"TensorBoard: {error}") from error
+
+
+def _lines_of(file: Path) -> list[bytes]:
+    if not os.path.lexists(file):
+        return []
+    try:
+        with open_regular(file, max_bytes=_MAX_LOG_BYTES) as stream:
+            return stream.readlines()
+    except OSError as error:
+        raise StorageError(f"{file}: cannot be read ({error.strerror or error}); move it away to go on") from None
+
+
+def _row_of(line: bytes) -> dict[str, Any] | None:
+    """What a line says; None for one that no journal wrote whole."""
     try:
         row = json.loads(line)
-        return int(row["step"]) < done or (row["step"] == done and "loss" in row)
-    except (ValueError, TypeError, KeyError):
-        return False  # the line that was being written when the process was killed
-
-
-def _board(run: Path, done: int) -> Any:
-    if importlib.util.find_spec("tensorboard") is None:
+    except (ValueError, RecursionError):
         return None
-    from torch.utils.tensorboard import SummaryWriter
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
-    return SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+
+def _is_before(row: Mapping[str, Any], done: int) -> bool:
+    """Whether it is of the steps up to `done`, and no evaluation after the last of them."""
+    return bool(row["step"] < done or (row["step"] == done and "loss" in row))
 
 
 def _memory_gb() -> float | None:

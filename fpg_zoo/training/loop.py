@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
 import time
 import warnings
@@ -34,6 +33,7 @@ from fpg_zoo.training.state import (
     Progress,
     begun,
     best_figure,
+    check_settings,
     newest_state,
     read_progress,
     restore,
@@ -42,7 +42,8 @@ from fpg_zoo.training.state import (
 )
 
 AVERAGE_DECAY = 0.999  # of the averaged weights, a step; less in the beginning
-_LEFT_ALONE = ("closed by peer", "Connection reset", "NCCL", "Broken pipe")
+_LOCK_FILE = ".lock"
+_PAD_TO_CROP = "pad_to_crop"  # a recipe's, which the records of older runs lack
 # Evaluates a model and gives its figures; the first is the one by which the best is told.
 Evaluate = Callable[[Detector], Mapping[str, float]]
 
@@ -152,9 +153,14 @@ class _Run:
             "data": data,
         }
         del self.record["checkpoint_activations"], self.record["recipe"]["about"]  # which change nothing
+        self.pad_to_crop = settings.recipe.pad_to_crop
         self.average: AveragedModel | None = None
 
     def train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, go_on: bool) -> dict[str, float]:
+        with self.processes.exclusive(self.run / _LOCK_FILE, f"the run {self.run}"):
+            return self._train(save_every, evaluate, evaluate_every, go_on)
+
+    def _train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, go_on: bool) -> dict[str, float]:
         settings = self.settings
         if settings.sync_norms:
             for name, part in self.model.named_children():
@@ -176,7 +182,9 @@ class _Run:
             return evaluate is not None and (step == self.steps or self._ends_epoch(step, evaluate_every))
 
         figures: dict[str, float] = {}
-        with Journal(self.run, self.processes.leads, done, self.steps) as journal, _explained(self.processes):
+        journal = Journal(self.run, self.processes.leads, done, self.steps)
+        self.processes.by_leader(journal.open)
+        with journal, _explained():
             if done and due(done) and evaluate:  # it may have been broken off there
                 figures = self._evaluated(evaluate)
                 journal.note(done, figures)
@@ -215,8 +223,14 @@ class _Run:
             )
         if state is None or progress is None:
             return 0
-        _refuse_other_settings(state, progress.settings, self.record)
-        average = restore(state, self.model, optimizer)
+        recipe = progress.settings.get("recipe")
+        if isinstance(recipe, dict) and _PAD_TO_CROP not in recipe:
+            # Begun before recipes had it, when every image had anchors up to the crop. It goes on so, to the bit.
+            del self.record["recipe"][_PAD_TO_CROP]
+            self.pad_to_crop = True
+        check_settings(state, progress.settings, self.record)
+        self.processes.by_leader(lambda: best_figure(self.run))  # which may be damaged: to be known before long work
+        average = restore(state, self.model, optimizer, averaged=self.average is not None)
         if self.average is not None and average is not None:
             self.average.module.load_state_dict(average)
             self.average.n_averaged.fill_(progress.step)
@@ -285,8 +299,9 @@ class _Run:
     def _losses(self, criterion: nn.Module, batch: TrainBatch) -> dict[str, Tensor]:
         device = self.model.device
         images = batch.images.to(device, memory_format=torch.channels_last)
+        padded_sizes = [(images.shape[-2], images.shape[-1])] * len(images) if self.pad_to_crop else None
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
-            losses: dict[str, Tensor] = criterion(images, batch.sizes, batch.targets)
+            losses: dict[str, Tensor] = criterion(images, batch.sizes, batch.targets, padded_sizes=padded_sizes)
         return losses
 
     def _ends_epoch(self, step: int, every: int) -> bool:
@@ -299,11 +314,13 @@ class _Run:
         self.processes.alike(model)  # but for this, BatchNorm's running statistics are each process's own
         figures = dict(evaluate(model.eval()))
         self.model.train()
-        if self.processes.leads:
+
+        def keep_best() -> None:
             best = best_figure(self.run)
             if best is None or next(iter(figures.values())) > best:
                 save_best(self.run, model, figures)
-        self.processes.wait()
+
+        self.processes.by_leader(keep_best)
         return figures
 
     def _best_of_both(self) -> Detector:
@@ -315,15 +332,16 @@ class _Run:
         return averaged
 
     def _save(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        if self.processes.leads:
+        def save() -> None:
             average = self.average.module.state_dict() if self.average is not None else None
             save_state(self.run, self.model, optimizer, average, Progress(step, self.record))
-        self.processes.wait()
+
+        self.processes.by_leader(save)
 
 
 @contextlib.contextmanager
-def _explained(processes: Processes) -> Iterator[None]:
-    """Turn what torch raises for want of memory, of pictures or of the other processes into an error of ours."""
+def _explained() -> Iterator[None]:
+    """Turn what torch raises for want of memory or of pictures into an error of ours."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -334,10 +352,6 @@ def _explained(processes: Processes) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise TrainingError("a BatchNorm sees one value a channel: take at least 2 pictures in a batch") from None
-    except RuntimeError as error:
-        if processes.count == 1 or not any(sign in str(error) for sign in _LEFT_ALONE):
-            raise
-        raise TrainingError("another process has stopped; its own message says why") from None
 
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -366,21 +380,6 @@ def _complaints(losses: Mapping[str, float], batch: TrainBatch) -> list[str]:
     """What is wrong with a batch's losses, if anything."""
     bad = [f"{name} = {value}" for name, value in losses.items() if not math.isfinite(value)]
     return [f"{', '.join(bad)} on the pictures {', '.join(map(str, batch.image_ids))}"] if bad else []
-
-
-def _refuse_other_settings(state: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in values.items():
-            found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-        return found
-
-    old, new = flat(before), flat(json.loads(json.dumps(now)))
-    other = [f"{name} was {old.get(name)}, is {new.get(name)}" for name in old | new if old.get(name) != new.get(name)]
-    if other:
-        raise ConfigError(
-            f"{state}: begun with other settings ({'; '.join(other[:4])}): repeat those, or begin a new run"
-        )
 
 
 def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:

@@ -20,6 +20,8 @@ class Recipe:
         schedule: the optimiser's.
         factors: least and greatest random factor on the longest side that the model takes; crops have that side.
         flip: probability of mirroring left to right, 0..1.
+        pad_to_crop: an image has anchors in all of its padding up to the crop, as the published models were trained
+            (mmdetection 2.x). Else up to the least multiples of the model's divisor, as in mmdetection 3.3.0.
         frozen_stages: backbone stages that are not trained, with the stem; 0 trains everything.
         sampling: of the regions that a two-stage detector trains on.
         about: what it is for, in a line.
@@ -28,6 +30,7 @@ class Recipe:
     schedule: Schedule
     factors: tuple[float, float] = (0.8, 1.2)
     flip: float = 0.5
+    pad_to_crop: bool = False
     frozen_stages: int
     sampling: RegionSampling = field(default_factory=RegionSampling)
     about: str
@@ -47,6 +50,7 @@ class Recipe:
 RECIPES = {
     "crop640_50e": Recipe(
         schedule=Schedule(epochs=50, steps_down=(30, 40), learning_rate=0.08),
+        pad_to_crop=True,
         frozen_stages=1,
         about="the published one: 50 epochs from a backbone trained on ImageNet, batches of 64",
     ),

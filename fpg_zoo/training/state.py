@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -16,15 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fpg_zoo.errors import CheckpointError
-from fpg_zoo.files import TEMPORARY, explained
+from fpg_zoo.errors import CheckpointError, ConfigError
+from fpg_zoo.files import TEMPORARY, explained, read_regular
 from fpg_zoo.model_files import WEIGHTS_FILE, WeightsFile, write_safetensors
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.text import printable
 
 _OPTIMIZER_FILE, _AVERAGE_FILE, _PROGRESS_FILE = "optimizer.safetensors", "average.safetensors", "progress.json"
 _STATE = re.compile(r"state-(\d{8})")
 _FIGURES_FILE = "figures.json"
 BEST, LOG_FILE = "best", "log.jsonl"
+_MAX_RECORD_BYTES = 16 << 20  # of `progress.json`, which has the name of each class
+_REMEDY = "put back a copy of the state, or begin a new run in another folder"
+_MAX_SHOWN = 4  # settings that differ
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,12 @@ def save_state(
     Raises:
         StorageError: it cannot be written; the states before are kept then.
     """
-    target = run / f"state-{progress.step:08}"
+    target = run / _state_name(progress.step)
     with _folder_aside(run) as folder:
         model.save_pretrained(folder)
-        _write(_kept(model, optimizer), folder / _OPTIMIZER_FILE)
+        write_safetensors(_kept(model, optimizer), folder / _OPTIMIZER_FILE, {"format": "pt"})
         if average is not None:
-            _write(average, folder / _AVERAGE_FILE)
+            write_safetensors(average, folder / _AVERAGE_FILE, {"format": "pt"})
         with explained(run):
             _write_text(folder / _PROGRESS_FILE, asdict(progress))
             folder.rename(target)
@@ -85,42 +90,109 @@ def read_progress(state: Path) -> Progress:
     """How far a saved run had come.
 
     Raises:
-        CheckpointError: the record cannot be read.
+        CheckpointError: the record cannot be read, or is not as it was written.
     """
+    file = state / _PROGRESS_FILE
     try:
-        progress = Progress(**json.loads((state / _PROGRESS_FILE).read_text(encoding="utf-8")))
-        if type(progress.step) is not int or not isinstance(progress.settings, dict):
+        content = json.loads(read_regular(file, max_bytes=_MAX_RECORD_BYTES))
+        step, settings = content["step"], content["settings"]
+        if type(step) is not int or state.name != _state_name(step):
+            raise ValueError("its step is not that of the folder's name")
+        if not isinstance(settings, dict) or len(content) > 2:
             raise ValueError("not as it was written")
-        return progress
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{state}: no state to go on from ({error}); begin a new run") from None
+        return Progress(step, settings)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        cause = (isinstance(error, OSError) and error.strerror) or printable(error)
+        raise CheckpointError(f"{file}: no state to go on from ({cause}); {_REMEDY}") from None
 
 
-def restore(state: Path, model: Detector, optimizer: torch.optim.Optimizer) -> dict[str, Tensor] | None:
-    """Load a saved state into a model and its optimiser, and remove the states before it, which a kill may have left.
-
-    Returns:
-        The averaged weights by name; None if none were saved.
+def check_settings(state: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse to go on with other settings than a run was begun with.
 
     Raises:
-        CheckpointError: it is of another model, or cannot be read.
+        ConfigError: with what differs.
     """
-    weights = WeightsFile(state / WEIGHTS_FILE).tensors()
-    wanted = model.state_dict()
-    if {name: tensor.shape for name, tensor in weights.items()} != {name: one.shape for name, one in wanted.items()}:
+    before, now = _flat(saved), _flat(json.loads(json.dumps(current)))
+    differences = [
+        f"{printable(name)} was {printable(before.get(name))}, is {printable(now.get(name))}"
+        for name in before | now
+        if before.get(name) != now.get(name)
+    ]
+    if differences:
+        raise ConfigError(
+            f"{state}: begun with other settings ({'; '.join(differences[:_MAX_SHOWN])}): repeat those, or begin a new "
+            "run"
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def restore(
+    state: Path, model: Detector, optimizer: torch.optim.Optimizer, *, averaged: bool
+) -> dict[str, Tensor] | None:
+    """Load a saved state into a model and its optimiser, and remove the states before it, which a kill may have left.
+
+    Args:
+        state: its folder.
+        model: its parameters that are trained take gradients.
+        optimizer: of those.
+        averaged: the run also keeps an average of the weights.
+
+    Returns:
+        The averaged weights by name; None if there are none.
+
+    Raises:
+        CheckpointError: it is of another model, is not whole, or cannot be read.
+    """
+    expected = _forms(model.state_dict())
+    weights = _tensors(state / WEIGHTS_FILE)
+    if _forms(weights) != expected:
         raise CheckpointError(f"{state}: of another model than {model.name} for {len(model.class_names)} classes")
+    average = _tensors(state / _AVERAGE_FILE) if averaged else None
+    if average is not None and _forms(average) != expected:
+        raise CheckpointError(f"{state / _AVERAGE_FILE}: not the weights of this model; {_REMEDY}")
+    kept = _tensors(state / _OPTIMIZER_FILE)
+    _check_optimizer(state / _OPTIMIZER_FILE, kept, model)
     model.load_state_dict(weights)
     parameters = dict(model.named_parameters())
-    for label, tensor in WeightsFile(state / _OPTIMIZER_FILE).tensors().items():
+    for label, tensor in kept.items():
         kind, _, name = label.partition("/")
-        if name not in parameters or (tensor.ndim and tensor.shape != parameters[name].shape):
-            raise CheckpointError(f"{state / _OPTIMIZER_FILE}: {label!r} is of no parameter; begin a new run")
         # AdamW's count of steps stays on the CPU, as it makes it.
         device = parameters[name].device if tensor.ndim else "cpu"
         optimizer.state[parameters[name]][kind] = tensor.to(device, copy=True)
-    average = state / _AVERAGE_FILE
     _remove_before(state)
-    return WeightsFile(average).tensors() if average.is_file() else None
+    return average
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return WeightsFile(file).tensors()
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_REMEDY}") from None
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+
+
+def _check_optimizer(file: Path, kept: Mapping[str, Tensor], model: Detector) -> None:
+    """See that something of each kind is kept of every parameter that is trained, and of no other."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for label, tensor in kept.items():
+        name = label.partition("/")[2]
+        if name not in trained or (tensor.ndim and tensor.shape != trained[name].shape):
+            raise CheckpointError(f"{file}: {printable(label)!r} is of no parameter; {_REMEDY}")
+    kinds = {label.partition("/")[0] for label in kept}
+    if not kinds:
+        raise CheckpointError(f"{file}: holds nothing; {_REMEDY}")
+    for label in (f"{kind}/{name}" for kind in sorted(kinds) for name in trained):
+        if label not in kept:
+            raise CheckpointError(f"{file}: {label!r} is missing; {_REMEDY}")
 
 
 def begun(run: Path) -> bool:
@@ -132,15 +204,19 @@ def best_figure(run: Path) -> float | None:
     """The figure of the best model so far; None if there is none.
 
     Raises:
-        CheckpointError: its record cannot be read.
+        CheckpointError: its record is missing or cannot be read.
     """
-    file = run / BEST / _FIGURES_FILE
-    if not file.is_file():
+    if not (run / BEST).exists():
         return None
+    file = run / BEST / _FIGURES_FILE
     try:
-        return float(next(iter(json.loads(file.read_text(encoding="utf-8")).values())))
-    except (OSError, ValueError, TypeError, AttributeError, StopIteration) as error:
-        raise CheckpointError(f"{file}: unreadable ({error}); move {run / BEST} away to go on") from None
+        figure = next(iter(json.loads(read_regular(file, max_bytes=_MAX_RECORD_BYTES)).values()))
+        if type(figure) not in (int, float) or not math.isfinite(figure):
+            raise ValueError("its first figure is no number")
+        return float(figure)
+    except (OSError, ValueError, AttributeError, StopIteration, RecursionError, OverflowError) as error:
+        cause = (isinstance(error, OSError) and error.strerror) or printable(error) or "no figures"
+        raise CheckpointError(f"{file}: unreadable ({cause}); move {run / BEST} away to go on") from None
 
 
 def save_best(run: Path, model: Detector, figures: Mapping[str, float]) -> None:
@@ -166,11 +242,6 @@ def _write_text(path: Path, content: Mapping[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
-    path.touch()
-    write_safetensors(tensors, path, {"format": "pt"})
-
-
 def _kept(model: Detector, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What the optimiser keeps of each parameter, as `KIND/PARAMETER`: momenta, moments, counts of steps."""
     return {
@@ -179,6 +250,10 @@ def _kept(model: Detector, optimizer: torch.optim.Optimizer) -> dict[str, Tensor
         for kind, value in optimizer.state[parameter].items()
         if isinstance(value, Tensor)
     }
+
+
+def _state_name(step: int) -> str:
+    return f"state-{step:08}"
 
 
 def _states(run: Path) -> list[Path]:
