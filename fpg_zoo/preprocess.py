@@ -44,10 +44,14 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     columns[left == right] = 0
     left_weight, right_weight = _weights(columns, image.device)
     upper_weight, lower_weight = _weights(rows[:, None], image.device)
-    wide = image.int()
-    across = (wide[..., left.to(image.device)] * left_weight + wide[..., right.to(image.device)] * right_weight) >> 4
-    upper_part = (across[:, upper.to(image.device)] * upper_weight) >> 16
-    lower_part = (across[:, lower.to(image.device)] * lower_weight) >> 16
+    # Rows and columns are selected while they are bytes: what is widened to 32 bits is of the output's size, however
+    # large the image is.
+    source_rows, places = torch.cat((upper, lower)).unique(return_inverse=True)
+    needed = _select(image, 1, source_rows)
+    across = (_select(needed, 2, left).int() * left_weight + _select(needed, 2, right).int() * right_weight) >> 4
+    upper_place, lower_place = places.split(size[0])
+    upper_part = (_select(across, 1, upper_place) * upper_weight) >> 16
+    lower_part = (_select(across, 1, lower_place) * lower_weight) >> 16
     return ((upper_part + lower_part + 2) >> 2).to(torch.uint8)
 
 
@@ -59,6 +63,10 @@ def _neighbours(given: int, wanted: int) -> tuple[tuple[Tensor, Tensor], Tensor]
     first = place.floor()
     second = (first + 1).clamp(0, given - 1)
     return (first.clamp(0, given - 1).long(), second.long()), place - first
+
+
+def _select(image: Tensor, dim: int, places: Tensor) -> Tensor:
+    return image.index_select(dim, places.to(image.device))
 
 
 def _weights(fraction: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
