@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -275,6 +275,25 @@ def saying(answer: bytes) -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with _running(Handler) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def sending(send: Callable[[Callable[[bytes], object]], None]) -> Iterator[str]:
+    """A server that answers whatever it is asked by calling `send` with what writes bytes; yields its URL."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with contextlib.suppress(ConnectionError):
+                send(self.wfile.write)
+
+        def do_CONNECT(self) -> None:
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             pass

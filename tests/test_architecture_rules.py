@@ -18,7 +18,7 @@ MAX_LINES = 400
 # Modules and subpackages right below fpg_zoo, lowest layer first. Each may import from its own layer and from those
 # above it in this list. Some are not written yet; style.md has a place for them.
 LAYERS = (
-    ("errors", "text", "version", "coco_classes", "files", "ahead"),
+    ("errors", "text", "version", "coco_classes", "files", "ahead", "http_client"),
     ("config", "config_checks", "config_io", "boxes", "images", "structures", "drawing"),
     ("catalog", "preprocess", "model_files"),
     ("weights",),
