@@ -46,7 +46,7 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     upper_weight, lower_weight = _weights(rows[:, None], image.device)
     # Rows and columns are selected while they are bytes: what is widened to 32 bits is of the output's size, however
     # large the image is.
-    source_rows, places = torch.cat((upper, lower)).unique(return_inverse=True)
+    source_rows, places = torch.cat((upper, lower)).unique(return_inverse=True)  # type: ignore[no-untyped-call]
     needed = _select(image, 1, source_rows)
     across = (_select(needed, 2, left).int() * left_weight + _select(needed, 2, right).int() * right_weight) >> 4
     upper_place, lower_place = places.split(size[0])
@@ -76,8 +76,10 @@ def _weights(fraction: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def normalise(image: Tensor, config: PreprocessConfig) -> Tensor:
     """(3, H, W) uint8 RGB to float32 of about zero mean and unit variance per channel."""
-    mean = torch.tensor(config.mean, device=image.device)[:, None, None]
-    std = torch.tensor(config.std, device=image.device)[:, None, None]
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=image.device)[:, None, None]
+        for values in (config.mean, config.std)
+    )
     return (image.float() - mean) / std
 
 
@@ -94,7 +96,7 @@ def preprocess(images: Sequence[Tensor], config: PreprocessConfig) -> tuple[Tens
     """
     sizes = [resized_size(image.shape[-2], image.shape[-1], config.longest_side) for image in images]
     height, width = padded_size(max(size[0] for size in sizes), max(size[1] for size in sizes), config.pad_divisor)
-    batch = torch.zeros(len(images), 3, height, width, device=images[0].device)
+    batch = torch.zeros(len(images), 3, height, width, dtype=torch.float32, device=images[0].device)
     for index, (image, size) in enumerate(zip(images, sizes, strict=True)):
         batch[index, :, : size[0], : size[1]] = normalise(resize(image, size), config)
     return batch, sizes

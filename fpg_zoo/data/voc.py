@@ -12,7 +12,6 @@ from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from PIL import Image
 from tqdm import tqdm
 
 from fpg_zoo.data import report as kinds
@@ -20,7 +19,7 @@ from fpg_zoo.data.entries import read_box
 from fpg_zoo.data.report import Report
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import aside, explained, on_terminal
-from fpg_zoo.images import SUFFIXES
+from fpg_zoo.images import image_suffixes, open_image
 
 _SPLITS = ("train", "val", "trainval", "test")
 _WHOLE = "all"  # the split where a folder has no lists
@@ -110,7 +109,7 @@ def convert_voc(folder: str | Path, output: str | Path) -> Conversion:
     source, target = Path(folder), Path(output)
     if target.resolve() == source.resolve():
         raise ConfigError(f"{target}: the folder to convert; name another for what is written")
-    annotations, pictures = _files(source / "Annotations", (".xml",)), _files(source / "JPEGImages", SUFFIXES)
+    annotations, pictures = _files(source / "Annotations", (".xml",)), _files(source / "JPEGImages", image_suffixes())
     splits = _splits(source, annotations)
     report, found = Report(), {}
     for stem in tqdm(sorted(set().union(*splits.values())), unit="picture", disable=not on_terminal(), leave=False):
@@ -187,7 +186,7 @@ def _annotated(stem: str, annotation: Path | None, picture: Path | None, report:
 def _sizes(picture: Path) -> list[tuple[int, int]]:
     """(height, width) upright, and as stored where that differs: either may have been annotated. None if unreadable."""
     try:
-        with Image.open(picture) as image:
+        with open_image(picture) as image:
             stored, orientation = (image.height, image.width), image.getexif().get(_ORIENTATION)
     except Exception:  # damaged files make Pillow raise nearly anything
         return []
