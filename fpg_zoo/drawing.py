@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from fpg_zoo.fonts import Font, lettering
 from fpg_zoo.images import ImageLike, read_image
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def draw_detections(detections: Detections, image: ImageLike) -> Image.Image:
         canvas = _tinted(canvas, zip(masks, colours, strict=True))
     pen = ImageDraw.Draw(canvas)
     line = max(round(max(canvas.size) / 400), 1)
-    font = ImageFont.load_default(max(round(max(canvas.size) / 50), 10))
+    size = max(round(max(canvas.size) / 50), 10)
+    letterings = {name: lettering(name, found.class_names) for name in found.names}
+    fonts = {each.font_file: each.font(size) for each in letterings.values()}
     right, bottom = canvas.width - 1, canvas.height - 1
     for (x1, y1, x2, y2), colour in zip(found.boxes.tolist(), colours, strict=True):
         box = [min(x1, right), min(y1, bottom), min(x2, right), min(y2, bottom)]
@@ -63,7 +66,8 @@ def draw_detections(detections: Detections, image: ImageLike) -> Image.Image:
             width=line,
         )
     for box, colour, name, score in zip(found.boxes.tolist(), colours, found.names, found.scores.tolist(), strict=True):
-        _label(pen, box, f"{name} {score:.2f}", colour, font, canvas.size)
+        text, font_file = letterings[name]
+        _label(pen, box, f"{text} {score:.2f}", colour, fonts[font_file], canvas.size)
     return canvas
 
 
@@ -91,7 +95,7 @@ def _label(
     box: list[float],
     text: str,
     colour: Colour,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: Font,
     size: tuple[int, int],
 ) -> None:
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)

@@ -159,6 +159,8 @@ def create_model(
         WeightsError: the weights cannot be fetched, trusted or fitted.
         StorageError: they cannot be kept in the cache.
     """
+    import torch
+
     from fpg_zoo.fitting import with_classes
     from fpg_zoo.loading import assemble, open_published, open_source
     from fpg_zoo.modeling.detectors import build_detector
@@ -179,7 +181,9 @@ def create_model(
         known, tag = _architecture(name)
         config = known.build_config()
         if not (pretrained or tag):
-            return build_detector(with_classes(config, classes), known.name).eval().to(device)
+            with torch.device("cpu"):  # whatever the program's default is
+                model: Detector = build_detector(with_classes(config, classes), known.name)
+            return model.eval().to(device)
         source = open_published(load_manifest().find(known.name, tag), config)
     model, fresh = assemble(source, classes)
     if fresh:

@@ -6,8 +6,9 @@ import collections
 import io
 import itertools
 import json
+import os
+import re
 import sys
-import urllib.parse
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from fpg_zoo.ahead import ahead
 from fpg_zoo.errors import ConfigError, ImageError
 from fpg_zoo.factory import check_source, create_model
 from fpg_zoo.files import aside, check_writable, explained, on_terminal
-from fpg_zoo.images import read_image
+from fpg_zoo.images import ANNOTATED_ENDING, SOFTWARE, SOFTWARE_TAG, is_url, label_of, read_image
 from fpg_zoo.predictor import Predictor
 from fpg_zoo.structures import Detections
 
@@ -63,7 +64,7 @@ def predict_files(
         score: the least score, 0..1; what is below it is left out before masks are made of it.
         output: folder for annotated pictures, `NAME_detections.jpg`, or `.png` where a side is too long for JPEG.
         results: a COCO results file, written whole at the end. A picture's id is its file name if that is a number, as
-            COCO's are, and otherwise its path as given.
+            COCO's are, and otherwise its path as given, a URL without a password.
 
     Returns:
         The pictures and objects counted. Of a skipped picture nothing is counted or written.
@@ -79,7 +80,7 @@ def predict_files(
             check_writable(place)
     if results is not None and results.is_dir():
         raise ConfigError(f"{results}: a folder; name the file to write")
-    if results is not None and results.resolve() in {Path(file).resolve() for file in files}:
+    if results is not None and _real_path(results) in {_real_path(file) for file in files}:
         raise ConfigError(f"{results}: one of the pictures; name another file to write")
     # Only now what takes time, and only after that the first file is made.
     target_device = usable_device(device)
@@ -95,8 +96,8 @@ def predict_files(
             except (MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                reason = f"{file}: not enough memory to detect in it or draw on it; make it smaller, or raise the score"
-                _skip(file, reason, summary, bar)
+                reason = "not enough memory to detect in it or draw on it; make it smaller, or raise the score"
+                _skip(file, f"{label_of(file)}: {reason}", summary, bar)
             else:
                 summary.detected += 1
                 summary.objects += len(objects)
@@ -147,7 +148,7 @@ def _predict_file(
     rows = found.to_coco(image_id)
     if target is not None:
         _save_picture(found.draw(image), target)
-    return rows, f"{file}: {_counts(found)}"
+    return rows, f"{label_of(file)}: {_counts(found)}"
 
 
 def _skip(file: str, reason: str, summary: Summary, bar: Any) -> None:
@@ -163,8 +164,10 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
 
 def _stem(file: str) -> str:
     """A picture's name without folders and suffix; of a URL, without what follows the path."""
-    path = urllib.parse.urlsplit(file).path if "://" in file else file
-    stem = Path(path).stem.encode(errors="surrogateescape")[:_MOST_STEM_BYTES].decode(errors="ignore")
+    if is_url(file):
+        # Not urlsplit, which raises for some.
+        file = re.split("[?#]", label_of(file).partition("://")[2].partition("/")[2])[0]
+    stem = Path(file).stem.encode(errors="surrogateescape")[:_MOST_STEM_BYTES].decode(errors="ignore")
     return stem or "picture"
 
 
@@ -172,25 +175,33 @@ def _image_ids(files: Sequence[str]) -> dict[str, int | str]:
     stems = {file: _stem(file) for file in files}
     numbers = {file: int(stem) for file, stem in stems.items() if stem.isdecimal() and len(stem) < _MOST_DIGITS}
     times = collections.Counter(numbers.values())
-    return {file: numbers[file] if times[numbers.get(file, -1)] == 1 else file for file in files}
+    return {file: numbers[file] if times[numbers.get(file, -1)] == 1 else label_of(file) for file in files}
 
 
 def _targets(files: Sequence[str], output: Path) -> dict[str, Path]:
     """A new file for each picture, without suffix: with whichever it gets, it is none of the pictures or the others."""
-    taken = {Path(file).resolve() for file in files}
+    taken = {_real_path(file) for file in files}
     targets = {}
     for file in files:
         names = (
-            f"{_stem(file)}{number}_detections"
+            f"{_stem(file)}{number}{ANNOTATED_ENDING}"
             for number in itertools.chain([""], (f"_{i}" for i in itertools.count(2)))
         )
-        targets[file] = next(path for name in names if taken.isdisjoint(_resolved(path := output / name)))
-        taken |= _resolved(targets[file])
+        targets[file] = next(path for name in names if taken.isdisjoint(_real_paths(path := output / name)))
+        taken |= _real_paths(targets[file])
     return targets
 
 
-def _resolved(target: Path) -> set[Path]:
-    return {_suffixed(target, suffix).resolve() for suffix in (".jpg", ".png")}
+def _real_paths(target: Path) -> set[str]:
+    return {_real_path(_suffixed(target, suffix)) for suffix in (".jpg", ".png")}
+
+
+def _real_path(file: str | Path) -> str:
+    """Where a file is, whatever links lead to it; a path that cannot be, as one with a null byte, as it is given."""
+    try:
+        return os.path.realpath(os.path.expanduser(file))  # Path.resolve raises where links lead in a circle
+    except ValueError:
+        return str(file)
 
 
 def _suffixed(target: Path, suffix: str) -> Path:
@@ -198,14 +209,16 @@ def _suffixed(target: Path, suffix: str) -> Path:
 
 
 def _save_picture(picture: Image.Image, target: Path) -> None:
-    """Write `target` with the suffix of its format."""
+    """Write `target` with the suffix of its format, and so that `find_images` knows it for what it is."""
     encoded = io.BytesIO()  # what fails below is the file system, and not the encoder
+    exif = Image.Exif()
+    exif[SOFTWARE_TAG] = SOFTWARE
     if max(picture.size) <= JPEG_MAX_SIDE:
         suffix = ".jpg"
-        picture.save(encoded, "JPEG", quality=JPEG_QUALITY)
+        picture.save(encoded, "JPEG", quality=JPEG_QUALITY, exif=exif)
     else:
         suffix = ".png"
-        picture.save(encoded, "PNG")
+        picture.save(encoded, "PNG", exif=exif)
     with aside(target.parent, suffix) as temporary, explained(target.parent):
         temporary.write_bytes(encoded.getbuffer())
         temporary.replace(_suffixed(target, suffix))

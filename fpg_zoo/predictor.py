@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from fpg_zoo.ahead import ahead
 from fpg_zoo.files import on_terminal
-from fpg_zoo.images import ImageLike, read_image, to_pixels
+from fpg_zoo.images import ImageLike, is_upright_rgb, read_image, to_pixels
 from fpg_zoo.preprocess import padded_size, preprocess, resized_size
 from fpg_zoo.structures import Detections, check_score
 
@@ -117,7 +117,7 @@ class Predictor:
 
 
 def _read(images: Iterable[ImageLike]) -> list[Image.Image]:
-    return [read_image(image) for image in images]
+    return [cast("Image.Image", image) if is_upright_rgb(image) else read_image(image) for image in images]
 
 
 def _check(batch_size: int, score: float) -> None:

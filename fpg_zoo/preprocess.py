@@ -44,10 +44,14 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     columns[left == right] = 0
     left_weight, right_weight = _weights(columns, image.device)
     upper_weight, lower_weight = _weights(rows[:, None], image.device)
-    wide = image.int()
-    across = (wide[..., left.to(image.device)] * left_weight + wide[..., right.to(image.device)] * right_weight) >> 4
-    upper_part = (across[:, upper.to(image.device)] * upper_weight) >> 16
-    lower_part = (across[:, lower.to(image.device)] * lower_weight) >> 16
+    # Rows and columns are selected while they are bytes: what is widened to 32 bits is of the output's size, however
+    # large the image is.
+    source_rows, places = torch.cat((upper, lower)).unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    needed = _select(image, 1, source_rows)
+    across = (_select(needed, 2, left).int() * left_weight + _select(needed, 2, right).int() * right_weight) >> 4
+    upper_place, lower_place = places.split(size[0])
+    upper_part = (_select(across, 1, upper_place) * upper_weight) >> 16
+    lower_part = (_select(across, 1, lower_place) * lower_weight) >> 16
     return ((upper_part + lower_part + 2) >> 2).to(torch.uint8)
 
 
@@ -61,6 +65,10 @@ def _neighbours(given: int, wanted: int) -> tuple[tuple[Tensor, Tensor], Tensor]
     return (first.clamp(0, given - 1).long(), second.long()), place - first
 
 
+def _select(image: Tensor, dim: int, places: Tensor) -> Tensor:
+    return image.index_select(dim, places.to(image.device))
+
+
 def _weights(fraction: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """The weights of 2048 of the first and the second neighbour."""
     return ((1 - fraction) * _UNIT).round().int().to(device), (fraction * _UNIT).round().int().to(device)
@@ -68,8 +76,10 @@ def _weights(fraction: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def normalise(image: Tensor, config: PreprocessConfig) -> Tensor:
     """(3, H, W) uint8 RGB to float32 of about zero mean and unit variance per channel."""
-    mean = torch.tensor(config.mean, device=image.device)[:, None, None]
-    std = torch.tensor(config.std, device=image.device)[:, None, None]
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=image.device)[:, None, None]
+        for values in (config.mean, config.std)
+    )
     return (image.float() - mean) / std
 
 
@@ -86,7 +96,7 @@ def preprocess(images: Sequence[Tensor], config: PreprocessConfig) -> tuple[Tens
     """
     sizes = [resized_size(image.shape[-2], image.shape[-1], config.longest_side) for image in images]
     height, width = padded_size(max(size[0] for size in sizes), max(size[1] for size in sizes), config.pad_divisor)
-    batch = torch.zeros(len(images), 3, height, width, device=images[0].device)
+    batch = torch.zeros(len(images), 3, height, width, dtype=torch.float32, device=images[0].device)
     for index, (image, size) in enumerate(zip(images, sizes, strict=True)):
         batch[index, :, : size[0], : size[1]] = normalise(resize(image, size), config)
     return batch, sizes

@@ -75,10 +75,8 @@ def test_a_url_that_is_not_there_is_refused_with_the_answer() -> None:
 def test_a_url_of_a_web_page_is_refused() -> None:
     with serve() as server:
         server.files["/a.jpg"] = b"<html>Please log in</html>"
-        assert (
-            _refusal(read_image, f"{server.url}/a.jpg")
-            == f"{server.url}/a.jpg: not a picture in a format that Pillow reads"
-        )
+        message = _refusal(read_image, f"{server.url}/a.jpg")
+    assert message.startswith(f"{server.url}/a.jpg: not a picture in a format that is read")
 
 
 def test_a_server_that_does_not_listen_is_reported() -> None:
@@ -119,7 +117,8 @@ def test_a_url_of_more_than_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch
     with serve() as server:
         server.files = {"/fits.png": PNG, "/too_long.png": PNG + b"\0"}
         assert read_image(f"{server.url}/fits.png").size == (WIDTH, HEIGHT)
-        assert f"{server.url}/too_long.png: more than" in _refusal(read_image, f"{server.url}/too_long.png")
+        message = _refusal(read_image, f"{server.url}/too_long.png")
+    assert message == f"{server.url}/too_long.png: cannot be fetched (more than the {len(PNG)} bytes that are read)"
 
 
 @pytest.mark.parametrize("url", ["http://", "http://127.0.0.1:port/a.jpg", "http://127.0.0.1:9/a b.jpg", "http://[x/a"])

@@ -220,7 +220,9 @@ def test_a_damaged_avif_is_refused_with_its_path(tmp_path: Path) -> None:
 def test_what_is_no_picture_is_refused_whatever_its_name(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "notes.jpg"
     path.write_bytes(content)
-    assert _refusal(path) == f"{path}: not a picture in a format that Pillow reads"
+    message = _refusal(path)
+    assert message.startswith(f"{path}: not a picture in a format that is read (JPEG, ")
+    assert message.endswith("; convert it to JPEG or PNG")
 
 
 @pytest.mark.parametrize("kind", [str, Path])
@@ -236,7 +238,7 @@ def test_a_folder_is_refused_with_the_remedy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["~no-such-user-here/a.jpg", "a" * 300 + ".jpg", "nul\0byte.jpg"])
 def test_a_path_that_cannot_exist_is_refused(path: str) -> None:
-    assert path in _refusal(path)
+    assert path.replace("\0", "\\x00") in _refusal(path)
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

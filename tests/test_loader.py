@@ -252,7 +252,7 @@ def test_a_picture_that_cannot_be_read_is_named_in_one_line(workers: int, tmp_pa
         evaluation_loader(dataset, PREPROCESSING, batch_size=2, workers=workers),
     ]
     for loader in loaders:
-        with pytest.raises(ImageError, match=r"^.*1\.png: not a picture in a format that Pillow reads$"):
+        with pytest.raises(ImageError, match=r"^.*1\.png: not a picture in a format that is read [^\n]*$"):
             next(loader)
 
 

@@ -347,7 +347,7 @@ def test_a_bad_picture_in_a_list_is_named(batch_size: int, predictor: Predictor,
     bad.write_text("no picture")
     with pytest.raises(ImageError) as caught:
         predictor([PIXELS, bad, PIXELS], batch_size=batch_size)
-    assert str(caught.value) == f"{bad}: not a picture in a format that Pillow reads"
+    assert str(caught.value).startswith(f"{bad}: not a picture in a format that is read")
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from pathlib import Path
 
 from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
 from fpg_zoo.errors import ConfigError
+from fpg_zoo.text import printable
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Enter it into the parser."""
     command = commands.add_parser("predict", help="detect objects in pictures")
-    command.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, glob patterns, URLs")
+    command.add_argument(
+        "images", nargs="+", metavar="IMAGES", help="files, folders (without subfolders), glob patterns, URLs"
+    )
     command.add_argument("--model", metavar="NAME", help="with its published weights unless --checkpoint is given")
     command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")
     command.add_argument("--score", type=float, default=0.3, metavar="S", help="least score, 0..1 (default: 0.3)")
@@ -21,7 +25,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--output",
         type=Path,
         metavar="DIR",
-        help="for annotated pictures (default: predictions, if --json is not given)",
+        help="for annotated images (default: predictions, if --json is not given); those of earlier runs are not read "
+        "from folders and patterns",
     )
     command.add_argument("--json", type=Path, metavar="F", help="write detections as a COCO results file")
     command.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1, mps (default: cpu)")
@@ -33,14 +38,14 @@ def _predict(options: argparse.Namespace) -> int:
         raise ConfigError(f"--score {options.score}: a score lies in 0..1")
     if options.model is None and options.checkpoint is None:
         raise ConfigError("no model: give --model NAME (`fpg-zoo list` has the names) or --checkpoint FILE")
-    from PIL import Image
-
-    from fpg_zoo.images import find_images
+    from fpg_zoo.images import counted, search_images
     from fpg_zoo.prediction_files import predict_files
 
-    # From 89 million pixels on Pillow warns that a picture may be an attack; it refuses from twice that.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    files = find_images(options.images)
+    # Of damaged metadata, and that an image may be an attack, from 89 million pixels on; it refuses from twice that.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    files, passed_over = search_images(options.images)
+    for source, kinds in passed_over.items():
+        print(f"{printable(source)}: passed over {counted(kinds)}", file=sys.stderr)
     output = options.output
     if output is None and options.json is None:
         output = Path("predictions")

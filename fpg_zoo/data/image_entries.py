@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from fpg_zoo.errors import ImageError
-from fpg_zoo.files import open_regular
+from fpg_zoo.images import open_image
 
 _MAX_SIDE = 1e9  # pixels; of no image
 _ORIENTATION = 0x0112  # EXIF; from 5 on, height and width are stored exchanged
@@ -147,7 +147,7 @@ def image_sizes(file: Path, *, verify: bool = False) -> list[tuple[int, int]]:
         annotated. Empty if the file cannot be read.
     """
     try:
-        with open_regular(file) as stream, Image.open(stream) as image:
+        with open_image(file) as image:
             stored = (image.height, image.width)
             # Of the class, as PNG's own decodes all pixels, in case that EXIF follows them.
             orientation = Image.Image.getexif(image).get(_ORIENTATION)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from fpg_zoo.data.masks import Mask
@@ -107,9 +106,9 @@ def read_pixels(file: Path, size: tuple[int, int]) -> Tensor:
     if (image.height, image.width) == size:
         return to_pixels(image)
     if (image.width, image.height) == size:
-        with Image.open(file) as stored:
-            if (stored.height, stored.width) == size:
-                return to_pixels(read_image(np.asarray(stored.convert("RGB"))))
+        stored = read_image(file, upright=False)
+        if (stored.height, stored.width) == size:
+            return to_pixels(stored)
     raise ImageError(
         f"{file}: {image.width}x{image.height} pixels, annotated as {size[1]}x{size[0]}; "
         "bring back the picture that was annotated, or correct the annotation file"

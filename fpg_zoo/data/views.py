@@ -63,7 +63,7 @@ class View:
 
     def masks(self, masks: Sequence[Mask]) -> Tensor:
         """G masks of the picture as (G, height, width) bool, of `size`: made inside the view only."""
-        seen = torch.zeros(len(masks), *self.size, dtype=torch.bool)
+        seen = torch.zeros(len(masks), *self.size, dtype=torch.bool, device="cpu")
         for bitmap, mask in zip(seen, masks, strict=True):
             drawn = self._drawn(mask) if isinstance(mask, Polygons) else self._sampled(mask)
             bitmap.copy_(torch.from_numpy(drawn))

@@ -23,7 +23,7 @@ from fpg_zoo.data.text_files import decode_text
 from fpg_zoo.data.xml_files import MAX_XML_BYTES, DocumentTypeError, EncodingError, decode_xml, parse_xml
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import aside, explained, on_terminal, read_regular
-from fpg_zoo.images import SUFFIXES
+from fpg_zoo.images import image_suffixes
 from fpg_zoo.text import printable
 
 _SPLITS = ("train", "val", "trainval", "test")
@@ -124,7 +124,7 @@ def convert_voc(folder: str | Path, output: str | Path) -> Conversion:
     source, target = Path(folder), Path(output)
     if target.resolve() == source.resolve():
         raise ConfigError(f"{target}: the folder to convert; name another for what is written")
-    annotations, images = _files(source / "Annotations", (".xml",)), _files(source / "JPEGImages", SUFFIXES)
+    annotations, images = _files(source / "Annotations", (".xml",)), _files(source / "JPEGImages", image_suffixes())
     splits = _splits(source, annotations, images)
     report, found = Report(), {}
     for stem in tqdm(sorted(set().union(*splits.values())), unit="picture", disable=not on_terminal(), leave=False):

@@ -18,7 +18,8 @@ def cell_anchors(stride: int, config: AnchorConfig) -> Tensor:
         for ratio in config.ratios
         for scale in config.scales
     ]
-    return torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in sizes])
+    corners = [(-w / 2, -h / 2, w / 2, h / 2) for w, h in sizes]
+    return torch.tensor(corners, dtype=torch.float32, device="cpu")
 
 
 def level_anchors(height: int, width: int, stride: int, config: AnchorConfig, device: torch.device) -> Tensor:

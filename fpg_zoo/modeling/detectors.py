@@ -6,9 +6,10 @@ padding. Boxes are xyxy in pixels of that frame, 0 <= x1 <= x2 <= width.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -225,7 +226,19 @@ class RetinaNet(Detector):
 
 
 def build_detector(config: DetectorConfig, name: str = "custom") -> TwoStageDetector | RetinaNet:
-    """The detector that `config` describes, initialised for training, on the current default device, in train mode."""
-    if isinstance(config, TwoStageConfig):
-        return TwoStageDetector(config, name)
-    return RetinaNet(config, name)
+    """The detector that `config` describes, initialised for training, in train mode; of float32, on the current default
+    device."""
+    with _float32_by_default():
+        if isinstance(config, TwoStageConfig):
+            return TwoStageDetector(config, name)
+        return RetinaNet(config, name)
+
+
+@contextlib.contextmanager
+def _float32_by_default() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
