@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fpg_zoo.text import printable
+
 _SHOWN = 5  # ids of a kind that a summary names; all are kept
 
 # Annotations that are left out.
@@ -60,7 +62,7 @@ class Report:
         lines = []
         for kind, ids in self._found.items():
             more = ", ..." if len(ids) > _SHOWN else ""
-            lines.append(f"{len(ids)} x {kind}: {', '.join(map(str, ids[:_SHOWN]))}{more}")
+            lines.append(f"{len(ids)} x {kind}: {', '.join(map(printable, ids[:_SHOWN]))}{more}")
         return lines
 
     def __str__(self) -> str:

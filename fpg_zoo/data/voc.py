@@ -21,6 +21,7 @@ from fpg_zoo.data.report import Report
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import aside, explained, on_terminal
 from fpg_zoo.images import SUFFIXES
+from fpg_zoo.text import printable
 
 _SPLITS = ("train", "val", "trainval", "test")
 _WHOLE = "all"  # the split where a folder has no lists
@@ -64,7 +65,7 @@ class Conversion:
 
     def summary(self) -> str:
         """A line on the whole, one per split, and one for each kind of entry that was left out or repaired."""
-        lines = [f"{self.output}: {len(self.class_names)} classes, {', '.join(self.class_names)}"]
+        lines = [f"{self.output}: {len(self.class_names)} classes, {', '.join(map(printable, self.class_names))}"]
         for name, split in self.splits.items():
             lines.append(
                 f"  {name}: {split.pictures} pictures with {split.objects} objects and {split.difficult} difficult ones"
