@@ -17,6 +17,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from fpg_zoo.errors import ConfigError, StorageError
+from fpg_zoo.text import printable
 
 TEMPORARY = ".tmp-"  # begins the names of files that are being written
 FOLDER_ENDING = ".d"  # ends the names of folders of such files
@@ -77,7 +78,7 @@ def read_regular(path: str | Path, *, max_bytes: int) -> bytes:
 def sha256_of(path: Path, description: str | None = None) -> str:
     """The file's SHA-256 in hex, read in pieces, with progress on a terminal."""
     digest = hashlib.sha256()
-    label, hidden = description or path.name, not on_terminal()
+    label, hidden = printable(description or path.name), not on_terminal()
     with (
         path.open("rb") as stream,
         tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=label, disable=hidden, leave=False) as bar,

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpg_zoo.errors import CheckpointError, ConfigError, DigestError, DownloadError, StorageError
-from fpg_zoo.files import TEMPORARY, aside, explained, sha256_of
+from fpg_zoo.files import TEMPORARY, aside, explained, read_regular, sha256_of
+from fpg_zoo.text import printable
 from fpg_zoo.version import __version__
 from fpg_zoo.weights.hub_errors import explained_hub
 from fpg_zoo.weights.settings import cache_folder
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 PREFIX = "hf-hub:"
 # As in model_files, which imports torch; fetching does without.
+_MOST_CONFIG_BYTES = 4 << 20
 CONFIG, WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -181,7 +183,8 @@ def _downloaded(what: str, repo: str, commit: str, name: str) -> Path:
 
 def _instead(repo: str, commit: str) -> str:
     try:
-        pickles = [name for name in hub_api().list_repo_files(repo, revision=commit) if name.endswith(_PICKLES)]
+        names = hub_api().list_repo_files(repo, revision=commit)
+        pickles = [printable(name) for name in names if name.endswith(_PICKLES)]
     except Exception:  # it is a detail of another error, and that one is to be told
         return ""
     return f", only pickles ({', '.join(pickles[:3])}), which are not loaded from a hub" if pickles else ""
@@ -190,8 +193,10 @@ def _instead(repo: str, commit: str) -> str:
 def _refuse_other_kinds(what: str, file: Path) -> None:
     """Look at the config before the weights are fetched, which may be large and of anything."""
     try:
-        data = json.loads(file.read_bytes())
+        data = json.loads(read_regular(file, max_bytes=_MOST_CONFIG_BYTES))
         ours = isinstance(data, dict) and {"schema_version", "architecture", "config"} <= data.keys()
+    except OSError as error:
+        raise CheckpointError(f"{what}: its {CONFIG} cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError):
         ours = False
     if not ours:

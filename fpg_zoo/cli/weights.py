@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
+from fpg_zoo.cli.printing import print_line, print_notice
 from fpg_zoo.errors import ConfigError, FPGZooError
 
 if TYPE_CHECKING:
@@ -97,17 +97,17 @@ def _download(options: argparse.Namespace) -> int:
         try:
             entry = entries.get(name)
             if entry is None:
-                print(f"{name}: {fetch_from_hub(name[len(HUB) :])}", flush=True)
+                print_line(f"{name}: {fetch_from_hub(name[len(HUB) :])}", flush=True)
             else:
-                print(f"{entry.name}: {fetch(entry, model_info(entry.architecture).config)}", flush=True)
+                print_line(f"{entry.name}: {fetch(entry, model_info(entry.architecture).config)}", flush=True)
         except FPGZooError as error:
             if len(names) == 1:
                 raise
             told = str(error)
-            print(f"fpg-zoo: {told if told.startswith(name) else f'{name}: {told}'}", file=sys.stderr)
+            print_notice(told if told.startswith(name) else f"{name}: {told}")
             failed += 1
     if failed:
-        print(f"{len(names) - failed} of {len(names)} are in the cache")
+        print_line(f"{len(names) - failed} of {len(names)} are in the cache")
     return INCOMPLETE if failed else DONE
 
 
@@ -120,11 +120,11 @@ def _verify(options: argparse.Namespace) -> int:
     verdicts = [verify_file(options.file)] if options.file else chain(Store().verify(), hub.verify())
     checked, bad = 0, 0
     for verdict in verdicts:
-        print(f"{verdict.state:<8} {verdict.path}  {verdict.detail}".rstrip(), flush=True)
+        print_line(f"{verdict.state:<8} {verdict.path}  {verdict.detail}".rstrip(), flush=True)
         checked += 1
         bad += verdict.state != "good"
     if not checked:
-        print(f"nothing in the cache {Store().folder}")
+        print_line(f"nothing in the cache {Store().folder}")
     return INCOMPLETE if bad else DONE
 
 
@@ -134,13 +134,13 @@ def _cache(options: argparse.Namespace) -> int:
 
     store = Store()
     if options.action == "path":
-        print(store.folder)
+        print_line(store.folder)
         return DONE
     items = list(prune(store)) if options.action == "prune" else contents(store)
     for item in items:
-        print(f"{item.kind:<10}  {item.size / 1e6:8.1f} MB  {item.path.name}")
+        print_line(f"{item.kind:<10}  {item.size / 1e6:8.1f} MB  {item.path.name}")
     total = f"{len(items)} files, {sum(item.size for item in items) / 1e6:.1f} MB"
-    print(f"{total} {'removed from' if options.action == 'prune' else 'in'} {store.folder}")
+    print_line(f"{total} {'removed from' if options.action == 'prune' else 'in'} {store.folder}")
     return DONE
 
 
@@ -164,12 +164,12 @@ def _convert(options: argparse.Namespace) -> int:
     model = create_model(checkpoint=options.file)
     told = f"{options.out}: {model.name}, {len(model.class_names)} classes"
     if options.to == "reference":
-        print(f"{told}, {save_reference(model, options.out)} tensors under the reference's names")
+        print_line(f"{told}, {save_reference(model, options.out)} tensors under the reference's names")
         return DONE
     digest = sha256_of(options.file)
     origin = {"source_file": options.file.name, "source_sha256": digest}
     save(model.state_dict(), model.config, model.name, options.out, origin)
-    print(f"{told}, {len(model.state_dict())} tensors (from SHA-256 {digest})")
+    print_line(f"{told}, {len(model.state_dict())} tensors (from SHA-256 {digest})")
     return DONE
 
 
@@ -189,8 +189,8 @@ def _push(options: argparse.Namespace) -> int:
             **given,
         )
     for warning in told:
-        print(f"fpg-zoo: {warning.message}", file=sys.stderr)
-    print(f"hf-hub:{options.repository}@{commit}")
+        print_notice(warning.message)
+    print_line(f"hf-hub:{options.repository}@{commit}")
     return DONE
 
 
