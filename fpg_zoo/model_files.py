@@ -122,7 +122,8 @@ class WeightsFile:
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such file") from None
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+            reason = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"{path}: cannot be read ({reason}); name a file of weights") from None
         if header_bytes > _MOST_HEADER_BYTES:
             raise CheckpointError(f"{path}: no safetensors file of weights: its header would take {header_bytes} bytes")
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fpg_zoo.catalog import ARCHITECTURES
+from fpg_zoo.catalog import ARCHITECTURES, Architecture
 from fpg_zoo.config import DetectorConfig
 from fpg_zoo.errors import CheckpointError, StorageError
 from fpg_zoo.files import aside, explained
@@ -59,7 +59,8 @@ def names_in(stored: Set[str], config: DetectorConfig) -> dict[str, tuple[str, .
     Raises:
         CheckpointError: a name is missing or left over, or some are ours and others the reference's.
     """
-    names = _nearest_names(stored, config)
+    names = _names_used(stored, config)
+    _refuse_both(stored, config)
     expected = _all_names(names)
     refuse_differences(missing=expected - stored, unexpected=stored - expected)
     return names
@@ -89,22 +90,21 @@ def _all_names(mapped: Mapping[str, tuple[str, ...]]) -> set[str]:
     return {name for names in mapped.values() for name in names}
 
 
-def _nearest_names(stored: Set[str], config: DetectorConfig) -> dict[str, tuple[str, ...]]:
-    """Our names or the reference's for a detector's tensors, whichever a file uses; the reference's if neither.
+def _names_used(stored: Set[str], config: DetectorConfig) -> dict[str, tuple[str, ...]]:
+    """Our names for a detector's tensors if a file has any that is ours alone, else the reference's."""
+    mapped = _mapping(config)
+    return {name: (name,) for name in mapped} if stored & (mapped.keys() - _all_names(mapped)) else mapped
 
-    Raises:
-        CheckpointError: it uses both.
-    """
+
+def _refuse_both(stored: Set[str], config: DetectorConfig) -> None:
+    """Refuse a file in which some of a detector's tensors have our names and others the reference's."""
     mapped = _mapping(config)
     ours, theirs = mapped.keys() - _all_names(mapped), _all_names(mapped) - mapped.keys()
-    if not stored & ours:
-        return mapped
-    if stored & theirs:
+    if stored & ours and stored & theirs:
         raise CheckpointError(
             f"it names some tensors as the zoo does ({some(sorted(stored & ours))}) and others as the reference does "
             f"({some(sorted(stored & theirs))}): save the state dict of one model alone"
         )
-    return {name: (name,) for name in mapped}
 
 
 def to_reference(tensors: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
@@ -181,10 +181,10 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
         CheckpointError: it is none of the zoo's, and the message says how it differs from the one it is nearest to; or
             it has names of both kinds.
     """
-    nearest: tuple[int, str, str] | None = None
+    nearest: tuple[int, Architecture, str] | None = None
     for architecture in ARCHITECTURES.values():
         config = architecture.build_config()
-        names = _nearest_names(state_dict.keys(), config)
+        names = _names_used(state_dict.keys(), config)
         expected = _all_names(names)
         missing, unexpected = expected - state_dict.keys(), state_dict.keys() - expected
         count, reason = len(missing) + len(unexpected), differences(missing=missing, unexpected=unexpected)
@@ -196,11 +196,12 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
                 return architecture.name
             count, reason = len(other_shapes), f"tensors of other shapes: {some(other_shapes, '; ')}"
         if nearest is None or count < nearest[0]:
-            nearest = (count, architecture.name, reason)
+            nearest = (count, architecture, reason)
     assert nearest is not None  # the catalogue is not empty
+    _refuse_both(state_dict.keys(), nearest[1].build_config())
     raise CheckpointError(
-        f"no model of the zoo: against the nearest, {nearest[1]}, {nearest[2]}. A file that describes no model must "
-        "be a whole checkpoint of one that `fpg-zoo list` has; model.save_pretrained(...) writes a description"
+        f"no model of the zoo: against the nearest, {nearest[1].name}, {nearest[2]}. A file that describes no model "
+        "must be a whole checkpoint of one that `fpg-zoo list` has; model.save_pretrained(...) writes a description"
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
 from fpg_zoo.cli.printing import print_line, print_notice
 from fpg_zoo.errors import ConfigError, FPGZooError
+from fpg_zoo.text import printable
 
 if TYPE_CHECKING:
     from fpg_zoo.modeling.detectors import Detector
@@ -41,8 +42,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     command.set_defaults(run=_cache)
 
-    command = commands.add_parser("convert", help="a checkpoint in the reference's format to safetensors, or back")
-    command.add_argument("file", type=_path, metavar="FILE", help="FILE.pth; to go back, also a file or folder of ours")
+    command = commands.add_parser("convert", help="a checkpoint file to safetensors that describe themselves, or back")
+    command.add_argument("file", type=_path, metavar="FILE", help="of weights; to go back, also a folder of ours")
     command.add_argument("out", type=_path, metavar="OUT", help="a file ending in .safetensors, or a folder; FILE.pth")
     command.add_argument(
         "--to", choices=("zoo", "reference"), default="zoo", help="the format of OUT (default: zoo, safetensors)"
@@ -167,7 +168,8 @@ def _convert(options: argparse.Namespace) -> int:
         print_line(f"{told}, {save_reference(model, options.out)} tensors under the reference's names")
         return DONE
     digest = sha256_of(options.file)
-    origin = {"source_file": options.file.name, "source_sha256": digest}
+    # A file's name may be of any bytes, and metadata is Unicode.
+    origin = {"source_file": printable(options.file.name, max_length=None), "source_sha256": digest}
     save(model.state_dict(), model.config, model.name, options.out, origin)
     print_line(f"{told}, {len(model.state_dict())} tensors (from SHA-256 {digest})")
     return DONE

@@ -119,7 +119,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         reason = _TORCH_REASON.search(str(error))
         raise unsafe(path, f"torch's safe reader says: {printable(reason[1] if reason else 'no')}") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); name a file of weights") from None
     except MemoryError:
         raise CheckpointError(f"{path}: not enough memory to read it") from None
     except Exception as error:  # damaged files make the safe unpickler raise nearly anything

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 _Value = TypeVar("_Value")
@@ -29,20 +29,19 @@ def with_plain_names(state_dict: Mapping[str, _Value]) -> dict[str, _Value]:
 
 def _without_counters(state_dict: Mapping[str, _Value]) -> dict[str, _Value]:
     weights = {name: value for name, value in state_dict.items() if name not in _COUNTERS}
-    wrapped = bool(weights) and all(_begins(name, "module.") for name in weights)
-    return weights if wrapped else dict(state_dict)
+    return weights if _all_begin(weights, "module.") else dict(state_dict)
 
 
 def _unwrapped(state_dict: dict[str, _Value]) -> dict[str, _Value]:
     """Without what wrappers put before each name, or a compiled part before those of its own."""
-    while prefix := next((prefix for prefix in _WRAPPERS if all(_begins(name, prefix) for name in state_dict)), ""):
+    while prefix := next((prefix for prefix in _WRAPPERS if _all_begin(state_dict, prefix)), ""):
         state_dict = {name.removeprefix(prefix): value for name, value in state_dict.items()}
     plain = {_COMPILED_PART.sub("", name): value for name, value in state_dict.items()}
     return plain if len(plain) == len(state_dict) else state_dict
 
 
-def _begins(name: str, prefix: str) -> bool:
-    return name.startswith(prefix) and name != prefix
+def _all_begin(names: Collection[str], prefix: str) -> bool:
+    return bool(names) and all(name.startswith(prefix) and name != prefix for name in names)
 
 
 def _without_raw_weights(state_dict: dict[str, _Value]) -> dict[str, _Value]:
