@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from reprlib import repr as shown  # the beginning of what may be long
 from typing import Literal
 
 from fpg_zoo.config_checks import (
@@ -23,6 +22,7 @@ from fpg_zoo.config_checks import (
     entries,
 )
 from fpg_zoo.errors import ConfigError
+from fpg_zoo.text import quoted
 
 SCHEMA_VERSION = 1
 BACKBONE_STAGES = 4  # C2..C5
@@ -177,10 +177,12 @@ class FPGGrid:
             )
         for pathway, levels in enumerate(self.skipped):
             if not isinstance(levels, tuple):
-                raise ConfigError(f"skipped[{pathway}]={shown(levels)}: give a tuple of levels, () for none")
+                raise ConfigError(f"skipped[{pathway}]={quoted(levels)}: give a tuple of levels, () for none")
             for level in levels:
                 if type(level) is not int or not 0 <= level < self.levels:
-                    raise ConfigError(f"skipped[{pathway}] names level {shown(level)}: levels are 0..{self.levels - 1}")
+                    raise ConfigError(
+                        f"skipped[{pathway}] names level {quoted(level)}: levels are 0..{self.levels - 1}"
+                    )
             if len(set(levels)) == self.levels:
                 raise ConfigError(f"skipped[{pathway}] skips every level: a pathway without nodes; drop it instead")
         for pathway in range(self.pathways):
@@ -377,9 +379,11 @@ def _check_classes(names: tuple[str, ...]) -> None:
     seen = set()
     for place, name in entries(class_names=names).items():
         if not isinstance(name, str) or not name.strip():
-            raise ConfigError(f"{place}={shown(name)}: it takes a text that is not blank")
+            raise ConfigError(f"{place}={quoted(name)}: it takes a text that is not blank")
+        if not name.isascii() and any("\ud800" <= char <= "\udfff" for char in name):
+            raise ConfigError(f"{place}={quoted(name)}: it holds half a character (a lone surrogate); correct the name")
         if name in seen:
-            raise ConfigError(f"{place}={shown(name)} is there twice: give each class a name of its own")
+            raise ConfigError(f"{place}={quoted(name)} is there twice: give each class a name of its own")
         seen.add(name)
 
 
@@ -389,7 +393,7 @@ def _check_pyramid(anchors: AnchorConfig, neck: NeckConfig, preprocess: Preproce
     strides = tuple(4 * 2 ** (neck.start + level) for level in range(neck.levels))
     if anchors.strides != strides:
         raise ConfigError(
-            f"anchors have strides {shown(anchors.strides)}: the neck's {neck.levels} levels from backbone stage "
+            f"anchors have strides {quoted(anchors.strides)}: the neck's {neck.levels} levels from backbone stage "
             f"{neck.start} have {strides}, give the anchors those or choose another neck"
         )
     if not isinstance(neck, FPNConfig):  # whose additions take maps of any size

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import reprlib
 import sys
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -25,6 +24,7 @@ from fpg_zoo.config import (
     TwoStageConfig,
 )
 from fpg_zoo.errors import ConfigError
+from fpg_zoo.text import quoted
 
 # These names are part of the file format: a class may be renamed, its name here must stay.
 _TYPES: dict[str, type] = {
@@ -45,8 +45,6 @@ _TYPES: dict[str, type] = {
 _NAMES = {cls: name for name, cls in _TYPES.items()}
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
 _INT64 = 2**63
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel = 2
 
 
 def to_dict(config: Any) -> Any:
@@ -69,7 +67,7 @@ def from_dict(data: Any) -> Any:
         ConfigError: no config; the message names the field, as `neck.grid.skipped[2]`, its value and what it takes.
     """
     if not isinstance(data, dict):
-        raise ConfigError(f"config={_shown(data)}: it takes an object with a type")
+        raise ConfigError(f"config={quoted(data)}: it takes an object with a type")
     return _config(data, list(_TYPES), "")
 
 
@@ -90,14 +88,14 @@ def _value(data: Any, expected: Any, path: str) -> Any:
             return data
         if option in (str, bool, NoneType) and type(data) is option:
             return data
-    raise ConfigError(f"{path}={_shown(data)}: it takes {_words(expected)}")
+    raise ConfigError(f"{path}={quoted(data)}: it takes {_words(expected)}")
 
 
 def _tuple(data: list[Any], entries: tuple[Any, ...], path: str) -> tuple[Any, ...]:
     if entries[-1] is Ellipsis:
         entries = entries[:1] * len(data)
     if len(data) != len(entries):
-        raise ConfigError(f"{path}={_shown(data)}: it takes a list of {len(entries)}")
+        raise ConfigError(f"{path}={quoted(data)}: it takes a list of {len(entries)}")
     return tuple(
         _value(item, expected, f"{path}[{index}]")
         for index, (item, expected) in enumerate(zip(data, entries, strict=True))
@@ -108,12 +106,12 @@ def _config(data: dict[str, Any], allowed: list[str], path: str) -> Any:
     prefix = f"{path}." if path else ""
     name = data.get("type")
     if not isinstance(name, str) or name not in allowed:
-        raise ConfigError(f"{prefix}type={_shown(name)}: this version takes {' or '.join(allowed)}")
+        raise ConfigError(f"{prefix}type={quoted(name)}: this version takes {' or '.join(allowed)}")
     cls = _TYPES[name]
     fields = _fields(cls)
     for key in data:
         if key != "type" and key not in fields:
-            raise ConfigError(f"{prefix}{_shown(key)} is no field of {name}, which has {', '.join(fields)}")
+            raise ConfigError(f"{prefix}{quoted(key)} is no field of {name}, which has {', '.join(fields)}")
     for key, (expected, required) in fields.items():
         if required and key not in data:
             raise ConfigError(f"{prefix}{key} is missing: it takes {_words(expected)}")
@@ -144,11 +142,3 @@ def _words(expected: Any) -> str:
     if origin is tuple:
         return "a list" if arguments[-1] is Ellipsis else f"a list of {len(arguments)}"
     return _WORDS.get(expected) or f"an object of type {_NAMES[expected]}"
-
-
-def _shown(value: object) -> str:
-    """The beginning of a value, which may be long and deep."""
-    try:
-        return _SHORT.repr(value)
-    except ValueError:  # an integer of more digits than Python prints
-        return f"a {type(value).__name__}"

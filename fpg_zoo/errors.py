@@ -7,6 +7,22 @@ from __future__ import annotations
 
 from fpg_zoo.text import printable
 
+# How torch tells it where it has no error class of its own: on the CPU (Linux, Windows), MPS, and in CUDA's libraries.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "ALLOC_FAILED",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of the machine or of an accelerator, did not suffice."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported
+        return True
+    return type(error) is RuntimeError and any(text in str(error) for text in _OUT_OF_MEMORY)
+
 
 class FPGZooError(Exception):
     """Base of all of them; the command line prints its message and exits with code 2.

@@ -21,6 +21,7 @@ from fpg_zoo.evaluation_parts import Found, Parts
 from fpg_zoo.files import sha256_of
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.processes import Processes
+from fpg_zoo.text import quoted
 from fpg_zoo.version import __version__
 
 SHAPES = Path("shapes")  # stands for the procedural data set
@@ -125,7 +126,7 @@ def categories_of(model: Detector, data: HeldOut) -> tuple[int, ...]:
 
 def _shown(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return ", ".join(map(repr, names[:_MOST_SHOWN])) + more
+    return ", ".join(map(quoted, names[:_MOST_SHOWN])) + more
 
 
 def parts_of(results: Path, model: Detector, data: HeldOut) -> Parts:

@@ -146,8 +146,9 @@ def create_model(
             `hf-hub:OWNER/REPO[@REVISION]`, such a folder on the Hugging Face hub. May be left out with `checkpoint`,
             which is then recognised by its tensors.
         pretrained: load the published checkpoint; downloaded, verified and converted on first use.
-        checkpoint: load this instead: a `.safetensors` file or a folder of ours, or a file in the reference's format.
-            It decides the number of classes and their names unless they are given.
+        checkpoint: load this instead: a `.safetensors` file or a folder of ours; or a file of safetensors or of
+            `torch.save` with a state dict, under our names or the reference's. It decides the number of classes and
+            their names unless they are given; where it tells no names, they are the catalogue's or numbered.
         num_classes: number of classes without background. Where it is not the checkpoint's, all layers but those that
             depend on it are loaded, and a warning names the ones that were not. The classes are then numbered.
         class_names: the classes' names, in order of the heads; their number counts as `num_classes`.

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from fpg_zoo.errors import ConfigError, StorageError
+from fpg_zoo.text import printable
 
 TEMPORARY = ".tmp-"  # begins the names of files that are being written
 FOLDER_ENDING = ".d"  # ends the names of folders of such files
@@ -85,7 +86,7 @@ def sha256_of(path: Path, description: str | None = None, *, max_bytes: int | No
         OSError: as of `open_regular`.
     """
     digest = hashlib.sha256()
-    label, hidden = description or path.name, not on_terminal()
+    label, hidden = printable(description or path.name), not on_terminal()
     with (
         open_regular(path, max_bytes=max_bytes) as stream,
         tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=label, disable=hidden, leave=False) as bar,

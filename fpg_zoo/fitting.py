@@ -11,6 +11,7 @@ from torch import Tensor
 from fpg_zoo.config import MOST_CLASSES, DetectorConfig, TwoStageConfig
 from fpg_zoo.errors import CheckpointError
 from fpg_zoo.modeling.detectors import Detector, build_detector
+from fpg_zoo.text import printable
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST_CHANNELS = 32 * MOST_CLASSES  # of anchors' scores; no file keeps its reader counting classes
@@ -93,6 +94,6 @@ def shape_differences(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor
 
 
 def some(items: Sequence[str], separator: str = ", ") -> str:
-    """The first few of many, and how many more there are."""
+    """The first few of many, and how many more there are; for a message."""
     more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return separator.join(items[:_SHOWN]) + more
+    return separator.join(map(printable, items[:_SHOWN])) + more

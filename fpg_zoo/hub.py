@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from fpg_zoo.errors import CheckpointError, ConfigError, DigestError, DownloadError, StorageError
 from fpg_zoo.files import TEMPORARY, aside, explained, open_regular, read_regular, sha256_of
+from fpg_zoo.text import printable
 from fpg_zoo.version import __version__
 from fpg_zoo.weights.download import MAX_BYTES
 from fpg_zoo.weights.hub_errors import check_online, explained_hub
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 PREFIX = "hf-hub:"
 # As in model_files, which imports torch; fetching does without.
+_MOST_CONFIG_BYTES = 4 << 20
 CONFIG, WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -188,7 +190,8 @@ def _downloaded(what: str, repo: str, commit: str, name: str) -> Path:
 
 def _instead(repo: str, commit: str) -> str:
     try:
-        pickles = [name for name in hub_api().list_repo_files(repo, revision=commit) if name.endswith(_PICKLES)]
+        names = hub_api().list_repo_files(repo, revision=commit)
+        pickles = [printable(name) for name in names if name.endswith(_PICKLES)]
     except Exception:  # it is a detail of another error, and that one is to be told
         return ""
     return f", only pickles ({', '.join(pickles[:3])}), which are not loaded from a hub" if pickles else ""

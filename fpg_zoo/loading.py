@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ from fpg_zoo.errors import CheckpointError, ConfigError
 from fpg_zoo.fitting import build_on_meta, check_forms, fitted_to, with_classes
 from fpg_zoo.model_files import WeightsFile, metadata_of, read_folder, write_safetensors
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.reference import architecture_of, from_reference, refuse_differences
+from fpg_zoo.reference import architecture_of, from_reference, names_in, refuse_differences, under_our_names
+from fpg_zoo.tensor_memory import with_own_memory
+from fpg_zoo.text import printable
 from fpg_zoo.weights.checkpoint import Checkpoint, read_checkpoint
 from fpg_zoo.weights.manifest import Published
+from fpg_zoo.weights.plain_names import with_plain_names
 from fpg_zoo.weights.store import Store, packaged_file
 
 
@@ -42,7 +46,7 @@ class Source:
 
 
 def open_source(path: Path, architecture: str | None, *, named: bool) -> Source:
-    """What a file or folder of ours, or a file in the reference's format, holds.
+    """What a file or folder of ours, or anybody's file of tensors under our names or the reference's, holds.
 
     Args:
         path: the file or folder.
@@ -52,34 +56,58 @@ def open_source(path: Path, architecture: str | None, *, named: bool) -> Source:
     Raises:
         CheckpointError: it cannot be read, is of another architecture, or contradicts itself.
     """
-    if os.path.isdir(path) or path.suffix.lower() == ".safetensors":
-        if os.path.isdir(path):
-            config, name, file = read_folder(path)
-        else:
-            file = WeightsFile(path)
-            config, name = file.described()
-        if architecture is not None and architecture != name:
-            raise CheckpointError(f"{path} holds a {name}, not a {architecture}")
-        fitted = fitted_to(config, file.forms)
-        if fitted != config:
-            raise CheckpointError(
-                f"{path}: its description is not that of its tensors, which are of {len(fitted.class_names)} classes "
-                f"(described: {len(config.class_names)}) or of other towers; make it again with `fpg-zoo convert`"
+    if os.path.isdir(path):
+        return _open_described(path, *read_folder(path), architecture)
+    if path.suffix.lower() == ".safetensors":
+        file = WeightsFile(path)
+        if file.is_described:
+            return _open_described(path, *file.described(), file, architecture)
+        # save_model of safetensors keeps one of several tensors in one memory, and tells of the others.
+        aliases = {name: kept for name, kept in file.metadata.items() if kept in file.forms and name not in file.forms}
+        stored = with_plain_names({name: name for name in file.forms} | aliases)
+        with _naming(path):
+            return _open_bare(
+                path,
+                architecture,
+                {plain: file.forms[name] for plain, name in stored.items()},
+                lambda: {plain: file.tensor(name) for plain, name in stored.items()},
             )
-        return Source(path, config, name, file.forms, file.tensors)
     with _naming(path):
-        return _open_reference(path, architecture, named=named)
+        content = read_checkpoint(path)
+        source = _open_bare(path, architecture, content.state_dict, lambda: content.state_dict)
+        return source if named else dataclasses.replace(source, config=_with_told_classes(source.config, content))
 
 
-def _open_reference(path: Path, architecture: str | None, *, named: bool) -> Source:
-    content = read_checkpoint(path)
-    name = architecture or architecture_of(content.state_dict)
-    catalogued = ARCHITECTURES[name].build_config()
-    tensors = from_reference(content.state_dict, catalogued)
-    config = fitted_to(catalogued, tensors)
-    if not named:
-        config = _with_told_classes(config, content)
-    return Source(path, config, name, tensors, lambda: tensors)
+def _open_described(
+    path: Path, config: DetectorConfig, name: str, file: WeightsFile, architecture: str | None
+) -> Source:
+    """What a file that describes its model holds."""
+    if architecture is not None and architecture != name:
+        raise CheckpointError(f"{path} holds a {name}, not a {architecture}")
+    fitted = fitted_to(config, file.forms)
+    if fitted != config:
+        raise CheckpointError(
+            f"{path}: its description is not that of its tensors, which are of {len(fitted.class_names)} classes "
+            f"(described: {len(config.class_names)}) or of other towers; fetch it again, or save the model again"
+        )
+    return Source(path, config, name, file.forms, file.tensors)
+
+
+def _open_bare(
+    path: Path, architecture: str | None, forms: Mapping[str, Tensor], read: Callable[[], Mapping[str, Tensor]]
+) -> Source:
+    """What a file holds that describes no model, under our names or the reference's.
+
+    Args:
+        path, architecture: as of `open_source`.
+        forms: by the names in the file, as of `Source`.
+        read: gives the tensors, by those names.
+    """
+    name = architecture or architecture_of(forms)
+    config = ARCHITECTURES[name].build_config()
+    names = names_in(forms.keys(), config)
+    ours = {name: forms[first] for name, (first, *_) in names.items()}
+    return Source(path, fitted_to(config, ours), name, ours, lambda: under_our_names(read(), names))
 
 
 def _with_told_classes(config: DetectorConfig, content: Checkpoint) -> DetectorConfig:
@@ -102,13 +130,15 @@ def _naming(place: Path) -> Iterator[None]:
         yield
     except CheckpointError as error:
         told = str(error)
-        if told.startswith(str(place)):
+        if told.startswith(printable(place, max_length=None)):  # as the message has it
             raise
         raise type(error)(f"{place}: {told}") from None
 
 
 def assemble(source: Source, classes: tuple[str, ...] | int | None) -> tuple[Detector, list[str]]:
-    """A model of these weights, in eval mode, which it takes over without a copy; what is loaded is not initialised.
+    """A model of these weights, in eval mode, which it takes over; what is loaded is not initialised.
+
+    Nothing is copied but numbers of another precision, and tensors that share memory: each becomes one of its own.
 
     Args:
         source: of any floating precision; the model is of float32. What the file decides (`fitted_to`) follows it.
@@ -119,7 +149,8 @@ def assemble(source: Source, classes: tuple[str, ...] | int | None) -> tuple[Det
         The model, and the names of the tensors that were not loaded.
 
     Raises:
-        CheckpointError: a tensor is missing, left over, or of another shape or kind. Nothing has been read then.
+        CheckpointError: a tensor is missing, left over, or of another shape or kind, and nothing has been read then; or
+            the values contradict themselves.
     """
     with _naming(source.place):
         given = fitted_to(source.config, source.forms)
@@ -130,8 +161,8 @@ def assemble(source: Source, classes: tuple[str, ...] | int | None) -> tuple[Det
         kept = {key: form for key, form in source.forms.items() if key not in set(fresh)}
         refuse_differences(missing=wanted.keys() - kept.keys() - set(fresh), unexpected=kept.keys() - wanted.keys())
         check_forms(wanted, kept)
-    tensors = source.read()
-    cast = {key: tensors[key].to(wanted[key].dtype) for key in kept}
+        tensors = source.read()
+    cast = with_own_memory({key: tensors[key].to(wanted[key].dtype) for key in kept})
     model.load_state_dict(cast, assign=True, strict=not fresh)
     if fresh:
         for layer in {key.rpartition(".")[0] for key in fresh}:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fpg_zoo.catalog import ARCHITECTURES
 from fpg_zoo.config import DetectorConfig, FPGConfig, TwoStageConfig
 from fpg_zoo.errors import ConfigError
+from fpg_zoo.text import quoted
 from fpg_zoo.weights.manifest import Published, load_manifest
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def check_licence(licence: str | None) -> None:
         ConfigError: it cannot.
     """
     if licence is not None and not _LICENCE.fullmatch(licence):
-        raise ConfigError(f"licence {licence[:80]!r}: give the hub's identifier, as 'apache-2.0', or leave it out")
+        raise ConfigError(f"licence {quoted(licence)}: give the hub's identifier, as 'apache-2.0', or leave it out")
 
 
 def checked_figures(figures: Mapping[str, float]) -> dict[str, float]:
@@ -98,10 +99,10 @@ def checked_figures(figures: Mapping[str, float]) -> dict[str, float]:
     for name, value in figures.items():
         if not isinstance(name, str) or not name.strip() or len(name) > _MOST_LETTERS or not name.isprintable():
             raise ConfigError(
-                f"figures: {str(name)[:80]!r} is no name of a figure; give a text of at most {_MOST_LETTERS} letters"
+                f"figures: {quoted(str(name))} is no name of a figure; give a text of at most {_MOST_LETTERS} letters"
             )
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ConfigError(f"figures: {name}={value!r} is no finite number; leave out what was not measured")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -math.inf < value < math.inf:
+            raise ConfigError(f"figures: {name}={quoted(value)} is no finite number; leave out what was not measured")
     found = {keys.get(name, name): value for name, value in figures.items()}
     if len(found) < len(figures):
         raise ConfigError(f"figures: {', '.join(figures)} name one figure twice; give each once")

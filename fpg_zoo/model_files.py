@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,12 +18,17 @@ from torch import Tensor
 from fpg_zoo.config import SCHEMA_VERSION, DetectorConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config_io import from_dict, to_dict
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
-from fpg_zoo.files import aside_folder, explained
+from fpg_zoo.files import aside_folder, explained, open_regular, read_regular
+from fpg_zoo.tensor_memory import with_own_memory
+from fpg_zoo.text import MAX_LENGTH, printable, quoted
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 # Of the JSON that heads a file or stands beside it. The zoo's largest take 150 KB and some more for each class.
 _MOST_HEADER_BYTES = 4 << 20
+# Of any file of weights. The zoo's largest model for 65536 classes, with an optimizer's state, takes half of it.
+MAX_WEIGHTS_BYTES = 8 << 30
+_MOST_DIGITS = 20  # of a whole number in a description
 _PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 _DTYPES = {
     "F64": torch.float64,
@@ -50,19 +56,46 @@ def metadata_of(config: DetectorConfig, name: str) -> dict[str, str]:
 
 def _parse(place: Path, text: str) -> tuple[DetectorConfig, str]:
     try:
-        description = json.loads(text)
-        version = description["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise ConfigError(f"schema_version {str(version)[:20]}, this version reads {SCHEMA_VERSION}")
-        config = from_dict(description["config"])
+        description = json.loads(text, object_pairs_hook=_without_repeats, parse_int=_whole)
+        if not isinstance(description, dict):
+            raise ConfigError(f"it is {quoted(description)}, not an object")
+        version = description.get("schema_version")  # first, as another version may have other keys
+        if type(version) is not int or version != SCHEMA_VERSION:
+            raise ConfigError(f"schema_version {quoted(version)}, this version reads {SCHEMA_VERSION}")
+        config, name = from_dict(description.get("config")), description.get("architecture")
         if not isinstance(config, (TwoStageConfig, RetinaNetConfig)):
             raise ConfigError(f"{type(config).__name__} is no detector's config")
-        name = description["architecture"]
-        if not isinstance(name, str):
-            raise ConfigError("architecture is no text")
-        return config, name
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        return config, _checked_name(name)
+    except RecursionError:
+        raise CheckpointError(f"{place}: does not describe a model of the zoo (it is nested too deeply)") from None
+    except ValueError as error:
         raise CheckpointError(f"{place}: does not describe a model of the zoo ({error})") from None
+
+
+def _checked_name(name: object) -> str:
+    """A model's name, which stands in messages.
+
+    Raises:
+        ConfigError: it is no text, or not fit for one.
+    """
+    if not isinstance(name, str) or printable(name) != name:
+        raise ConfigError(f"architecture={quoted(name)}: it takes a name of at most {MAX_LENGTH} printable characters")
+    return name
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON whose keys are all different, as two readers could take another value each."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ConfigError(f"the key {quoted(repeated)} is there twice")
+    return entries
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ConfigError(f"the whole number {printable(digits, 40)} has {len(digits)} digits")
+    return int(digits)
 
 
 class WeightsFile:
@@ -78,34 +111,62 @@ class WeightsFile:
         """Read the header.
 
         Raises:
-            CheckpointError: no such file, not a whole safetensors file, or one of a kind that weights are not.
+            CheckpointError: no such file, no regular one, not a whole safetensors file, or one of a kind that weights
+                are not.
         """
         self.path = path
         try:
-            with path.open("rb") as stream:
+            # safetensors would wait for a pipe's writer, and map or read whatever it is given.
+            with open_regular(path, max_bytes=MAX_WEIGHTS_BYTES) as stream:
                 header_bytes = int.from_bytes(stream.read(8), "little")
-            if header_bytes > _MOST_HEADER_BYTES:
-                raise CheckpointError(
-                    f"{path}: no safetensors file of weights: its header would take {header_bytes} bytes"
-                )
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: no such file") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"{path}: cannot be read ({reason}); name a file of weights") from None
+        if header_bytes > _MOST_HEADER_BYTES:
+            raise CheckpointError(f"{path}: no safetensors file of weights: its header would take {header_bytes} bytes")
+        try:
             self._file = safe_open(path, framework="pt")
             self.metadata: dict[str, str] = dict(self._file.metadata() or {})  # type: ignore[no-untyped-call]
             self.forms = {name: self._form(name) for name in self._file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: no such file") from None
+        except CheckpointError:
+            raise
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: not a whole safetensors file ({error}); fetch or make it again") from None
+            raise CheckpointError(
+                f"{path}: not a whole safetensors file ({printable(error)}); fetch or make it again"
+            ) from None
+        except (RuntimeError, MemoryError) as error:
+            raise CheckpointError(f"{path}: cannot be mapped into memory ({printable(error)})") from None
 
     def _form(self, name: str) -> Tensor:
         part = self._file.get_slice(name)  # type: ignore[no-untyped-call]
         kind = part.get_dtype()
         if kind not in _DTYPES:
-            raise CheckpointError(f"{self.path}: {name} is of {kind} numbers, which weights are not")
-        return torch.empty(part.get_shape(), dtype=_DTYPES[kind], device="meta")
+            raise CheckpointError(
+                f"{self.path}: {printable(name)} is of {printable(kind)} numbers, which weights are not"
+            )
+        shape = part.get_shape()
+        try:
+            return torch.empty(shape, dtype=_DTYPES[kind], device="meta")
+        except (RuntimeError, OverflowError, TypeError):  # of no elements, but longer than torch counts
+            raise CheckpointError(
+                f"{self.path}: {printable(name)} is of the shape {quoted(shape)}, which no tensor has"
+            ) from None
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors, mapped from the file where the platform can."""
-        return {name: self._file.get_tensor(name) for name in self.forms}  # type: ignore[no-untyped-call]
+        return {name: self.tensor(name) for name in self.forms}
+
+    def tensor(self, name: str) -> Tensor:
+        """One of the tensors, likewise."""
+        tensor: Tensor = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
+        return tensor
+
+    @property
+    def is_described(self) -> bool:
+        """Whether the metadata describes a model."""
+        return "description" in self.metadata
 
     def described(self) -> tuple[DetectorConfig, str]:
         """The config and architecture name that the metadata tells.
@@ -113,10 +174,8 @@ class WeightsFile:
         Raises:
             CheckpointError: it tells none, or one that this version cannot read.
         """
-        if "description" not in self.metadata:
-            raise CheckpointError(
-                f"{self.path}: its metadata describes no model; `fpg-zoo convert` makes files that do"
-            )
+        if not self.is_described:
+            raise CheckpointError(f"{self.path}: its metadata describes no model of the zoo")
         return _parse(self.path, self.metadata["description"])
 
 
@@ -131,28 +190,14 @@ def read_folder(folder: Path) -> tuple[DetectorConfig, str, WeightsFile]:
     """
     file = folder / CONFIG_FILE
     try:
-        size = file.stat().st_size
-        if size > _MOST_HEADER_BYTES:
-            raise CheckpointError(f"{file}: {size} bytes are no model's config")
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_regular(file, max_bytes=_MOST_HEADER_BYTES).decode("utf-8-sig")  # editors put a mark before it
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{file}: {getattr(error, 'strerror', None) or error}; a model's folder holds {CONFIG_FILE} and "
-            f"{WEIGHTS_FILE}, `fpg-zoo convert FILE.pth FOLDER` makes one"
+            f"{WEIGHTS_FILE}, `fpg-zoo convert FILE FOLDER` makes one"
         ) from None
     config, name = _parse(file, text)
     return config, name, WeightsFile(folder / WEIGHTS_FILE)
-
-
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors laid out in a row each, copied where they share memory, which the format has no notion of."""
-    taken: set[int] = set()
-    apart = {}
-    for name, tensor in tensors.items():
-        memory = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.clone(memory_format=torch.contiguous_format) if memory in taken else tensor.contiguous()
-        taken.add(memory)
-    return apart
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
@@ -197,7 +242,9 @@ def _write(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str
         path.touch()
         mode = path.stat().st_mode
         try:
-            save_file(_apart(tensors), path, dict(metadata))
+            # The format has no notion of shared memory, or of strides.
+            apart = {name: tensor.contiguous() for name, tensor in with_own_memory(tensors).items()}
+            save_file(apart, path, dict(metadata))
         except SafetensorError as error:
             raise OSError(errno.EIO, str(error)) from error
         path.chmod(mode)  # safetensors replaces the file by one that its owner alone can read
@@ -230,7 +277,7 @@ def save(
         origin: what else the file's metadata should say, as where the weights come from.
 
     Raises:
-        ConfigError: the model has no values, or its description is longer than what is read again.
+        ConfigError: the model has no values, or a name or a description that would not be read again.
         StorageError: the target is none of these, or cannot be written.
     """
     if not str(target):
@@ -238,8 +285,8 @@ def save(
     target = Path(target)
     one_file = target.suffix.lower() == ".safetensors"
     _check_target(target, one_file)
+    metadata = {**origin, **metadata_of(config, _checked_name(name))}
     folder = target.parent if one_file else target
-    metadata = {**origin, **metadata_of(config, name)}
     _check_writable(tensors, metadata)
     description = json.dumps(description_of(config, name), indent=1) + "\n"
     _check_length(description)

@@ -20,19 +20,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from fpg_zoo.ahead import ahead
-from fpg_zoo.errors import ConfigError, ImageError
+from fpg_zoo.errors import ConfigError, ImageError, is_out_of_memory
 from fpg_zoo.factory import check_source, create_model
 from fpg_zoo.files import aside, check_writable, explained, on_terminal
 from fpg_zoo.images import ANNOTATED_ENDING, SOFTWARE, SOFTWARE_TAG, is_url, label_of, read_image
 from fpg_zoo.predictor import Predictor
 from fpg_zoo.structures import Detections
+from fpg_zoo.text import printable
 
 JPEG_QUALITY = 92
 _MOST_STEM_BYTES = 200  # file systems take names of 255
 _MOST_DIGITS = 19  # of an image id, so that it is a 64-bit number
 JPEG_MAX_SIDE = 65500  # pixels; of libjpeg, in which Pillow writes them
-# How torch tells it where it has no error class of its own: on the CPU (Linux, Windows), MPS, and in CUDA's libraries.
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
 
 @dataclass
@@ -94,7 +93,7 @@ def predict_files(
             except ImageError as error:
                 _skip(file, str(error), summary, bar)
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 reason = "not enough memory to detect in it or draw on it; make it smaller, or raise the score"
                 _skip(file, f"{label_of(file)}: {reason}", summary, bar)
@@ -102,7 +101,7 @@ def predict_files(
                 summary.detected += 1
                 summary.objects += len(objects)
                 rows.extend(objects)
-                bar.write(line, file=sys.stdout)
+                bar.write(printable(line, max_length=None), file=sys.stdout)
                 sys.stdout.flush()
             bar.update()
     if results:
@@ -153,13 +152,7 @@ def _predict_file(
 
 def _skip(file: str, reason: str, summary: Summary, bar: Any) -> None:
     summary.skipped.append(file)
-    bar.write(f"skipped: {reason}", file=sys.stderr)
-
-
-def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return type(error) is RuntimeError and any(text in str(error) for text in _OUT_OF_MEMORY)
+    bar.write(f"skipped: {printable(reason, max_length=None)}", file=sys.stderr)
 
 
 def _stem(file: str) -> str:
@@ -226,4 +219,4 @@ def _save_picture(picture: Image.Image, target: Path) -> None:
 
 def _counts(found: Detections) -> str:
     counts = collections.Counter(found.names).most_common()
-    return ", ".join(f"{count} {name}" for name, count in counts) or "nothing found"
+    return ", ".join(f"{count} {printable(name)}" for name, count in counts) or "nothing found"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fpg_zoo.catalog import ARCHITECTURES
+from fpg_zoo.catalog import ARCHITECTURES, Architecture
 from fpg_zoo.config import DetectorConfig
 from fpg_zoo.errors import CheckpointError, StorageError
 from fpg_zoo.files import aside, explained
@@ -41,16 +41,70 @@ def from_reference(state_dict: Mapping[str, Tensor], config: DetectorConfig) -> 
         CheckpointError: a tensor is missing or left over, or copies of a shared tensor differ.
     """
     mapped = _mapping(config)
-    expected = {theirs for names in mapped.values() for theirs in names}
+    expected = _all_names(mapped)
     refuse_differences(missing=expected - state_dict.keys(), unexpected=state_dict.keys() - expected)
+    return under_our_names(state_dict, mapped)
+
+
+def names_in(stored: Set[str], config: DetectorConfig) -> dict[str, tuple[str, ...]]:
+    """Under which names a file has each tensor of a detector: ours, or the reference's.
+
+    Args:
+        stored: the names in the file.
+        config: the architecture that its tensors are of; tower width and number of classes may differ.
+
+    Returns:
+        Per name of ours, the one in the file; several where the reference repeats a shared tensor.
+
+    Raises:
+        CheckpointError: a name is missing or left over, or some are ours and others the reference's.
+    """
+    names = _names_used(stored, config)
+    _refuse_both(stored, config)
+    expected = _all_names(names)
+    refuse_differences(missing=expected - stored, unexpected=stored - expected)
+    return names
+
+
+def under_our_names(state_dict: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
+    """Tensors of a file under our names, not copied.
+
+    Args:
+        state_dict: under the names in the file.
+        names: as `names_in` gives them.
+
+    Raises:
+        CheckpointError: copies of a shared tensor differ.
+    """
     tensors = {}
-    for ours, names in mapped.items():
-        first, *copies = (state_dict[name] for name in names)
-        for name, copy in zip(names[1:], copies, strict=True):
-            if not torch.equal(first, copy):
-                raise CheckpointError(f"{name} differs from {names[0]}, but the levels share this convolution")
-        tensors[ours] = first
+    for ours, (first, *copies) in names.items():
+        tensor = state_dict[first]
+        for copy in copies:
+            if state_dict[copy].dtype != tensor.dtype or not torch.equal(state_dict[copy], tensor):
+                raise CheckpointError(f"{copy} differs from {first}, but the levels share this convolution")
+        tensors[ours] = tensor
     return tensors
+
+
+def _all_names(mapped: Mapping[str, tuple[str, ...]]) -> set[str]:
+    return {name for names in mapped.values() for name in names}
+
+
+def _names_used(stored: Set[str], config: DetectorConfig) -> dict[str, tuple[str, ...]]:
+    """Our names for a detector's tensors if a file has any that is ours alone, else the reference's."""
+    mapped = _mapping(config)
+    return {name: (name,) for name in mapped} if stored & (mapped.keys() - _all_names(mapped)) else mapped
+
+
+def _refuse_both(stored: Set[str], config: DetectorConfig) -> None:
+    """Refuse a file in which some of a detector's tensors have our names and others the reference's."""
+    mapped = _mapping(config)
+    ours, theirs = mapped.keys() - _all_names(mapped), _all_names(mapped) - mapped.keys()
+    if stored & ours and stored & theirs:
+        raise CheckpointError(
+            f"it names some tensors as the zoo does ({some(sorted(stored & ours))}) and others as the reference does "
+            f"({some(sorted(stored & theirs))}): save the state dict of one model alone"
+        )
 
 
 def to_reference(tensors: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
@@ -118,31 +172,36 @@ def save_reference(model: Detector, target: Path) -> int:
 
 
 def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
-    """The architecture of the catalogue that a reference state dict belongs to, told from its names and shapes.
+    """The architecture of the catalogue that a state dict belongs to, told from its names and shapes.
+
+    Args:
+        state_dict: under our names or the reference's; only the tensors' shapes are looked at.
 
     Raises:
-        CheckpointError: it is none of the zoo's; the message says how it differs from the one it is nearest to.
+        CheckpointError: it is none of the zoo's, and the message says how it differs from the one it is nearest to; or
+            it has names of both kinds.
     """
-    nearest: tuple[int, str, str] | None = None
+    nearest: tuple[int, Architecture, str] | None = None
     for architecture in ARCHITECTURES.values():
         config = architecture.build_config()
-        mapped = _mapping(config)
-        expected = {theirs for names in mapped.values() for theirs in names}
+        names = _names_used(state_dict.keys(), config)
+        expected = _all_names(names)
         missing, unexpected = expected - state_dict.keys(), state_dict.keys() - expected
         count, reason = len(missing) + len(unexpected), differences(missing=missing, unexpected=unexpected)
         if not count:
-            tensors = {ours: state_dict[names[0]] for ours, names in mapped.items()}
+            tensors = {ours: state_dict[first] for ours, (first, *_) in names.items()}
             wanted = build_on_meta(fitted_to(config, tensors), architecture.name).state_dict()
             other_shapes = shape_differences(wanted, tensors)
             if not other_shapes:
                 return architecture.name
             count, reason = len(other_shapes), f"tensors of other shapes: {some(other_shapes, '; ')}"
         if nearest is None or count < nearest[0]:
-            nearest = (count, architecture.name, reason)
+            nearest = (count, architecture, reason)
     assert nearest is not None  # the catalogue is not empty
+    _refuse_both(state_dict.keys(), nearest[1].build_config())
     raise CheckpointError(
-        f"no model of the zoo: against the nearest, {nearest[1]}, {nearest[2]}. It reads checkpoints of the "
-        "architectures that `fpg-zoo list` has, whole ones"
+        f"no model of the zoo: against the nearest, {nearest[1].name}, {nearest[2]}. A file that describes no model "
+        "must be a whole checkpoint of one that `fpg-zoo list` has; model.save_pretrained(...) writes a description"
     )
 
 

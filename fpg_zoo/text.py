@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
+
 MAX_LENGTH = 200  # characters that a message quotes
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 2
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
 
 
 def printable(value: object, max_length: int | None = MAX_LENGTH) -> str:
@@ -22,3 +28,18 @@ def printable(value: object, max_length: int | None = MAX_LENGTH) -> str:
     if not text.isprintable():
         text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
     return text if max_length is None or len(text) <= max_length else f"{text[: max_length - 3]}..."
+
+
+def quoted(value: object) -> str:
+    """A value as Python writes it, for a message: long texts, long lists and deep nests are cut in the middle.
+
+    Args:
+        value: anything, as a file's JSON or pickle gives it.
+
+    Returns:
+        At most `MAX_LENGTH` printable characters.
+    """
+    try:
+        return printable(_REPR.repr(value))
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a {type(value).__name__} of many digits"

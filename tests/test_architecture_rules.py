@@ -19,7 +19,7 @@ MAX_LINES = 400
 # above it in this list. Some are not written yet; style.md has a place for them.
 LAYERS = (
     ("errors", "text", "version", "coco_classes", "files", "ahead", "http_client", "locks"),
-    ("config", "config_checks", "config_io", "boxes", "images", "structures", "fonts", "drawing"),
+    ("config", "config_checks", "config_io", "boxes", "images", "structures", "fonts", "drawing", "tensor_memory"),
     ("catalog", "preprocess", "model_files"),
     ("weights",),
     ("modeling",),

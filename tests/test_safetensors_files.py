@@ -69,11 +69,6 @@ def _nested(header: Header, body: bytes) -> bytes:
     return put_together(header, body)
 
 
-def _without(header: Header, body: bytes) -> bytes:
-    del header["__metadata__"]
-    return put_together(header, body)
-
-
 def _overlapping(header: Header, body: bytes) -> bytes:
     header["backbone.bn1.bias"]["data_offsets"] = header["backbone.bn1.weight"]["data_offsets"]
     return put_together(header, body)
@@ -91,7 +86,6 @@ BY_HAND: dict[str, tuple[Callable[[Header, bytes], bytes], str]] = {
     "no header": (lambda header, body: struct.pack("<Q", 0) + body, "not a whole safetensors"),
     "a header that is no JSON": (lambda header, body: put_together("{hello", body), "not a whole safetensors"),
     "a header that is a list": (lambda header, body: put_together("[]", body), "not a whole safetensors"),
-    "no metadata": (_without, "its metadata describes no model"),
     "brackets without end": (_nested, "does not describe a model"),
     "two tensors in one place": (_overlapping, "not a whole safetensors"),
     "offsets beyond the end": (_entry(data_offsets=[0, 10**15]), "not a whole safetensors"),
@@ -193,12 +187,13 @@ def test_200_mutated_files_are_refused_or_read_whole_at_little_cost(whole: bytes
     assert grown_kb * 1000 <= 2 * len(whole)
 
 
-def test_a_file_of_another_library_describes_no_model(tmp_path: Path) -> None:
-    save_file({"a": torch.zeros(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(
-        CheckpointError, match=r"other\.safetensors: its metadata describes no model; `fpg-zoo convert`"
-    ):
+@pytest.mark.parametrize("tensors", [{"a": torch.zeros(3)}, {}])
+def test_a_file_of_another_library_is_no_model(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    save_file(tensors, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: no model of the zoo: against the nearest, "):
         fpg_zoo.create_model(checkpoint=tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: its metadata describes no model of the zoo"):
+        WeightsFile(tmp_path / "other.safetensors").described()
 
 
 def test_a_model_written_twice_gives_the_same_bytes(whole: bytes, tmp_path: Path) -> None:

@@ -11,11 +11,17 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 from fpg_zoo.cli import evaluating, models, predicting, training, weights
 from fpg_zoo.cli.exit_codes import DONE, INTERRUPTED, REFUSED
-from fpg_zoo.errors import FPGZooError
+from fpg_zoo.cli.printing import print_notice
+from fpg_zoo.errors import FPGZooError, is_out_of_memory
+from fpg_zoo.text import printable
 from fpg_zoo.version import __version__
+
+_MOST_OF_AN_ARGUMENT = 500  # characters of an error about the command line
+_MOST_OF_A_WARNING = 1000  # which may be of any library
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,8 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         _flush_or_drop()
         return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _refuse("not enough memory; give it less at a time, end other programs, or use a larger machine")
     except KeyboardInterrupt:
-        print("fpg-zoo: interrupted", file=sys.stderr)
+        print_notice("interrupted")
         return INTERRUPTED
 
 
@@ -54,16 +64,23 @@ def _flush_or_drop() -> None:
 
 
 def _tell(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"fpg-zoo: {message}", file=sys.stderr)
+    print_notice(printable(" ".join(str(message).split()), _MOST_OF_A_WARNING))
 
 
 def _refuse(message: str) -> int:
-    print(f"fpg-zoo: {message}", file=sys.stderr)
+    print_notice(message)
     return REFUSED
 
 
+class _Parser(argparse.ArgumentParser):
+    """Errors quote what was typed, or what a shell made of a file's name."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message, _MOST_OF_AN_ARGUMENT))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fpg-zoo", description="The published Feature Pyramid Grids detectors.")
+    parser = _Parser(prog="fpg-zoo", description="The published Feature Pyramid Grids detectors.")
     parser.add_argument("--version", action="version", version=f"fpg-zoo {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for part in (models, weights, predicting, training, evaluating):

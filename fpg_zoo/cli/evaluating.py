@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpg_zoo.cli.exit_codes import DONE
+from fpg_zoo.cli.printing import print_line, print_lines
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import check_writable
+from fpg_zoo.text import printable
 
 if TYPE_CHECKING:
     from fpg_zoo.evaluation import Kind, Scores
@@ -86,7 +87,7 @@ def _eval_results(options: argparse.Namespace) -> int:
         about = about_results(options.results, options.annotations, options.given)
         pixels = None if options.images is None else pixels_in(options.images, annotations["images"])
         write_report(options.report, about, annotations, rows, scores, ids, pixels)
-        print(f"written: {options.report}")
+        print_line(f"written: {options.report}")
     return DONE
 
 
@@ -123,7 +124,7 @@ def _eval_model(options: argparse.Namespace) -> int:
     parts = parts_of(options.save, model, data) if options.save is not None else None
     with joined(device) as processes:
         if processes.leads and data.summary is not None:
-            print(data.summary, file=sys.stderr)
+            print_lines(data.summary, to_stderr=True)
         rows = detect_all(
             model,
             data.dataset,
@@ -140,7 +141,7 @@ def _eval_model(options: argparse.Namespace) -> int:
             scores = {kind: coco_scores(data.annotations, rows, kind, ids) for kind in kinds}
             _tell(scores, options.json)
             if options.save is not None:
-                print(f"written: {options.save}")
+                print_line(f"written: {options.save}")
             if options.report is not None:
                 from fpg_zoo.report.writing import about_model, pixels_of, write_report
 
@@ -154,7 +155,7 @@ def _eval_model(options: argparse.Namespace) -> int:
                 )
                 pixels = pixels_of(data.dataset, options.data)
                 write_report(options.report, about, data.annotations, rows, scores, ids, pixels)
-                print(f"written: {options.report}")
+                print_line(f"written: {options.report}")
     return DONE
 
 
@@ -170,15 +171,16 @@ def _tell(scores: Mapping[Kind, Scores], file: Path | None) -> None:
             temporary.replace(file)
     labels = [KINDS[kind] for kind in scores]
     _print_table("", labels, [one.figures for one in scores.values()])
-    print()
+    print_line()
     _print_table("AP of class", labels, [one.classes for one in scores.values()])
     if file is not None:
-        print(f"written: {file}")
+        print_line(f"written: {file}")
 
 
 def _print_table(title: str, labels: list[str], columns: list[dict[str, float]]) -> None:
-    width = max(map(len, (title, *columns[0])))
-    print(" ".join([title.ljust(width), *(label.rjust(6) for label in labels)]))
-    for name in columns[0]:
+    row_labels = {name: printable(name) for name in columns[0]}  # classes are named by the data
+    width = max(map(len, (title, *row_labels.values())))
+    print_line(" ".join([title.ljust(width), *(label.rjust(6) for label in labels)]))
+    for name, row_label in row_labels.items():
         values = ("-" if column[name] < 0 else f"{column[name]:.3f}" for column in columns)
-        print(" ".join([name.ljust(width), *(value.rjust(6) for value in values)]))
+        print_line(" ".join([row_label.ljust(width), *(value.rjust(6) for value in values)]))

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from fpg_zoo.cli.exit_codes import DONE
+from fpg_zoo.cli.printing import print_line, print_lines
 from fpg_zoo.errors import UnknownNameError
 
 
@@ -47,7 +48,7 @@ def _list(options: argparse.Namespace) -> int:
             }
             for info in infos
         ]
-        print(json.dumps(rows, indent=1))
+        print_lines(json.dumps(rows, indent=1))
         return DONE
     table: list[tuple[str, ...]] = [("name", "method", "neck", "box AP", "mask AP", "mem GB", "tags")]
     for info in infos:
@@ -56,7 +57,7 @@ def _list(options: argparse.Namespace) -> int:
         table.append((info.name, info.method, info.neck, *map(_figure, figures), ", ".join(info.tags) or "-"))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return DONE
 
 
@@ -70,24 +71,26 @@ def _info(options: argparse.Namespace) -> int:
 
     info = model_info(options.name)
     config = info.config
-    print(f"{info.name}: {info.method} with {info.neck}")
-    print(f"  parameters    {info.parameters:,}")
-    print(f"  backbone      {config.backbone}")
-    print(f"  neck          {type(config.neck).__name__}, start {config.neck.start}, width {config.neck.width}")
-    print(f"  preprocess    {config.preprocess}")
-    print(f"  classes       {len(config.class_names)}: {', '.join(config.class_names[:4])}, ...")
+    print_line(f"{info.name}: {info.method} with {info.neck}")
+    print_line(f"  parameters    {info.parameters:,}")
+    print_line(f"  backbone      {config.backbone}")
+    print_line(f"  neck          {type(config.neck).__name__}, start {config.neck.start}, width {config.neck.width}")
+    print_line(f"  preprocess    {config.preprocess}")
+    print_line(f"  classes       {len(config.class_names)}: {', '.join(config.class_names[:4])}, ...")
     if not info.checkpoints:
-        print("  checkpoints   none published")
+        print_line("  checkpoints   none published")
     for entry in info.checkpoints:
-        print(f"  {entry.name}")
-        print(f"    {entry.data:<11} box AP {_figure(entry.box_ap)}, mask AP {_figure(entry.mask_ap)}, ", end="")
-        print(f"training memory {_figure(entry.memory_gb)} GB, fps {_figure(entry.fps)}")
-        print(f"    file        {entry.url}")
-        print(f"    SHA-256     {entry.sha256}{'' if len(entry.sha256) == 64 else '...'}")
-        print(f"    licence     {entry.licence}")
-        print(f"    recipe      {entry.recipe}: {load_manifest().recipes[entry.recipe]}")
+        print_line(f"  {entry.name}")
+        print_line(
+            f"    {entry.data:<11} box AP {_figure(entry.box_ap)}, mask AP {_figure(entry.mask_ap)}, "
+            f"training memory {_figure(entry.memory_gb)} GB, fps {_figure(entry.fps)}"
+        )
+        print_line(f"    file        {entry.url}")
+        print_line(f"    SHA-256     {entry.sha256}{'' if len(entry.sha256) == 64 else '...'}")
+        print_line(f"    licence     {entry.licence}")
+        print_line(f"    recipe      {entry.recipe}: {load_manifest().recipes[entry.recipe]}")
         facts = (("config", entry.config_url), ("log", entry.log_url), ("command", entry.command), ("note", entry.note))
         for label, value in facts:
             if value:
-                print(f"    {label:<11} {value}")
+                print_line(f"    {label:<11} {value}")
     return DONE

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
+from fpg_zoo.cli.printing import print_line
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import printable
 
@@ -59,8 +60,8 @@ def _predict(options: argparse.Namespace) -> int:
         results=options.json,
     )
     if output is not None and summary.detected:
-        print(f"written: {output}")
+        print_line(f"written: {output}")
     if options.json is not None:
-        print(f"written: {options.json}")
-    print(f"{summary.detected} of {len(files)} pictures, {summary.objects} objects")
+        print_line(f"written: {options.json}")
+    print_line(f"{summary.detected} of {len(files)} pictures, {summary.objects} objects")
     return INCOMPLETE if summary.skipped else DONE

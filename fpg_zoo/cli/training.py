@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
+from fpg_zoo.cli.printing import print_line, print_lines
 from fpg_zoo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _train(options: argparse.Namespace) -> int:
         if processes.leads:
             for part in (dataset, *(held_out or ())[:1]):
                 if isinstance(part, CocoDataset):
-                    print(part.summary(), file=sys.stderr)
+                    print_lines(part.summary(), to_stderr=True)
         torch.manual_seed(options.seed)  # of layers that begin at random: the same in every process
         model = _model(options, dataset.class_names).to(device)
         figures = train(
@@ -119,7 +119,7 @@ def _train(options: argparse.Namespace) -> int:
         )
         if processes.leads:
             told = ", ".join(f"{name} {figures[name]:.3f}" for name in ("box_AP", "mask_AP") if name in figures)
-            print(f"{options.output}: trained{', ' + told if told else ''}")
+            print_line(f"{options.output}: trained{', ' + told if told else ''}")
     return DONE
 
 
@@ -179,5 +179,5 @@ def _convert_data(options: argparse.Namespace) -> int:
     from fpg_zoo.data.voc import convert_voc
 
     conversion = convert_voc(options.source, options.out)
-    print(conversion.summary())
+    print_lines(conversion.summary())
     return INCOMPLETE if conversion.report else DONE

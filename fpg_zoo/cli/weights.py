@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
+from fpg_zoo.cli.printing import print_line, print_notice
 from fpg_zoo.errors import ConfigError, FPGZooError
+from fpg_zoo.text import printable
 
 if TYPE_CHECKING:
     from fpg_zoo.modeling.detectors import Detector
@@ -41,8 +42,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     command.set_defaults(run=_cache)
 
-    command = commands.add_parser("convert", help="a checkpoint in the reference's format to safetensors, or back")
-    command.add_argument("file", type=_path, metavar="FILE", help="FILE.pth; to go back, also a file or folder of ours")
+    command = commands.add_parser("convert", help="a checkpoint file to safetensors that describe themselves, or back")
+    command.add_argument("file", type=_path, metavar="FILE", help="of weights; to go back, also a folder of ours")
     command.add_argument("out", type=_path, metavar="OUT", help="a file ending in .safetensors, or a folder; FILE.pth")
     command.add_argument(
         "--to", choices=("zoo", "reference"), default="zoo", help="the format of OUT (default: zoo, safetensors)"
@@ -97,17 +98,17 @@ def _download(options: argparse.Namespace) -> int:
         try:
             entry = entries.get(name)
             if entry is None:
-                print(f"{name}: {fetch_from_hub(name[len(HUB) :])}", flush=True)
+                print_line(f"{name}: {fetch_from_hub(name[len(HUB) :])}", flush=True)
             else:
-                print(f"{entry.name}: {fetch(entry, model_info(entry.architecture).config)}", flush=True)
+                print_line(f"{entry.name}: {fetch(entry, model_info(entry.architecture).config)}", flush=True)
         except FPGZooError as error:
             if len(names) == 1:
                 raise
             told = str(error)
-            print(f"fpg-zoo: {told if told.startswith(name) else f'{name}: {told}'}", file=sys.stderr)
+            print_notice(told if told.startswith(name) else f"{name}: {told}")
             failed += 1
     if failed:
-        print(f"{len(names) - failed} of {len(names)} are in the cache")
+        print_line(f"{len(names) - failed} of {len(names)} are in the cache")
     return INCOMPLETE if failed else DONE
 
 
@@ -120,11 +121,11 @@ def _verify(options: argparse.Namespace) -> int:
     verdicts = [verify_file(options.file)] if options.file else chain(Store().verify(), hub.verify())
     checked, bad = 0, 0
     for verdict in verdicts:
-        print(f"{verdict.state:<8} {verdict.path}  {verdict.detail}".rstrip(), flush=True)
+        print_line(f"{verdict.state:<8} {verdict.path}  {verdict.detail}".rstrip(), flush=True)
         checked += 1
         bad += verdict.state != "good"
     if not checked:
-        print(f"nothing in the cache {Store().folder}")
+        print_line(f"nothing in the cache {Store().folder}")
     return INCOMPLETE if bad else DONE
 
 
@@ -134,13 +135,13 @@ def _cache(options: argparse.Namespace) -> int:
 
     store = Store()
     if options.action == "path":
-        print(store.folder)
+        print_line(store.folder)
         return DONE
     items = list(prune(store)) if options.action == "prune" else contents(store)
     for item in items:
-        print(f"{item.kind:<10}  {item.size / 1e6:8.1f} MB  {item.path.name}")
+        print_line(f"{item.kind:<10}  {item.size / 1e6:8.1f} MB  {item.path.name}")
     total = f"{len(items)} files, {sum(item.size for item in items) / 1e6:.1f} MB"
-    print(f"{total} {'removed from' if options.action == 'prune' else 'in'} {store.folder}")
+    print_line(f"{total} {'removed from' if options.action == 'prune' else 'in'} {store.folder}")
     return DONE
 
 
@@ -164,12 +165,13 @@ def _convert(options: argparse.Namespace) -> int:
     model = create_model(checkpoint=options.file)
     told = f"{options.out}: {model.name}, {len(model.class_names)} classes"
     if options.to == "reference":
-        print(f"{told}, {save_reference(model, options.out)} tensors under the reference's names")
+        print_line(f"{told}, {save_reference(model, options.out)} tensors under the reference's names")
         return DONE
     digest = sha256_of(options.file)
-    origin = {"source_file": options.file.name, "source_sha256": digest}
+    # A file's name may be of any bytes, and metadata is Unicode.
+    origin = {"source_file": printable(options.file.name, max_length=None), "source_sha256": digest}
     save(model.state_dict(), model.config, model.name, options.out, origin)
-    print(f"{told}, {len(model.state_dict())} tensors (from SHA-256 {digest})")
+    print_line(f"{told}, {len(model.state_dict())} tensors (from SHA-256 {digest})")
     return DONE
 
 
@@ -189,8 +191,8 @@ def _push(options: argparse.Namespace) -> int:
             **given,
         )
     for warning in told:
-        print(f"fpg-zoo: {warning.message}", file=sys.stderr)
-    print(f"hf-hub:{options.repository}@{commit}")
+        print_notice(warning.message)
+    print_line(f"hf-hub:{options.repository}@{commit}")
     return DONE
 
 

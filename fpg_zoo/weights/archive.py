@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from fpg_zoo.errors import CheckpointError, UnsafeCheckpointError
+from fpg_zoo.text import quoted
 
 REMEDY = "Save it again with the tensors alone: torch.save({'state_dict': model.state_dict()}, path)"
 
@@ -59,12 +60,6 @@ def damaged(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"{path}: no checkpoint that torch.save wrote, or a damaged one ({reason}); fetch it again")
 
 
-def shown(value: object) -> str:
-    """A plain value for a message of one line, whatever characters it holds."""
-    text = ascii(value)
-    return text if len(text) <= 100 else f"{text[:80]}..."
-
-
 def is_zip(head: bytes) -> bool:
     """Whether torch takes a file with these first bytes for a zip file."""
     return head.startswith(b"PK\x03\x04")
@@ -103,15 +98,15 @@ def zip_records(file: BinaryIO, path: Path, size: int, budget: Budget) -> dict[s
         for head, name, length in sorted(entries):
             inner = name.removeprefix(f"{folder}/")
             if inner in ("", name):
-                raise unsafe(path, f"its record {shown(name)} lies outside of its folder {shown(folder)}")
+                raise unsafe(path, f"its record {quoted(name)} lies outside of its folder {quoted(folder)}")
             if inner.lower() in names:  # torch looks records up without regard to case
-                raise unsafe(path, f"it holds the record {shown(name)} twice")
+                raise unsafe(path, f"it holds the record {quoted(name)} twice")
             if head < taken or (head and not found):
-                raise unsafe(path, f"its record {shown(name)} overlaps another or hides one, as in a zip bomb")
+                raise unsafe(path, f"its record {quoted(name)} overlaps another or hides one, as in a zip bomb")
             offset = _data_offset(file, path, name, head)
             taken = offset + length
             if taken > start:
-                raise unsafe(path, f"its record {shown(name)} overlaps its zip directory, as in a zip bomb")
+                raise unsafe(path, f"its record {quoted(name)} overlaps its zip directory, as in a zip bomb")
             _check_purpose(path, inner, length)
             names.add(inner.lower())
             found[inner] = Record(offset, length)
@@ -158,9 +153,9 @@ def _entry(file: BinaryIO, path: Path) -> tuple[int, str, int]:
         wide = iter(_wide_fields(extra))
         size, packed, head = (next(wide, -1) if field == _FULL_32 else field for field in (size, packed, head))
     if flags & _ENCRYPTED:
-        raise unsafe(path, f"its record {shown(name)} is encrypted, which torch.save never does")
+        raise unsafe(path, f"its record {quoted(name)} is encrypted, which torch.save never does")
     if method or packed != size:
-        raise unsafe(path, f"its record {shown(name)} is compressed, which torch.save never does and zip bombs do")
+        raise unsafe(path, f"its record {quoted(name)} is compressed, which torch.save never does and zip bombs do")
     if size < 0 or head < 0:
         raise damaged(path, "its zip directory is damaged")
     return head, name, size
@@ -182,9 +177,9 @@ def _checked_name(path: Path, raw: bytes) -> str:
     except UnicodeDecodeError:
         name = ""
     if not name.isprintable() or not name:
-        raise damaged(path, f"its zip record {shown(raw)} has no readable name")
+        raise damaged(path, f"its zip record {quoted(raw)} has no readable name")
     if name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/"):
-        raise unsafe(path, f"its record {shown(name)} is named like a path to elsewhere, which torch.save never does")
+        raise unsafe(path, f"its record {quoted(name)} is named like a path to elsewhere, which torch.save never does")
     return name
 
 
@@ -192,18 +187,18 @@ def _data_offset(file: BinaryIO, path: Path, name: str, head: int) -> int:
     """Where the bytes of a record begin whose header is there, by that header."""
     sign, *_, name_length, extra_length = _fields(file, head, _LOCAL)
     if sign != b"PK\x03\x04" or file.read(name_length) != name.encode():
-        raise damaged(path, f"its zip directory and the record {shown(name)} disagree")
+        raise damaged(path, f"its zip directory and the record {quoted(name)} disagree")
     return head + _LOCAL.size + int(name_length) + int(extra_length)
 
 
 def _check_purpose(path: Path, inner: str, size: int) -> None:
     """Whether a checkpoint holds such a record."""
     if inner == "constants.pkl" or inner.startswith("code/"):
-        raise unsafe(path, f"it is a TorchScript archive, whose record {shown(inner)} holds code")
+        raise unsafe(path, f"it is a TorchScript archive, whose record {quoted(inner)} holds code")
     if inner != "data.pkl" and inner.lower().endswith("data.pkl"):
-        raise unsafe(path, f"it holds a second pickle, {shown(inner)}")
+        raise unsafe(path, f"it holds a second pickle, {quoted(inner)}")
     if inner != "data.pkl" and not inner.startswith("data/") and size > _SMALL_RECORD:
-        raise unsafe(path, f"its record {shown(inner)} of {size} bytes is none that torch.save writes")
+        raise unsafe(path, f"its record {quoted(inner)} of {size} bytes is none that torch.save writes")
 
 
 def _fields(file: BinaryIO, offset: int, form: struct.Struct) -> tuple[Any, ...]:
@@ -234,7 +229,7 @@ def check_legacy_storages(
         count, width = storages[key]
         told = file.read(8)
         if len(told) < 8 or file.tell() + count * width > size:
-            raise damaged(path, f"it ends before its storage {shown(key)} of {shown(count * width)} bytes does")
+            raise damaged(path, f"it ends before its storage {quoted(key)} of {quoted(count * width)} bytes does")
         if int.from_bytes(told, "little", signed=True) != count:
-            raise unsafe(path, f"its storage {shown(key)} is not of the {shown(count)} elements that its pickle says")
+            raise unsafe(path, f"its storage {quoted(key)} is not of the {quoted(count)} elements that its pickle says")
         file.seek(count * width, os.SEEK_CUR)

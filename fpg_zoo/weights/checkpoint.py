@@ -16,28 +16,28 @@ import torch
 from torch import Tensor
 
 from fpg_zoo.errors import CheckpointError
+from fpg_zoo.files import open_regular
+from fpg_zoo.model_files import MAX_WEIGHTS_BYTES
+from fpg_zoo.text import printable, quoted
 from fpg_zoo.weights.archive import (
     Budget,
     check_legacy_storages,
     damaged,
     is_tar,
     is_zip,
-    shown,
     unsafe,
     zip_records,
 )
 from fpg_zoo.weights.pickle_calls import Value
 from fpg_zoo.weights.pickles import PickleAudit
+from fpg_zoo.weights.plain_names import with_plain_names
 
 # A legacy file begins with these two numbers, a pickle each.
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 
-# Put before every name by DataParallel, torch.compile and Lightning.
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
-
 # mmengine's EMA hook leaves the averaged weights in state_dict and the raw ones in ema_state_dict, so the latter counts
 # only where it is all there is.
-_PLACES = ("state_dict", "model", "ema_state_dict")
+_PLACES = ("state_dict", "model", "model_state_dict", "ema_state_dict")
 _OTHER = object()
 
 _TORCH_REASON = re.compile(r"WeightsUnpickler error:\s*(\S.*)")
@@ -108,7 +108,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no such file")
     try:
         # One open file, so that what torch reads is what was gone through.
-        with open(path, "rb") as file:
+        with open_regular(path, max_bytes=MAX_WEIGHTS_BYTES) as file:
             foreign = _audit(file, path)
             file.seek(0)
             content = _load(file, foreign)
@@ -117,13 +117,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except pickle.UnpicklingError as error:
         # Not the whole of torch's message, which advises to read the file unsafely.
         reason = _TORCH_REASON.search(str(error))
-        raise unsafe(path, f"torch's safe reader says: {shown(reason[1] if reason else 'no')}") from None
+        raise unsafe(path, f"torch's safe reader says: {printable(reason[1] if reason else 'no')}") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); name a file of weights") from None
     except MemoryError:
         raise CheckpointError(f"{path}: not enough memory to read it") from None
     except Exception as error:  # damaged files make the safe unpickler raise nearly anything
-        raise damaged(path, f"{type(error).__name__}: {shown(str(error).strip().partition(chr(10))[0])}") from None
+        raise damaged(path, f"{type(error).__name__}: {printable(str(error).strip().partition(chr(10))[0])}") from None
     return _parse(path, content)
 
 
@@ -185,17 +185,15 @@ def _parse(path: Path, content: object) -> Checkpoint:
     found = content if place is None else content[place]
     if asked := _asks_for(found):
         raise unsafe(path, f"its {place} is an object of {asked}, not a dict of tensors")
-    if isinstance(found, dict) and place == "ema_state_dict":
-        found = {name: value for name, value in found.items() if name != "steps"}  # the averager's own counter
     if not isinstance(found, dict) or not found:
         raise CheckpointError(f"{path}: no tensors under {place or 'state_dict'}")
     tensors = {_name(path, name): _tensor(path, name, value) for name, value in found.items()}
     meta = content.get("meta") if place is not None else None
     if not isinstance(meta, dict):
-        return Checkpoint(_without_raw_weights(_unwrapped(tensors)), {})
+        return Checkpoint(with_plain_names(tensors), {})
     plain = _plain(meta)
     assert isinstance(plain, dict)
-    return Checkpoint(_without_raw_weights(_unwrapped(tensors)), plain, _told_classes(meta))
+    return Checkpoint(with_plain_names(tensors), plain, _told_classes(meta))
 
 
 def _told_classes(meta: dict[Any, Any]) -> tuple[str, ...] | str | None:
@@ -229,7 +227,7 @@ def _in_order(told: object) -> object:
 def _described(value: object) -> str:
     """The kind of a value for a message; of a list, also that of the first entry which is no text."""
     if asked := _asks_for(value):
-        return f"an object of {shown(asked)}"
+        return f"an object of {quoted(asked)}"
     kind = type(value).__name__
     if isinstance(value, (tuple, list)):
         odd = next(entry for entry in value if not isinstance(entry, str))
@@ -239,46 +237,27 @@ def _described(value: object) -> str:
 
 def _name(path: Path, name: object) -> str:
     if not isinstance(name, str) or not name.isprintable():
-        raise CheckpointError(f"{path}: {shown(name)} is no name of a tensor; is this a checkpoint?")
+        raise CheckpointError(f"{path}: {quoted(name)} is no name of a tensor; is this a checkpoint?")
     return name
 
 
 def _tensor(path: Path, name: object, value: object) -> Tensor:
     """The tensor alone, without gradient or hooks."""
     if asked := _asks_for(value):
-        raise unsafe(path, f"its {shown(name)} is no tensor but an object of {asked}")
+        raise unsafe(path, f"its {quoted(name)} is no tensor but an object of {asked}")
     if not isinstance(value, Tensor):
-        raise CheckpointError(f"{path}: {shown(name)} is a {type(value).__name__}, a checkpoint holds named tensors")
+        raise CheckpointError(f"{path}: {quoted(name)} is a {type(value).__name__}, a checkpoint holds named tensors")
     if value.is_nested or value.is_meta or value.is_quantized or value.layout != torch.strided:
-        raise CheckpointError(f"{path}: {name} is no plain tensor ({value.layout}, {value.device}, {value.dtype})")
+        raise CheckpointError(
+            f"{path}: {printable(name)} is no plain tensor ({value.layout}, {value.device}, {value.dtype})"
+        )
     return value.detach()
 
 
 def _asks_for(value: object) -> str:
     """The foreign name behind a value, be it of an object or of the class itself; empty if there is none."""
     kind = value if isinstance(value, type) else type(value)
-    return kind.asks_for if issubclass(kind, Placeholder) else ""
-
-
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without what wrappers put before each of their names."""
-    while prefix := next((prefix for prefix in _WRAPPERS if all(_begins(name, prefix) for name in tensors)), ""):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-def _begins(name: str, prefix: str) -> bool:
-    return name.startswith(prefix) and name != prefix
-
-
-def _without_raw_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without the buffers of mmcv's EMA hook.
-
-    It keeps one for each parameter, named `ema_` and the parameter's name with underscores for dots, and swaps their
-    values before a checkpoint is written at an epoch's end: the plain names hold the averages.
-    """
-    buffers = {"ema_" + name.replace(".", "_") for name in tensors}
-    return {name: tensor for name, tensor in tensors.items() if name not in buffers}
+    return printable(kind.asks_for) if issubclass(kind, Placeholder) else ""
 
 
 def _plain(value: object) -> object:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from fpg_zoo.errors import DownloadError, FPGZooError, StorageError
+from fpg_zoo.text import printable
 from fpg_zoo.weights.settings import is_offline
 
 
@@ -88,7 +89,7 @@ def one_line(said: object, token: str | None = None) -> str:
     """What was said, on one line, without the token or a password in a URL."""
     text, secret = " ".join(str(said).split()), _token(token)
     text = text.replace(secret, "***") if secret else text
-    return re.sub(r"hf_\w{8,}|(?<=//)[^/@\s]+(?=@)", "***", text)[:300]
+    return printable(re.sub(r"hf_\w{8,}|(?<=//)[^/@\s]+(?=@)", "***", text))
 
 
 def _token(given: str | None) -> str | None:

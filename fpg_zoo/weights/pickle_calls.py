@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fpg_zoo.errors import UnsafeCheckpointError
-from fpg_zoo.weights.archive import Budget, shown, unsafe
+from fpg_zoo.text import printable, quoted
+from fpg_zoo.weights.archive import Budget, unsafe
 
 # Names: of the standard library, torch, and the packages that exist to run or install code, only what is listed here
 # passes. Everything else is some project's own, and harmless as nothing of it is imported: torch is given a
@@ -72,6 +73,7 @@ _RUNNERS = {
 }
 
 _MOST_DIMENSIONS = 16
+_LARGEST_ITEM = max(ITEM_SIZES.values())  # bytes
 _HASH_MODULUS = 2**61 - 1  # whole numbers below it have hashes of their own
 
 # Bytes that Python takes, rounded up: for the stand-in or for what torch makes, whichever is larger.
@@ -116,9 +118,11 @@ def judge(budget: Budget, name: str) -> Literal["admitted", "foreign", "denied"]
     if name in _ADMITTED:
         return "admitted"
     if _NO_WEIGHTS.fullmatch(name):
-        raise refused(budget, f"asks for {name}, which weights do not need and which can take any amount of memory")
+        raise refused(
+            budget, f"asks for {printable(name)}, which weights do not need and which can take any amount of memory"
+        )
     if not all(part.isidentifier() for part in name.split(".")):
-        raise refused(budget, f"asks for {shown(name)}, which is no name of a class")
+        raise refused(budget, f"asks for {quoted(name)}, which is no name of a class")
     return "denied" if name.partition(".")[0] in _RUNNERS and not _HARMLESS.fullmatch(name) else "foreign"
 
 
@@ -144,11 +148,11 @@ def call(budget: Budget, called: object, arguments: object) -> Value:
     if not isinstance(called, Value) or called.kind != "name":
         raise refused(budget, f"calls {described(called)}: only classes and functions that it names may be called")
     if not isinstance(arguments, Value) or arguments.kind != "tuple":
-        raise refused(budget, f"calls {called.label} with {described(arguments)} for its arguments")
+        raise refused(budget, f"calls {printable(called.label)} with {described(arguments)} for its arguments")
     budget.spend(OBJECT_COST)
     made = _made(budget, called.label, tuple(arguments.items))
     if made is None:
-        raise refused(budget, f"calls {called.label} with other arguments than torch.save writes")
+        raise refused(budget, f"calls {printable(called.label)} with other arguments than torch.save writes")
     return made
 
 
@@ -183,7 +187,7 @@ def _made(budget: Budget, name: str, arguments: tuple[object, ...]) -> Value | N
         case ("torch.device", (str(),) | (str(), int())) | ("builtins.complex", (int() | float(), int() | float())):
             return Value(name)
         case "builtins.getattr", (_, str() as attribute) if attribute.startswith("_"):
-            raise refused(budget, f"asks for the inner attribute {shown(attribute)} of a class")
+            raise refused(budget, f"asks for the inner attribute {quoted(attribute)} of a class")
     return Value("made", label=name) if name not in _ADMITTED else None
 
 
@@ -194,16 +198,20 @@ def _tensor(budget: Budget, storage: object, offset: object, size: object, strid
     if sizes is None or strides is None or len(sizes) != len(strides):
         return None
     if offset < 0 or min(sizes + strides, default=0) < 0:
-        raise refused(budget, f"makes a tensor of negative sizes, strides or offset: {shown((sizes, strides, offset))}")
+        raise refused(
+            budget, f"makes a tensor of negative sizes, strides or offset: {quoted((sizes, strides, offset))}"
+        )
     count = math.prod(sizes)
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True)) if count else 0
-    if max(last, offset) >= max(storage.size, 1) or count > storage.size:
+    # An expanded tensor has several values in one place. It is copied to a tensor of its own later.
+    copied = 0 if count <= storage.size else count * _LARGEST_ITEM
+    if max(last, offset) >= max(storage.size, 1) or copied > budget.left:
         raise refused(
             budget,
-            f"makes a tensor of the sizes {shown(sizes)} and strides {shown(strides)} from {shown(offset)} on "
+            f"makes a tensor of the sizes {quoted(sizes)} and strides {quoted(strides)} from {quoted(offset)} on "
             f"in a storage of {storage.size} elements",
         )
-    budget.spend(_TENSOR_COST)
+    budget.spend(_TENSOR_COST + copied)
     return Value("tensor")
 
 
@@ -224,5 +232,5 @@ def described(value: object) -> str:
     if not isinstance(value, Value):
         return f"a value of the type {type(value).__name__}"
     if value.kind == "made":
-        return f"what {value.label} returned"
-    return value.label if value.kind == "name" else f"a value of the type {value.kind}"
+        return f"what {printable(value.label)} returned"
+    return printable(value.label) if value.kind == "name" else f"a value of the type {value.kind}"

@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection
 from typing import BinaryIO
 
 from fpg_zoo.errors import CheckpointError
-from fpg_zoo.weights.archive import Budget, damaged, shown, unsafe
+from fpg_zoo.text import printable, quoted
+from fpg_zoo.weights.archive import Budget, damaged, unsafe
 from fpg_zoo.weights.pickle_calls import (
     CALLED,
     DICT_COST,
@@ -134,7 +135,7 @@ class PickleAudit:
 
     def _raise_denied(self) -> None:
         if self._denied:
-            names = ", ".join(self._denied)
+            names = printable(", ".join(self._denied))
             raise unsafe(self._budget.path, f"its pickle asks for {names}; reading it could run code")
 
     def _stopped(self, code: bytes) -> CheckpointError:
@@ -144,7 +145,7 @@ class PickleAudit:
             return damaged(self._budget.path, "its pickle is cut")
         known = next((op.name for op in pickletools.opcodes if op.code == code.decode("latin-1")), None)
         if known is None or not self._begun:  # what does not begin like a pickle may be anything
-            return damaged(self._budget.path, f"{shown(code)} is no opcode of its pickle")
+            return damaged(self._budget.path, f"{quoted(code)} is no opcode of its pickle")
         return refused(self._budget, f"uses {known}, which torch's safe reader does not know")
 
     # Reading
@@ -325,12 +326,12 @@ class PickleAudit:
             case _:
                 raise refused(self._budget, f"has a persistent id that is no storage's: {described(told)}")
         if self.storages.setdefault(key, (count, width)) != (count, width):
-            raise refused(self._budget, f"takes its storage {shown(key)} for two different ones")
+            raise refused(self._budget, f"takes its storage {quoted(key)} for two different ones")
         if self._record_size is not None:
             stored = self._record_size(key)
             if stored is None:
-                raise damaged(self._budget.path, f"it does not hold its storage {shown(key)}")
+                raise damaged(self._budget.path, f"it does not hold its storage {quoted(key)}")
             if stored != count * width:
-                claim = f"{shown(count * width)} bytes, of which the file holds {stored}"
-                raise refused(self._budget, f"takes its storage {shown(key)} for {claim}")
+                claim = f"{quoted(count * width)} bytes, of which the file holds {stored}"
+                raise refused(self._budget, f"takes its storage {quoted(key)} for {claim}")
         self._push(Value("storage", size=count), _STORAGE_COST)
