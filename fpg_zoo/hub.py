@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 PREFIX = "hf-hub:"
 # As in model_files, which imports torch; fetching does without.
-_MOST_CONFIG_BYTES = 4 << 20
 CONFIG, WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
