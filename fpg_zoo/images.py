@@ -38,6 +38,16 @@ ANNOTATED_ENDING = "_detections"
 SOFTWARE_TAG, SOFTWARE = 0x0131, "fpg_zoo predict"
 ANNOTATED = "annotated by predict"
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+# Undoes what each orientation asks for. Pillow turns a TIFF upright by itself when it decodes it.
+_BACK_TO_STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -69,7 +79,7 @@ def open_image(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
         yield stack.enter_context(Image.open(stream, formats=_decodable()))
 
 
-def read_image(source: ImageLike, *, upright: bool = True) -> Image.Image:
+def read_image(source: ImageLike) -> Image.Image:
     """Read anything that can be taken as a picture.
 
     Args:
@@ -77,7 +87,6 @@ def read_image(source: ImageLike, *, upright: bool = True) -> Image.Image:
             (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, or of uint16 on the scale 0..65535; a tensor
             (1, H, W) or (3, H, W) RGB of uint8, or of floating point in 0..1. Transparency is dropped: the colours
             stored under it are used.
-        upright: False leaves an image as it is stored, whatever its EXIF rotation.
 
     Returns:
         The picture in mode RGB, a copy.
@@ -90,7 +99,7 @@ def read_image(source: ImageLike, *, upright: bool = True) -> Image.Image:
     """
     if isinstance(source, Image.Image):
         with _decoding("the PIL image"):
-            own = ImageOps.exif_transpose(source) if upright and 0 not in source.size else source.copy()
+            own = source.copy() if 0 in source.size else ImageOps.exif_transpose(source)  # which copies, too
         return _to_rgb(own, "the PIL image")
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -99,12 +108,24 @@ def read_image(source: ImageLike, *, upright: bool = True) -> Image.Image:
     if isinstance(source, (str, Path)):
         text = str(source)
         if is_url(text):
-            return _open(io.BytesIO(_fetch(text)), label_of(text), upright)
+            return _open(io.BytesIO(_fetch(text)), label_of(text))
         path = Path(os.path.expanduser(source))
         if os.path.isdir(path):
             raise ImageError(f"{path}: a folder, not a picture; pass the files in it (fpg_zoo.images.find_images)")
-        return _open(path, text, upright)
+        return _open(path, text)
     raise ImageError(f"{type(source).__name__}: not an image; pass a path, URL, PIL image, numpy array or torch tensor")
+
+
+def read_stored_image(file: Path) -> Image.Image:
+    """Read an image file as `read_image` does, but as it is stored, whatever its EXIF rotation.
+
+    Raises:
+        ImageError: as of `read_image`.
+    """
+    image = read_image(file)
+    with _decoding(str(file)), open_image(file) as stored:
+        back = _BACK_TO_STORED.get(stored.getexif().get(_ORIENTATION, 1))
+    return image if back is None else image.transpose(back)
 
 
 def is_upright_rgb(source: ImageLike) -> bool:
@@ -273,9 +294,9 @@ def _decoding(label: str) -> Iterator[None]:
         raise ImageError(f"{label}: cannot be read whole ({printable(reason)})") from None
 
 
-def _open(file: Path | io.BytesIO, label: str, upright: bool) -> Image.Image:
+def _open(file: Path | io.BytesIO, label: str) -> Image.Image:
     with _decoding(label), open_image(file) as image:
-        if upright and 0 not in image.size:
+        if 0 not in image.size:
             ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image, label)
 

@@ -342,3 +342,128 @@ def test_file_names_that_are_no_utf8_are_read(checkpoint: Path) -> None:
     found = python("-m", "fpg_zoo.cli", *arguments, env=environment(PYTHONIOENCODING="utf-8"))
     assert (found.returncode, found.stderr) == (0, "")
     assert len(rows_of("r.json")) > 0
+
+
+# Runs after the first
+
+
+@pytest.mark.parametrize(
+    ("what", "output"),
+    [
+        ("photos", "photos"),
+        ("photos/*", "photos"),
+        ("photos/**", "photos/out"),
+        ("photos/**/*.*g", "./photos/../photos"),
+    ],
+)
+def test_annotated_images_of_an_earlier_run_are_not_read(what: str, output: str, checkpoint: Path) -> None:
+    add("photos/a.png", "photos/b.jpg")
+    first = predict(checkpoint, what, "--output", output)
+    listing = sorted(map(str, Path("photos").rglob("*")))
+    again = predict(checkpoint, what, "--output", output)
+    assert (again.code, again.out) == (first.code, first.out) == (0, first.out)
+    assert "2 of 2 pictures" in again.out
+    assert first.err == ""
+    # Those in a folder below one that is named are not looked for, and so not passed over.
+    assert again.err == f"{what}: passed over 2 annotated by predict\n"
+    assert sorted(map(str, Path("photos").rglob("*"))) == listing
+
+
+def test_annotated_images_that_are_high_or_named_one_by_one(checkpoint: Path) -> None:
+    Image.new("RGB", (2, 65501), (90, 120, 150)).save("high.png")
+    add("a.png")
+    assert predict(checkpoint, "high.png", "a.png", "--output", "out").code == 0
+    code, out, err = predict(checkpoint, "out")
+    assert (code, out) == (2, "")
+    assert err.endswith("; it holds 2 annotated by predict\n")
+    code, _, err = predict(checkpoint, "out/*.jpg")
+    assert (code, err) == (2, "fpg-zoo: out/*.jpg: no file matches this pattern, but for 1 annotated by predict\n")
+    code, out, err = predict(checkpoint, "out/a_detections.jpg", "--output", "again")
+    assert (code, err) == (0, "")
+    assert written("again") == ["a_detections_detections.jpg"]
+
+
+def test_images_that_only_have_such_a_name_are_read(checkpoint: Path) -> None:
+    add("photos/x_detections.jpg", "photos/y_detections.png")
+    Path("photos/z_detections.jpg").write_bytes(b"damaged")
+    code, out, err = predict(checkpoint, "photos", "--json", "r.json")
+    assert code == 1
+    assert "2 of 3 pictures" in out
+    assert err.startswith("skipped: photos/z_detections.jpg: ")
+
+
+# What is passed over, and what cannot be read
+
+
+def test_files_that_are_passed_over_are_counted(checkpoint: Path) -> None:
+    add("photos/a.png", "more/b.png")
+    for name in ("notes.txt", "._a.png", "c.heic", "d.txt"):
+        Path("photos", name).touch()
+    code, out, err = predict(checkpoint, "photos", "more", "--json", "r.json")
+    assert (code, err) == (0, "photos: passed over 2 .txt, 1 hidden, 1 .heic\n")
+    assert "2 of 2 pictures" in out
+
+
+def test_no_url_ends_the_run(checkpoint: Path) -> None:
+    add("a.png", "z.png")
+    bad = [
+        "http://ÿ../a.jpg",
+        "http://[x/a.jpg",
+        "http://127.0.0.1:99999/a.jpg",
+        "http://user:secret@127.0.0.1/1.jpg",
+        "https://u:se/cret@127.0.0.1/b.jpg?x=1#y",
+        "http://",
+        "http://" + "a" * 300 + "/" + "b" * 5000,
+        "ftp://127.0.0.1/a.jpg",
+    ]
+    code, out, err = predict(checkpoint, "a.png", *bad, "z.png", "--json", "r.json", "--output", "out")
+    assert code == 1
+    assert f"2 of {len(bad) + 2} pictures" in out
+    assert [line.startswith("skipped: ") for line in err.splitlines()] == [True] * len(bad)
+    assert written("out") == ["a_detections.jpg", "z_detections.jpg"]
+    assert "cret" not in out + err
+
+
+def test_a_password_is_in_no_file_that_is_passed_on(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # URLs with one are refused; were one not, as behind a library of one's own, results would name it so.
+    add("a.png")
+    content = Path("a.png").read_bytes()
+    monkeypatch.setattr("fpg_zoo.images._fetch", lambda _: content)
+    url = "https://user:sec/ret@127.0.0.1/path@x/photo.png?size=1"
+    code, out, err = predict(checkpoint, url, "--json", "r.json", "--output", "out")
+    assert (code, err) == (0, "")
+    assert out.startswith("https://***@")
+    assert {row["image_id"] for row in rows_of("r.json")} == {"https://***@x/photo.png?size=1"}
+    assert written("out") == ["photo_detections.jpg"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes with a name")
+@pytest.mark.parametrize("results", [[], ["--json", "r.json"]])
+def test_links_in_a_circle_and_pipes_do_not_end_the_run(results: list[str], checkpoint: Path) -> None:
+    add("z.png")
+    Path("a.jpg").symlink_to("a.jpg")
+    os.mkfifo("b.jpg")
+    code, out, err = predict(checkpoint, "a.jpg", "b.jpg", "z.png", *results)
+    assert code == 1
+    assert "1 of 3 pictures" in out
+    assert [line.split(": ")[:2] for line in err.splitlines()] == [["skipped", "a.jpg"], ["skipped", "b.jpg"]]
+
+
+def test_damage_of_every_kind_leaves_the_other_images(checkpoint: Path) -> None:
+    add("photos/0.png", "photos/zz.png", "photos/cut.jpg")
+    whole = Path("photos/cut.jpg").read_bytes()
+    Path("photos/cut.jpg").write_bytes(whole[: len(whole) // 2])
+    Path("photos/empty.png").touch()
+    Image.new("RGB", (64, 48)).save("photos/eps.jpg", "EPS")
+    Path("photos/text.webp").write_text("no picture")
+    frames = [Image.new("P", (20, 10), number) for number in range(3)]
+    frames[0].save("photos/moving.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (1, 1)).save("photos/one.bmp")
+    Image.new("L", (60000, 1)).save("photos/wide.png")
+    Image.new("CMYK", (9, 9)).save("photos/cmyk.jpg")
+    Image.new("LA", (9, 9)).save("photos/la.png")
+    code, out, err = predict(checkpoint, "photos", "--json", "r.json")
+    assert code == 1
+    skipped = [line.split(": ")[1] for line in err.splitlines()]
+    assert skipped == [f"photos/{name}" for name in ("cut.jpg", "empty.png", "eps.jpg", "text.webp")]
+    assert "7 of 11 pictures" in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -133,6 +134,39 @@ GIVEN = [[78, 39, 248, 185], [251, 31, 108, 241], [181, 41, 163, 225]]
 )
 def test_grey_levels_are_those_of_opencv(expected: list[list[int]]) -> None:
     assert resize(_image(GIVEN), (len(expected), len(expected[0])))[0].tolist() == expected
+
+
+def _taps(given: int, wanted: int, place: int) -> tuple[int, int, int, int]:
+    """Of one output pixel along an axis: its two source pixels, and their weights of 2048."""
+    centre = np.float32((place + 0.5) * (1.0 / (wanted / given)) - 0.5)
+    first = int(np.floor(centre))
+    fraction = centre - np.float32(first)
+    weights = (round(float((np.float32(1) - fraction) * 2048)), round(float(fraction * 2048)))
+    return min(max(first, 0), given - 1), min(max(first + 1, 0), given - 1), *weights
+
+
+@pytest.mark.parametrize("given", [(1, 1), (2, 3), (7, 5), (23, 40), (60, 3)])
+@pytest.mark.parametrize("wanted", [(1, 1), (3, 2), (5, 7), (12, 40), (61, 31)])
+def test_every_value_is_that_of_the_definition_pixel_by_pixel(given: tuple[int, int], wanted: tuple[int, int]) -> None:
+    # Fixed-point bilinear interpolation as OpenCV's 8-bit resizer does it, in Python's own integers.
+    image, (height, width) = _random(*given), wanted
+    expected = torch.zeros(3, height, width, dtype=torch.uint8)
+    for y in range(height):
+        upper, lower, upper_weight, lower_weight = _taps(given[0], height, y)
+        for x in range(width):
+            left, right, left_weight, right_weight = _taps(given[1], width, x)
+            if left == right:
+                left_weight, right_weight = 2048, 0
+            for channel in range(3):
+                rows = [
+                    (int(image[channel, row, left]) * left_weight + int(image[channel, row, right]) * right_weight) >> 4
+                    for row in (upper, lower)
+                ]
+                total = (rows[0] * upper_weight >> 16) + (rows[1] * lower_weight >> 16)
+                expected[channel, y, x] = (total + 2) >> 2
+    if given != wanted:
+        assert torch.equal(resize(image, wanted), expected)
+        assert torch.equal(resize(image.transpose(1, 2).contiguous().transpose(1, 2), wanted), expected)
 
 
 def test_the_size_given_leaves_the_picture_as_it_is() -> None:

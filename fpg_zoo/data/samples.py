@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fpg_zoo.data.masks import Mask
 from fpg_zoo.errors import ImageError
-from fpg_zoo.images import read_image, to_pixels
+from fpg_zoo.images import read_image, read_stored_image, to_pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ def read_pixels(file: Path, size: tuple[int, int]) -> Tensor:
     if (image.height, image.width) == size:
         return to_pixels(image)
     if (image.width, image.height) == size:
-        stored = read_image(file, upright=False)
+        stored = read_stored_image(file)
         if (stored.height, stored.width) == size:
             return to_pixels(stored)
     raise ImageError(
