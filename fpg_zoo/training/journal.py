@@ -48,18 +48,19 @@ class Journal:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             temporary.replace(self._file)
 
-    def note(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write figures of a step."""
+    def note(self, step: int, figures: Mapping[str, float | None]) -> None:
+        """Write figures of a step; those that are None are left out."""
         if not self._leads:
             return
-        row = {"step": step, **figures, "memory_gb": _memory_gb()}
+        known = {name: value for name, value in figures.items() if value is not None}
+        row = {"step": step, **known, "memory_gb": _memory_gb()}
         with explained(self._file.parent):
             self._stream.write(json.dumps(row) + "\n")
             self._stream.flush()
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix({name: f"{row[name]:.3g}" for name in _SHOWN if row.get(name) is not None}, refresh=False)
         if self._board is not None:
-            for name, value in figures.items():
+            for name, value in known.items():
                 self._board.add_scalar(name, value, step)
 
     def __enter__(self) -> Journal:

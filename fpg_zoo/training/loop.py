@@ -43,8 +43,8 @@ from fpg_zoo.training.state import (
 
 AVERAGE_DECAY = 0.999  # of the averaged weights, a step; less in the beginning
 _LEFT_ALONE = ("closed by peer", "Connection reset", "NCCL", "Broken pipe")
-# Evaluates a model and gives its figures; the first is the one by which the best is told.
-Evaluate = Callable[[Detector], Mapping[str, float]]
+Figures = dict[str, float | None]  # None for what has no ground truth
+Evaluate = Callable[[Detector], Mapping[str, float | None]]  # the best model has the greatest first figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def train(
     evaluate_every: int = 1,
     go_on: bool = False,
     data: str = "",
-) -> dict[str, float]:
+) -> Figures:
     """Train a model in place.
 
     Args:
@@ -154,7 +154,7 @@ class _Run:
         del self.record["checkpoint_activations"], self.record["recipe"]["about"]  # which change nothing
         self.average: AveragedModel | None = None
 
-    def train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, go_on: bool) -> dict[str, float]:
+    def train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, go_on: bool) -> Figures:
         settings = self.settings
         if settings.sync_norms:
             for name, part in self.model.named_children():
@@ -175,7 +175,7 @@ class _Run:
         def due(step: int) -> bool:
             return evaluate is not None and (step == self.steps or self._ends_epoch(step, evaluate_every))
 
-        figures: dict[str, float] = {}
+        figures: Figures = {}
         with Journal(self.run, self.processes.leads, done, self.steps) as journal, _explained(self.processes):
             if done and due(done) and evaluate:  # it may have been broken off there
                 figures = self._evaluated(evaluate)
@@ -303,14 +303,14 @@ class _Run:
         before, after = ((at * self.batch) // len(self.dataset) // every for at in (step - 1, step))
         return after > before
 
-    def _evaluated(self, evaluate: Evaluate) -> dict[str, float]:
+    def _evaluated(self, evaluate: Evaluate) -> Figures:
         model = self._best_of_both()
         self.processes.alike(model)  # but for this, BatchNorm's running statistics are each process's own
         figures = dict(evaluate(model.eval()))
         self.model.train()
         if self.processes.leads:
-            best = best_figure(self.run)
-            if best is None or next(iter(figures.values())) > best:
+            best, figure = best_figure(self.run), next(iter(figures.values()))
+            if figure is not None and (best is None or figure > best):
                 save_best(self.run, model, figures)
         self.processes.wait()
         return figures
