@@ -37,7 +37,7 @@ def average_precision(
     workers: int,
     form: str = PLAIN,
 ) -> dict[str, float]:
-    """AP in percent of published weights, `box` and, of a model with masks, `mask`; as `fpg-zoo eval` measures it.
+    """AP in percent of published weights, `box` and, of a model and data with masks, `mask`; as `fpg-zoo eval` has it.
 
     Args:
         name: with the tag.
@@ -49,7 +49,7 @@ def average_precision(
         form: of `subjects.FORMS`.
 
     Raises:
-        ConfigError: the data cannot be used, or are of other classes.
+        ConfigError: the data cannot be used, have nothing to evaluate, or are of other classes.
         WeightsError: the weights cannot be had.
     """
     model = FORMS[form](fpg_zoo.create_model(name, device=device))
@@ -68,8 +68,9 @@ def average_precision(
         workers=workers,
         parts=None if parts is None else parts_of(parts / "detections.json", model, held_out),
     )
-    figures = figures_of(model, rows, held_out.dataset, held_out.annotations)
-    return {KINDS[kind]: 100 * figures[f"{KINDS[kind]}_AP"] for kind in kinds}
+    figures = figures_of(model, rows, held_out.annotations)
+    found = {KINDS[kind]: figures.get(f"{KINDS[kind]}_AP") for kind in kinds}
+    return {label: 100 * value for label, value in found.items() if value is not None}
 
 
 def agrees(measured: float, published: float) -> bool:

@@ -49,6 +49,11 @@ def thinned(log: Path, target: Path) -> None:
     target.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
 
+def in_percent(figure: float | None) -> float | None:
+    """With two digits; None where there is no figure."""
+    return None if figure is None else round(100 * figure, 2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path, help="the folder of a finished run")
@@ -61,7 +66,7 @@ def main() -> None:
     masks = "mask" in name
     held_out = held_out_scenes(limit=None, masks=masks)
     torch.set_num_threads(1)  # maps this small are slower on more
-    figures = evaluate(model, held_out.dataset, held_out.annotations, held_out.category_ids, batch_size=8)
+    figures = evaluate(model, held_out.dataset, held_out.category_ids, batch_size=8)
     log = ROOT / "docs" / "logs" / f"{name}.{TAG}.jsonl"
     thinned(options.run / "log.jsonl", log)
     row = {
@@ -69,8 +74,8 @@ def main() -> None:
         "tag": TAG,
         "url": f"{PACKAGED}{file.name}",
         "sha256": sha256_of(file),
-        "box_ap": round(100 * figures["box_AP"], 2),
-        "mask_ap": round(100 * figures["mask_AP"], 2) if masks else None,
+        "box_ap": in_percent(figures["box_AP"]),
+        "mask_ap": in_percent(figures.get("mask_AP")),
         "memory_gb": None,
         "fps": None,
         "recipe": "scratch",

@@ -15,8 +15,10 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from fpg_zoo.data.loader import evaluation_batches, evaluation_loader
+from fpg_zoo.data.masks import can_have_masks, filled
 from fpg_zoo.data.samples import Dataset
 from fpg_zoo.files import on_terminal
+from fpg_zoo.ground_truth import ground_truth
 from fpg_zoo.modeling.detectors import Detector, TwoStageDetector
 
 Kind = Literal["bbox", "segm"]
@@ -45,15 +47,53 @@ class Scores:
     """COCO's figures of detections, of one kind.
 
     Attributes:
-        figures: `FIGURES` by name, each 0..1, or -1 where there is no ground truth of that size.
-        classes: AP by the class's name, in the order of category ids; 0..1, or -1 where there is no ground truth of it.
+        figures: `FIGURES` by name, each 0..1, or None where there is no ground truth of that size.
+        classes: AP by the class's name, in the order of category ids; 0..1, or None where there is no ground truth of
+            it.
         precisions: (10, 101, C) float64 as pycocotools interpolates them: at IoU 0.5, 0.55, ..., 0.95 and recall 0,
-            0.01, ..., 1, of each class, over objects of all sizes; 0..1, or -1 where there is no ground truth of it.
+            0.01, ..., 1, of each class, over objects of all sizes; 0..1, or NaN where there is no ground truth of it.
     """
 
-    figures: dict[str, float]
-    classes: dict[str, float]
+    figures: dict[str, float | None]
+    classes: dict[str, float | None]
     precisions: np.ndarray
+
+
+def kinds_with_truth(kinds: Sequence[Kind], annotations: Mapping[str, Any]) -> tuple[Kind, ...]:
+    """Of kinds, those that some object can be found by: boxes, and masks if one has a mask."""
+    masks = any(row.get("segmentation") and not row["iscrowd"] for row in annotations["annotations"])
+    return tuple(kind for kind in kinds if kind == "bbox" or masks)
+
+
+def no_mask_note(kinds: Sequence[Kind], annotations: Mapping[str, Any]) -> str | None:
+    """Why detections that have masks are not judged by them; None where they are, or have none."""
+    if "segm" not in kinds or "segm" in kinds_with_truth(kinds, annotations):
+        return None
+    objects = sum(not row["iscrowd"] for row in annotations["annotations"])
+    return f"no mask AP, as none of the {objects} objects has a mask"
+
+
+def judged_by(kind: Kind, annotations: Mapping[str, Any]) -> list[Row]:
+    """Annotations as detections of a kind are compared with them.
+
+    Masks cannot be compared with an object that has none. It is not to be found then, and what lies on it does not
+    count, as if a crowd filled its box.
+
+    Args:
+        kind: of the detections.
+        annotations: as of `coco_scores`; not changed.
+    """
+    rows: list[Row] = annotations["annotations"]
+    if kind == "bbox":
+        return rows
+    sizes = {image["id"]: (image["height"], image["width"]) for image in annotations["images"]}
+    judged: list[Row] = []
+    for row in rows:
+        if row.get("segmentation"):
+            judged.append(row)
+        elif can_have_masks(size := sizes[row["image_id"]]):  # else no detection has one there either
+            judged.append({**row, "iscrowd": 1, "segmentation": filled(row["bbox"], size)})
+    return judged
 
 
 def coco_scores(
@@ -62,7 +102,8 @@ def coco_scores(
     """COCO's figures of detections, over all classes and of each.
 
     Args:
-        annotations: the content of a COCO annotation file; not changed.
+        annotations: `images`, `annotations` and `categories` as `ground_truth` gives them; not changed. An annotation
+            without `segmentation` neither is to be found by masks nor do those on it count.
         results: the rows of a COCO results file (`Detections.to_coco`). May be empty.
         kind: `bbox` for boxes, `segm` for masks. Of rows that have both, the other is not looked at.
         image_ids: the pictures that count; those without detections, too.
@@ -75,7 +116,7 @@ def coco_scores(
         {**image, "id": numbers[image["id"]]} for image in annotations["images"] if image["id"] in numbers
     ]  # with their sizes, which masks need
     key = "bbox" if kind == "bbox" else "segmentation"
-    objects = _numbered(annotations["annotations"], numbers, ("category_id", "area", "iscrowd", key))
+    objects = _numbered(judged_by(kind, annotations), numbers, ("category_id", "area", "iscrowd", key))
     found = _numbered(results, numbers, ("category_id", "score", key))
     for row in found:
         row["area"] = row[key][2] * row[key][3] if kind == "bbox" else mask_api.area(row[key])
@@ -93,12 +134,17 @@ def coco_scores(
     # (IoU thresholds, recalls, classes, areas, numbers of detections): of all areas and 100 detections.
     precisions = evaluation.eval["precision"][:, :, :, 0, -1]
     return Scores(
-        figures={name: float(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)},
+        figures={name: _figure(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)},
         classes={
-            names[identity]: float(precisions[:, :, place].mean()) for place, identity in enumerate(sorted(names))
+            names[identity]: _figure(precisions[:, :, place].mean()) for place, identity in enumerate(sorted(names))
         },
-        precisions=precisions,
+        precisions=np.where(precisions < 0, np.nan, precisions),
     )
+
+
+def _figure(value: float) -> float | None:
+    """pycocotools' -1 stands for no figure."""
+    return None if value < 0 else float(value)
 
 
 def _numbered(rows: Sequence[Row], numbers: Mapping[int | str, int], keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -138,39 +184,16 @@ def _progress(evaluation: Any, label: str) -> Iterator[None]:
 
 def coco_figures(
     annotations: Mapping[str, Any], results: Sequence[Row], kind: Kind, image_ids: Sequence[int | str]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """COCO's figures of detections.
 
     Args:
         annotations, results, kind, image_ids: as of `coco_scores`.
 
     Returns:
-        `FIGURES` by name, each 0..1, or -1 where there is no ground truth of that size.
+        `FIGURES` by name, each 0..1, or None where there is no ground truth of that size.
     """
     return coco_scores(annotations, results, kind, image_ids).figures
-
-
-def usable(content: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """An annotation file's content, less what the data set reported as unusable.
-
-    Args:
-        content: of a COCO annotation file. What many tools leave out is put in: `iscrowd`, and the box's area for
-            `area`.
-        dataset: what was read of it.
-    """
-    kept: set[int | str] = set()
-    pictures: set[int | str] = set()
-    for index in range(len(dataset)):
-        picture = dataset.picture(index)
-        pictures.add(picture.image_id)
-        kept.update(picture.objects.ids, picture.crowds.ids)
-    rows = [
-        {"iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3], **row}
-        for row in content["annotations"]
-        if isinstance(row, dict) and row.get("id") in kept and row.get("image_id") in pictures
-    ]
-    images = [image for image in content["images"] if isinstance(image, dict) and image.get("id") in pictures]
-    return {**content, "images": images, "annotations": rows}
 
 
 def detected(
@@ -239,46 +262,43 @@ def image_ids_of(dataset: Dataset) -> list[int | str]:
 
 
 def evaluate(
-    model: Detector,
-    dataset: Dataset,
-    annotations: Mapping[str, Any],
-    category_ids: Sequence[int],
-    *,
-    batch_size: int = 1,
-    workers: int = 0,
-) -> dict[str, float]:
+    model: Detector, dataset: Dataset, category_ids: Sequence[int], *, batch_size: int = 1, workers: int = 0
+) -> dict[str, float | None]:
     """COCO's figures of a model on a data set.
 
     Args:
         model: in eval mode, for the data's classes.
         dataset: its pictures, those without objects included.
-        annotations: the content of its annotation file, as of `usable`.
-        category_ids: the file's id of each class of the model.
+        category_ids: the data's id of each class of the model.
         batch_size, workers: as of `detected`.
 
     Returns:
-        `FIGURES` by name, with `box_` before it, and for a model with masks again with `mask_`; each 0..1 or -1.
+        `FIGURES` by name, with `box_` before it, and for a model with masks again with `mask_` where an object has one;
+        each 0..1, or None where there is no ground truth of that size.
+
+    Raises:
+        ConfigError: there is nothing to evaluate.
+        ImageError: a picture cannot be read.
     """
+    annotations = ground_truth(dataset, category_ids)
     rows = detections_of(model, dataset, category_ids, batch_size=batch_size, workers=workers)
-    return figures_of(model, rows, dataset, annotations)
+    return figures_of(model, rows, annotations)
 
 
-def figures_of(
-    model: Detector, rows: Sequence[Row], dataset: Dataset, annotations: Mapping[str, Any]
-) -> dict[str, float]:
+def figures_of(model: Detector, rows: Sequence[Row], annotations: Mapping[str, Any]) -> dict[str, float | None]:
     """COCO's figures of what a model detected.
 
     Args:
         model: that detected.
         rows: of a COCO results file.
-        dataset, annotations: as of `evaluate`.
+        annotations: as of `coco_scores`; all of their pictures count.
 
     Returns:
         As `evaluate`.
     """
-    ids = image_ids_of(dataset)
+    ids = [image["id"] for image in annotations["images"]]
     return {
         f"{KINDS[kind]}_{name}": value
-        for kind in kinds_of(model)
+        for kind in kinds_with_truth(kinds_of(model), annotations)
         for name, value in coco_figures(annotations, rows, kind, ids).items()
     }

@@ -1,67 +1,105 @@
-"""Anybody's detections: a COCO results file and the annotation file it belongs to, every entry checked before use."""
+"""Anybody's detections: a COCO results file, every row checked, and the annotation file it belongs to."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from reprlib import repr as shown  # the beginning of what may be long
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from fpg_zoo.data.masks import Mask, compressed, read_mask
+from fpg_zoo.data.coco import read_annotations
+from fpg_zoo.data.entries import Entries, plain_ids
+from fpg_zoo.data.masks import MAX_PIXELS, MAX_SIDE, can_have_masks, compressed, read_mask
+from fpg_zoo.data.report import MASK_TOO_LARGE, Report
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.evaluation import Kind
+from fpg_zoo.evaluation import Kind, kinds_with_truth, no_mask_note
 from fpg_zoo.files import on_terminal
+from fpg_zoo.ground_truth import check_objects, truth_of
 
 _KEYS: dict[Kind, str] = {"bbox": "bbox", "segm": "segmentation"}
 _FAR = 1e9  # pixels; no coordinate is as large
 _LARGEST = sys.float_info.max
 _MOST_SHOWN = 5  # entries that are wrong
 
+_Sizes = Mapping[int | str, tuple[int, int] | None]  # (height, width) in pixels by picture
+
 
 class Results(NamedTuple):
     """Detections that `fpg_zoo.evaluation.coco_scores` takes.
 
     Attributes:
-        annotations: the content of the annotation file.
+        annotations: what they are compared with, as of `fpg_zoo.ground_truth.ground_truth`.
         rows: those of the results file, masks as compressed RLE.
         kinds: what they can be judged by, one at least: boxes, masks.
+        report: what was left out or repaired of the annotations.
     """
 
     annotations: dict[str, Any]
     rows: list[dict[str, Any]]
     kinds: tuple[Kind, ...]
+    report: Report
 
 
-def read_results(results_file: Path, annotation_file: Path) -> Results:
+def read_results(results_file: Path, annotation_file: Path, *, allow_losses: bool = False) -> Results:
     """Read detections and the ground truth they are compared with.
 
     Args:
         results_file: JSON, a list of rows with `image_id`, `category_id`, `score`, and `bbox` [x, y, width, height] in
             pixels, `segmentation` as RLE or polygons in pixels, or both. Every row must have what any has. May be
             empty.
-        annotation_file: JSON in COCO's format. Its pictures are those that count.
+        annotation_file: JSON in COCO's format. Its pictures are those that count; annotations are read as
+            `fpg_zoo.data.coco.CocoDataset` reads them.
+        allow_losses: go on where more than one annotation in ten cannot be used.
 
     Raises:
-        ConfigError: one of the files cannot be read, or an entry cannot be used. The message names the first ones by
-            their place, counted from 0, and how many there are.
+        ConfigError: one of the files cannot be read; a row, a picture or a category cannot be used, of which the
+            message names the first ones by their place, counted from 0, and how many there are; or there is nothing
+            to evaluate.
     """
     rows = _json(results_file)
     if not isinstance(rows, list):
         raise ConfigError(
             f"{results_file}: holds {_kind_of(rows)}, not a list; name a COCO results file, a list of detections"
         )
-    content = _json(annotation_file)
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise ConfigError(f"{annotation_file}: no list {part!r} in it; name an annotation file in COCO's format")
+    report = Report()
+    content, class_names, category_ids = read_annotations(annotation_file, report)
     kinds = _kinds(rows, content["annotations"])
-    truth = _Truth(annotation_file, content, kinds)
-    return Results(truth.content(), _checked_rows(results_file, rows, truth, kinds), kinds)
+    masks = "segm" in kinds
+    images = plain_ids(content["images"])
+    sizes = _sizes(annotation_file, images, masks=masks)
+    entries = Entries(annotation_file.parent, category_ids, report, masks=masks)
+    for identity, size in sizes.items():
+        entries.add_frame(identity, size)
+    entries.add_annotations(content["annotations"])
+    truth = [row for picture in entries.pictures(keep_empty=True) for row in truth_of(picture, category_ids)]
+    check_objects(truth, str(annotation_file), report)
+    if not allow_losses:
+        entries.check_losses(annotation_file)
+    names = [image.get("file_name") for image in images]
+    annotations = {
+        "images": [
+            {"id": identity}
+            | ({"file_name": name} if isinstance(name, str) else {})
+            | ({"height": size[0], "width": size[1]} if size else {})
+            for (identity, size), name in zip(sizes.items(), names, strict=True)
+        ],
+        "annotations": truth,
+        "categories": [
+            {"id": identity, "name": name} for identity, name in zip(category_ids, class_names, strict=True)
+        ],
+    }
+    if not kinds_with_truth(kinds, annotations):
+        raise ConfigError(
+            f"{annotation_file}: nothing to evaluate: {no_mask_note(kinds, annotations)}, and no detection a box; give "
+            "the detections boxes, or the annotations masks"
+        )
+    checked = _checked_rows(results_file, rows, annotation_file.name, sizes, category_ids, kinds)
+    return Results(annotations, checked, kinds, report)
 
 
 def _json(file: Path) -> Any:
@@ -71,6 +109,8 @@ def _json(file: Path) -> Any:
         raise ConfigError(f"{file}: no such file") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror or error}); name a JSON file") from None
+    except MemoryError:
+        raise ConfigError(f"{file}: not enough memory to read it; split it into several files") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not JSON ({error}); name a JSON file in COCO's format") from None
 
@@ -102,75 +142,37 @@ def _refuse(file: Path, what: str, faults: Iterable[tuple[int, str]], total: int
     )
 
 
-class _Truth:
-    """An annotation file's content, checked for what these kinds need of it."""
+def _sizes(file: Path, images: Sequence[Any], *, masks: bool) -> dict[int | str, tuple[int, int] | None]:
+    """(height, width) of each picture by its id; None where it does not say, which masks need.
 
-    def __init__(self, file: Path, content: dict[str, Any], kinds: tuple[Kind, ...]) -> None:
-        self.file = file
-        self._content = content
-        self._kinds = kinds
-        self.sizes: dict[int | str, tuple[int, int]] = {}  # (height, width) in pixels by picture; 0, 0 without masks
-        self.category_ids: set[int] = set()
-        self._names: set[str] = set()
-        for part, fault_of in (
-            ("categories", self._category_fault),
-            ("images", self._image_fault),
-            ("annotations", self._object_fault),
-        ):
-            entries = content[part]
-            if part != "annotations" and not entries:
-                raise ConfigError(f"{file}: no {part} in it; name the annotation file that the detections belong to")
-            _refuse(file, part, _faults(entries, fault_of), len(entries))
+    Raises:
+        ConfigError: there are no pictures, or one cannot be used.
+    """
+    if not images:
+        raise ConfigError(f"{file}: no images in it; name the annotation file that the detections belong to")
+    sizes: dict[int | str, tuple[int, int] | None] = {}
 
-    def content(self) -> dict[str, Any]:
-        """With what many tools leave out put in: `iscrowd`, and the box's area for `area`."""
-        rows = [
-            {"iscrowd": 0, **({} if "area" in row else {"area": _box_area(row)}), **row}
-            for row in self._content["annotations"]
-            if row["image_id"] in self.sizes
-        ]
-        return {**self._content, "annotations": rows}
-
-    def _category_fault(self, entry: Any) -> str | None:
-        if not isinstance(entry, dict) or type(entry.get("id")) is not int or not isinstance(entry.get("name"), str):
-            return "is without a whole number as id or without a name"
-        if entry["id"] in self.category_ids or entry["name"] in self._names:
-            return f"has an id or name that is there before: {shown(entry['id'])}, {shown(entry['name'])}"
-        self.category_ids.add(entry["id"])
-        self._names.add(entry["name"])
-        return None
-
-    def _image_fault(self, entry: Any) -> str | None:
+    def fault_of(entry: Any) -> str | None:
         if not isinstance(entry, dict) or type(entry.get("id")) not in (int, str):
             return "is without an id"
-        if entry["id"] in self.sizes:
+        if entry["id"] in sizes:
             return f"has an id that is there before: {shown(entry['id'])}"
-        sides: list[Any] = [entry.get(side) if "segm" in self._kinds else 0 for side in ("height", "width")]
-        if not all(type(side) is int and 0 <= side < _FAR for side in sides):
+        sides = [_side(entry.get(side)) for side in ("height", "width")]
+        size = (sides[0], sides[1]) if all(sides) else None
+        sizes[entry["id"]] = size
+        if masks and size is None:
             return "is without height and width in pixels, which masks need"
-        height, width = sides
-        self.sizes[entry["id"]] = (height, width)
+        if masks and size is not None and not can_have_masks(size):
+            return f"has {size[1]}x{size[0]} pixels; masks take at most {MAX_SIDE} a side and {MAX_PIXELS} in all"
         return None
 
-    def _object_fault(self, entry: Any) -> str | None:
-        if not isinstance(entry, dict) or type(entry.get("image_id")) not in (int, str):
-            return "is without an image_id"
-        if entry["image_id"] not in self.sizes:
-            return None  # of a picture that does not count
-        category = entry.get("category_id")
-        if type(category) is not int or category not in self.category_ids:
-            return f"has category_id {shown(category)}, which is not in categories"
-        if "bbox" in self._kinds or "area" not in entry:
-            fault = _box_fault(entry.get("bbox"))
-            if fault:
-                return fault
-        if "area" in entry and not _is_number(entry["area"]):
-            return f"has area {shown(entry['area'])}, which is no number"
-        if type(entry.get("iscrowd", 0)) not in (int, bool):
-            return f"has iscrowd {shown(entry['iscrowd'])}, which is neither 0 nor 1"
-        if "segm" in self._kinds:
-            return _mask(entry.get("segmentation"), self.sizes[entry["image_id"]])[1]
-        return None
+    _refuse(file, "images", _faults(images, fault_of), len(images))
+    return sizes
+
+
+def _side(value: object) -> int:
+    """A side in pixels; 0 for what is none."""
+    return int(value) if type(value) in (int, float) and 0 < value < _FAR and value == int(value) else 0  # type: ignore
 
 
 def _faults(entries: Iterable[Any], fault_of: Callable[[Any], str | None]) -> Iterable[tuple[int, str]]:
@@ -180,8 +182,12 @@ def _faults(entries: Iterable[Any], fault_of: Callable[[Any], str | None]) -> It
             yield place, fault
 
 
-def _checked_rows(file: Path, rows: list[Any], truth: _Truth, kinds: tuple[Kind, ...]) -> list[dict[str, Any]]:
+def _checked_rows(
+    file: Path, rows: list[Any], truth: str, sizes: _Sizes, category_ids: Sequence[int], kinds: tuple[Kind, ...]
+) -> list[dict[str, Any]]:
+    """The rows with what is needed of them; `truth` is the name of the annotation file."""
     wanted = ("image_id", "category_id", "score", *(_KEYS[kind] for kind in kinds))
+    known = set(category_ids)
     checked: list[dict[str, Any]] = []
 
     def fault_of(row: Any) -> str | None:
@@ -191,20 +197,25 @@ def _checked_rows(file: Path, rows: list[Any], truth: _Truth, kinds: tuple[Kind,
         if missing:
             return f"is without {', '.join(missing)}"
         image_id, category = row["image_id"], row["category_id"]
-        if type(image_id) not in (int, str) or image_id not in truth.sizes:
-            return f"has image_id {shown(image_id)}, which is not in {truth.file.name}"
-        if type(category) is not int or category not in truth.category_ids:
-            return f"has category_id {shown(category)}, which is not in {truth.file.name}"
+        if type(image_id) not in (int, str) or image_id not in sizes:
+            return f"has image_id {shown(image_id)}, which is not in {truth}"
+        if type(category) is not int or category not in known:
+            return f"has category_id {shown(category)}, which is not in {truth}"
         if not _is_number(row["score"]):
             return f"has score {shown(row['score'])}, which is no number"
         kept = {key: row[key] for key in wanted}
         if "bbox" in kinds and (fault := _box_fault(row["bbox"])):
             return fault
-        if "segm" in kinds:
-            mask, fault = _mask(row["segmentation"], truth.sizes[image_id])
+        size = sizes[image_id]
+        if "segm" in kinds and size is not None:
+            complaints: list[str] = []
+            mask = read_mask(row["segmentation"], size, complaints.append)
             if mask is None:
-                return fault
-            kept["segmentation"] = compressed(mask, truth.sizes[image_id])
+                what = (
+                    "whose outline is too long for" if MASK_TOO_LARGE in complaints else "that is no RLE or polygons of"
+                )
+                return f"has a segmentation {what} its {size[1]}x{size[0]} pixels"
+            kept["segmentation"] = compressed(mask, size)
         checked.append(kept)
         return None
 
@@ -225,13 +236,3 @@ def _box_fault(box: object) -> str | None:
     if max(map(abs, box)) >= _FAR:
         return f"has bbox {shown(box)}, which lies in no picture"
     return None
-
-
-def _box_area(row: Mapping[str, Any]) -> float:
-    return float(row["bbox"][2] * row["bbox"][3])
-
-
-def _mask(segmentation: object, size: tuple[int, int]) -> tuple[Mask | None, str | None]:
-    """A mask, or None and what is wrong with it."""
-    mask = read_mask(segmentation, size, lambda _: None)
-    return mask, None if mask else f"has a segmentation that is no RLE or polygons of its {size[1]}x{size[0]} pixels"

@@ -16,9 +16,10 @@ from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.samples import Dataset, Picture, Sample
 from fpg_zoo.data.shapes import PICTURES, ShapesDataset
 from fpg_zoo.errors import ConfigError, FPGZooError
-from fpg_zoo.evaluation import detected, image_ids_of, usable
+from fpg_zoo.evaluation import detected, image_ids_of
 from fpg_zoo.evaluation_parts import Found, Parts
 from fpg_zoo.files import sha256_of
+from fpg_zoo.ground_truth import ground_truth
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.processes import Processes
 from fpg_zoo.text import quoted
@@ -34,7 +35,7 @@ class HeldOut(NamedTuple):
 
     Attributes:
         dataset: the pictures.
-        annotations: the content of their annotation file, less what cannot be used.
+        annotations: what detections are compared with, as of `fpg_zoo.ground_truth.ground_truth`.
         category_ids: the file's id of each of the data set's classes.
         digest: the file's SHA-256, or what else tells the data from any other.
         summary: what there is and what was left out, for people; None where there is nothing to say.
@@ -49,17 +50,20 @@ class HeldOut(NamedTuple):
     split: str
 
 
-def open_held_out(data: Path, split: str | None, *, limit: int | None, masks: bool) -> HeldOut:
+def open_held_out(
+    data: Path, split: str | None, *, limit: int | None, masks: bool, allow_losses: bool = False
+) -> HeldOut:
     """The pictures to evaluate on.
 
     Args:
         data: a folder laid out as COCO is, or `SHAPES` for the procedural scenes unless there is a folder of this name.
         split: of the folder; None for `val2017` or else `val`.
         limit: the first so many pictures, at least 1; None for all.
-        masks: read masks, too, and leave out objects without one.
+        masks: read masks, too.
+        allow_losses: as of `CocoDataset`.
 
     Raises:
-        ConfigError: no such data, or nothing in it can be used.
+        ConfigError: no such data, too much of it cannot be used, or there is nothing in it to evaluate.
     """
     if data == SHAPES and not data.exists():
         if split is not None:
@@ -67,11 +71,25 @@ def open_held_out(data: Path, split: str | None, *, limit: int | None, masks: bo
         return held_out_scenes(limit=limit, masks=masks)
     files = {name: data / "annotations" / f"instances_{name}.json" for name in _SPLITS}
     split = split or next((name for name, file in files.items() if file.is_file()), _SPLITS[0])
-    whole = CocoDataset.from_folder(data, split, masks=masks, training=False)
-    dataset = whole if limit is None else _First(whole, limit)
-    content = usable(json.loads(whole.annotation_file.read_bytes()), dataset)
+    whole = CocoDataset.from_folder(data, split, masks=masks, training=False, allow_losses=allow_losses)
+    return held_out_of(whole, split, limit=limit)
+
+
+def held_out_of(whole: CocoDataset, split: str, *, limit: int | None = None) -> HeldOut:
+    """A data set to evaluate on.
+
+    Args:
+        whole: read with `training=False`.
+        split: its name.
+        limit: the first so many pictures; None for all.
+
+    Raises:
+        ConfigError: there is nothing in it to evaluate.
+    """
+    dataset, source = (whole, "") if limit is None else (_First(whole, limit), f", its first {limit} pictures")
+    truth = ground_truth(dataset, whole.category_ids, source=f"{whole.annotation_file}{source}", report=whole.report)
     digest = sha256_of(whole.annotation_file)
-    return HeldOut(dataset, content, whole.category_ids, digest, whole.summary(), split)
+    return HeldOut(dataset, truth, whole.category_ids, digest, whole.summary(), split)
 
 
 def held_out_scenes(*, limit: int | None, masks: bool) -> HeldOut:
@@ -79,11 +97,12 @@ def held_out_scenes(*, limit: int | None, masks: bool) -> HeldOut:
 
     Args:
         limit: the first so many; None for all.
-        masks: their annotations are wanted with masks.
+        masks: with masks.
     """
     most = PICTURES["val"]
     shapes = ShapesDataset("val", most if limit is None else min(limit, most), masks=masks)
-    return HeldOut(shapes, shapes.annotations(), shapes.category_ids, str(SHAPES), None, shapes.split)
+    truth = ground_truth(shapes, shapes.category_ids)
+    return HeldOut(shapes, truth, shapes.category_ids, str(SHAPES), None, shapes.split)
 
 
 class _First:

@@ -27,7 +27,7 @@ LAYERS = (
     ("reference",),
     ("loading", "hub", "hub_push", "model_card"),
     ("factory", "predictor", "data"),
-    ("evaluation", "prediction_files", "processes"),
+    ("evaluation", "ground_truth", "prediction_files", "processes"),
     ("evaluation_parts", "evaluation_results", "evaluation_run", "report"),
     ("export", "deploy"),
     ("training",),

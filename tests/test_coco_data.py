@@ -24,6 +24,7 @@ GOOD = annotation(1, 1, [4, 5, 10, 20])
 
 
 def _dataset(folder: Path, images: Any, annotations: Any, **options: Any) -> CocoDataset:
+    options = {"allow_losses": True} | options  # one of two entries is wrong in most of these files
     return CocoDataset.from_folder(write_folder(folder, images, annotations), "train", **options)
 
 
@@ -96,13 +97,19 @@ def test_an_annotation_that_cannot_be_used(wrong: dict[str, Any], kind: str, tmp
     assert dataset.picture(0).objects.ids == (1,)
 
 
-def test_annotations_without_an_id_or_with_one_used_before(tmp_path: Path) -> None:
-    dataset = _dataset(tmp_path, [picture(1)], [GOOD, "nothing", {"image_id": 1}, GOOD | {"bbox": [1, 1, 2, 2]}])
+def test_ids_of_annotations_name_them_in_the_report_and_decide_nothing(tmp_path: Path) -> None:
+    boxes = [[4, 5, 10, 20], [1, 1, 2, 2], [3, 3, 2, 2], [5, 5, 2, 2], [7, 7, 2, 2]]
+    ids: list[Any] = [1, 1, None, [1], {"a": 1.5}]
+    good = [annotation(identity, 1, box) for identity, box in zip(ids, boxes, strict=True)]
+    del good[2]["id"]
+    dataset = _dataset(tmp_path, [picture(1)], [*good, "nothing", {"image_id": 1}, annotation(1, 1, [0, 0, 0, 0])])
+    assert dataset.picture(0).objects.bboxes.tolist() == boxes
+    assert dataset.picture(0).objects.ids == (1, 1, "annotations[2]", "annotations[3]", "annotations[4]")
     assert dataset.report.found == {
-        "annotation without an id": ("annotations[1]", "annotations[2]"),
-        "annotation id used before": (1,),
+        "annotation of an unknown image id": ("annotations[5]",),
+        "annotation of an unknown category id": ("annotations[6]",),
+        "box of no size": (1,),
     }
-    assert dataset.picture(0).objects.boxes.tolist() == [[4, 5, 14, 25]]
 
 
 def test_pictures_that_cannot_be_used(tmp_path: Path) -> None:
@@ -194,6 +201,7 @@ def test_masks_stay_as_they_are_written(tmp_path: Path) -> None:
     [
         (None, "annotation without polygons or RLE"),
         ([], "annotation without polygons or RLE"),
+        ({}, "annotation without polygons or RLE"),
         ([[1, 1, 5, 5]], "malformed polygons or RLE"),
         ([[1, 1, 5, 5, 1]], "malformed polygons or RLE"),
         ([[1, 1, 5, 5, 1, "5"]], "malformed polygons or RLE"),
@@ -219,11 +227,14 @@ def test_masks_stay_as_they_are_written(tmp_path: Path) -> None:
 def test_an_object_without_a_usable_mask(segmentation: Any, kind: str, tmp_path: Path) -> None:
     good = GOOD | {"segmentation": rectangle(4, 5, 14, 25)}
     wrong = annotation(9, 1, [1, 1, 4, 4], segmentation=segmentation)
-    dataset = _dataset(tmp_path, [picture(1)], [wrong, good], masks=True)
-    assert dataset.report.found == {kind: (9,)}
-    assert dataset.picture(0).objects.ids == (1,)
-    # Where masks are not asked for, its box is as good as any.
-    assert _dataset(tmp_path, [picture(1)], [wrong, good]).picture(0).objects.ids == (9, 1)
+    dataset = _dataset(tmp_path, [picture(1)], [wrong, good], masks=True, allow_losses=False)
+    # Its box is as good as any.
+    assert dataset.report.found == {f"{kind} (kept, without a mask)": (9,)}
+    objects = dataset.picture(0).objects
+    assert (objects.ids, [mask is None for mask in objects.masks or ()]) == ((9, 1), [True, False])
+    assert (dataset.object_count, dataset.mask_count) == (2, 1)
+    plain = _dataset(tmp_path, [picture(1)], [wrong, good])
+    assert (plain.picture(0).objects.ids, bool(plain.report)) == ((9, 1), False)
 
 
 def test_polygons_without_area_are_left_out_beside_others(tmp_path: Path) -> None:

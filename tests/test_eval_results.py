@@ -68,7 +68,7 @@ def test_perfect_detections_score_one_crowds_included(data_folder: Path, tmp_pat
         figures = told[label]["figures"]
         assert [figures[name] for name in FIGURES[:6]] == pytest.approx([1.0] * 6)
         with_truth = {row["category_id"] for row in annotations["annotations"] if not row["iscrowd"]}
-        scored = [value for value in told[label]["classes"].values() if value >= 0]
+        scored = [value for value in told[label]["classes"].values() if value is not None]
         assert scored == pytest.approx([1.0] * len(with_truth))
 
 
@@ -76,7 +76,7 @@ def test_an_empty_file_scores_zero(data_folder: Path, tmp_path: Path) -> None:
     annotations = json.loads((data_folder / "coco" / "annotations" / "instances_val2017.json").read_text())
     told = _eval(tmp_path, [], annotations)
     assert {value for label in ("box", "mask") for value in told[label]["figures"].values()} == {0.0}
-    assert set(told["mask"]["classes"].values()) == {0.0, -1.0}
+    assert set(told["mask"]["classes"].values()) == {0.0, None}
 
 
 # By hand: two pictures of 20 x 10 pixels, a block of 6 x 4 in each.
@@ -244,18 +244,27 @@ def _changed(part: str, **changes: Any) -> dict[str, Any]:
         ({"images": [], "annotations": []}, "no list 'categories' in it"),
         (TRUTH | {"images": []}, "no images in it"),
         (TRUTH | {"categories": []}, "no categories in it"),
-        (_changed("categories", id=3), "1 of 2 categories cannot be used: categories[1] has an id or name that is"),
-        (_changed("categories", name="cell"), "categories[1] has an id or name that is there before: 1, 'cell'"),
-        (_changed("categories", name=5), "categories[1] is without a whole number as id or without a name"),
+        (_changed("categories", id=3), "category id 3 is there twice; give each category an id of its own"),
+        (_changed("categories", name="cell"), "category name 'cell' is there twice; give each a name of its own"),
+        (
+            _changed("categories", name=5),
+            "categories[1]={'id': 1, 'name': 5}: give it a whole number as id, and a name",
+        ),
         (_changed("images", id=0), "images[1] has an id that is there before: 0"),
         (_changed("images", id=None), "images[1] is without an id"),
         (_changed("images", height=None), "images[1] is without height and width in pixels, which masks need"),
-        (_changed("annotations", category_id=2), "annotations[1] has category_id 2, which is not in categories"),
-        (_changed("annotations", bbox="no"), "annotations[1] has bbox 'no', which is not four numbers"),
-        (_changed("annotations", area=float("nan")), "annotations[1] has area nan, which is no number"),
-        (_changed("annotations", iscrowd="no"), "annotations[1] has iscrowd 'no', which is neither 0 nor 1"),
-        (_changed("annotations", segmentation=None), "annotations[1] has a segmentation that is no RLE or polygons"),
-        (_changed("annotations", image_id=None), "annotations[1] is without an image_id"),
+        (_changed("images", height=1 << 20), "images[1] has 20x1048576 pixels; masks take at most 32768 a side"),
+        (
+            _changed("annotations", category_id=2),
+            "1 of 2 annotations cannot be used, more than one in ten (1 x annotation",
+        ),
+        (
+            _changed("annotations", bbox="no"),
+            "(1 x box that is not four numbers: x); correct them, or go on without them",
+        ),
+        (_changed("annotations", iscrowd="no"), "(1 x iscrowd that is neither 0 nor 1: x)"),
+        (_changed("annotations", image_id=None), "(1 x annotation of an unknown image id: x)"),
+        (TRUTH | {"annotations": []}, "nothing to evaluate: no picture has an object"),
     ],
 )
 def test_what_is_no_annotation_file(content: Any, complaint: str, tmp_path: Path) -> None:

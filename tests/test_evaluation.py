@@ -61,9 +61,7 @@ def test_a_models_detections_are_those_of_the_predictor_in_the_files_ids(data_fo
         found = [row for row in rows if row["image_id"] == picture.image_id]
         assert [row["category_id"] for row in found] == [row["category_id"] for row in wanted]
         assert [row["score"] for row in found] == pytest.approx([row["score"] for row in wanted], abs=1e-5)
-    figures = evaluate(
-        model, _Few(dataset, 3), json.loads(dataset.annotation_file.read_text()), dataset.category_ids, batch_size=2
-    )
+    figures = evaluate(model, _Few(dataset, 3), dataset.category_ids, batch_size=2)
     assert list(figures) == [f"{kind}_{name}" for kind in ("box", "mask") for name in FIGURES]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fpg_zoo.cli.exit_codes import DONE
 from fpg_zoo.cli.printing import print_line, print_lines
@@ -44,6 +44,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     command.add_argument("--results", type=Path, metavar="RESULTS", help="detections, as a COCO results file")
     command.add_argument("--annotations", type=Path, metavar="F", help="the ground truth of --results")
+    command.add_argument(
+        "--allow-losses", action="store_true", help="go on where more than one annotation in ten cannot be used"
+    )
     command.add_argument("--json", type=Path, metavar="F", help="write the figures, AP of each class included")
     command.add_argument("--report", type=Path, metavar="F", help="write a page of HTML: curves, confusion, pictures")
     command.add_argument("--images", type=Path, metavar="DIR", help="the pictures of --annotations, for --report")
@@ -74,12 +77,18 @@ def _eval(options: argparse.Namespace) -> int:
 
 
 def _eval_results(options: argparse.Namespace) -> int:
-    from fpg_zoo.evaluation import coco_scores
+    from fpg_zoo.evaluation import no_mask_note
     from fpg_zoo.evaluation_results import read_results
 
-    annotations, rows, kinds = read_results(options.results, options.annotations)
+    annotations, rows, kinds, report = read_results(
+        options.results, options.annotations, allow_losses=options.allow_losses
+    )
+    if report:
+        print_lines("\n".join([f"{options.annotations}:", *(f"  {line}" for line in report.lines())]), to_stderr=True)
+    if note := no_mask_note(kinds, annotations):
+        print_line(note, to_stderr=True)
     ids = [image["id"] for image in annotations["images"]]
-    scores = {kind: coco_scores(annotations, rows, kind, ids) for kind in kinds}
+    scores = _scores(kinds, annotations, rows)
     _tell(scores, options.json)
     if options.report is not None:
         from fpg_zoo.report.writing import about_results, pixels_in, write_report
@@ -105,7 +114,7 @@ def _eval_model(options: argparse.Namespace) -> int:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: it takes at least {least}")
     import torch
 
-    from fpg_zoo.evaluation import coco_scores, image_ids_of, kinds_of
+    from fpg_zoo.evaluation import image_ids_of, kinds_of, no_mask_note
     from fpg_zoo.evaluation_run import categories_of, detect_all, open_held_out, parts_of
     from fpg_zoo.factory import check_source, create_model
     from fpg_zoo.processes import device_of_process, joined
@@ -119,12 +128,16 @@ def _eval_model(options: argparse.Namespace) -> int:
     if options.dtype is not None:
         model = model.to(torch.bfloat16)
     kinds = kinds_of(model)
-    data = open_held_out(options.data, options.split, limit=options.limit, masks="segm" in kinds)
+    data = open_held_out(
+        options.data, options.split, limit=options.limit, masks="segm" in kinds, allow_losses=options.allow_losses
+    )
     category_ids = categories_of(model, data)
     parts = parts_of(options.save, model, data) if options.save is not None else None
     with joined(device) as processes:
         if processes.leads and data.summary is not None:
             print_lines(data.summary, to_stderr=True)
+        if processes.leads and (note := no_mask_note(kinds, data.annotations)):
+            print_line(note, to_stderr=True)
         rows = detect_all(
             model,
             data.dataset,
@@ -138,7 +151,7 @@ def _eval_model(options: argparse.Namespace) -> int:
             if parts is not None:
                 parts.finish(rows)
             ids = image_ids_of(data.dataset)
-            scores = {kind: coco_scores(data.annotations, rows, kind, ids) for kind in kinds}
+            scores = _scores(kinds, data.annotations, rows)
             _tell(scores, options.json)
             if options.save is not None:
                 print_line(f"written: {options.save}")
@@ -159,6 +172,16 @@ def _eval_model(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _scores(
+    kinds: Sequence[Kind], annotations: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> dict[Kind, Scores]:
+    """Of all pictures of the annotations, by each kind that an object can be found by."""
+    from fpg_zoo.evaluation import coco_scores, kinds_with_truth
+
+    ids = [image["id"] for image in annotations["images"]]
+    return {kind: coco_scores(annotations, rows, kind, ids) for kind in kinds_with_truth(kinds, annotations)}
+
+
 def _tell(scores: Mapping[Kind, Scores], file: Path | None) -> None:
     """Print a table of the figures and one of the classes; write both to `file`."""
     from fpg_zoo.evaluation import KINDS
@@ -177,10 +200,10 @@ def _tell(scores: Mapping[Kind, Scores], file: Path | None) -> None:
         print_line(f"written: {file}")
 
 
-def _print_table(title: str, labels: list[str], columns: list[dict[str, float]]) -> None:
+def _print_table(title: str, labels: list[str], columns: list[dict[str, float | None]]) -> None:
     row_labels = {name: printable(name) for name in columns[0]}  # classes are named by the data
     width = max(map(len, (title, *row_labels.values())))
     print_line(" ".join([title.ljust(width), *(label.rjust(6) for label in labels)]))
     for name, row_label in row_labels.items():
-        values = ("-" if column[name] < 0 else f"{column[name]:.3f}" for column in columns)
+        values = ("-" if value is None else f"{value:.3f}" for value in (column[name] for column in columns))
         print_line(" ".join([row_label.ljust(width), *(value.rjust(6) for value in values)]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
 from fpg_zoo.cli.printing import print_line, print_lines
@@ -12,11 +12,10 @@ from fpg_zoo.errors import ConfigError
 
 if TYPE_CHECKING:
     from fpg_zoo.data.samples import Dataset
+    from fpg_zoo.evaluation_run import HeldOut
     from fpg_zoo.modeling.detectors import Detector
     from fpg_zoo.processes import Processes
     from fpg_zoo.training.loop import Evaluate
-
-    _HeldOut = tuple[Dataset, dict[str, Any], tuple[int, ...]]  # with the annotation file's content and category ids
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,6 +28,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument("--model", required=True, metavar="NAME", help="an architecture, as `fpg-zoo list` names them")
     command.add_argument(
         "--data", required=True, type=Path, metavar="DIR", help="annotations/instances_*.json, pictures"
+    )
+    command.add_argument(
+        "--allow-losses", action="store_true", help="go on where more than one annotation in ten cannot be used"
     )
     command.add_argument("--output", required=True, type=Path, metavar="RUN", help="a folder for the run")
     command.add_argument("--recipe", default="finetune", metavar="R", help="crop640_50e, finetune, scratch")
@@ -69,6 +71,7 @@ def _train(options: argparse.Namespace) -> int:
 
     from fpg_zoo.config import TwoStageConfig
     from fpg_zoo.data.coco import CocoDataset
+    from fpg_zoo.evaluation import no_mask_note
     from fpg_zoo.factory import model_info
     from fpg_zoo.processes import device_of_process, joined
     from fpg_zoo.training.loop import TrainSettings, train
@@ -99,9 +102,13 @@ def _train(options: argparse.Namespace) -> int:
     device = device_of_process(options.device)
     with joined(device) as processes:
         if processes.leads:
-            for part in (dataset, *(held_out or ())[:1]):
-                if isinstance(part, CocoDataset):
-                    print_lines(part.summary(), to_stderr=True)
+            if isinstance(dataset, CocoDataset):
+                print_lines(dataset.summary(), to_stderr=True)
+            if held_out is not None:
+                notes = held_out.summary, no_mask_note(("bbox", "segm") if masks else ("bbox",), held_out.annotations)
+                for note in notes:
+                    if note is not None:
+                        print_lines(note, to_stderr=True)
         torch.manual_seed(options.seed)  # of layers that begin at random: the same in every process
         model = _model(options, dataset.class_names).to(device)
         figures = train(
@@ -118,53 +125,53 @@ def _train(options: argparse.Namespace) -> int:
             data=digest,
         )
         if processes.leads:
-            told = ", ".join(f"{name} {figures[name]:.3f}" for name in ("box_AP", "mask_AP") if name in figures)
-            print_line(f"{options.output}: trained{', ' + told if told else ''}")
+            known = [(name, figures.get(name)) for name in ("box_AP", "mask_AP")]
+            told = "".join(f", {name} {value:.3f}" for name, value in known if value is not None)
+            print_line(f"{options.output}: trained{told}")
     return DONE
 
 
-def _evaluation(held_out: _HeldOut, options: argparse.Namespace, processes: Processes) -> Evaluate:
+def _evaluation(held_out: HeldOut, options: argparse.Namespace, processes: Processes) -> Evaluate:
     """By all processes together; the leader has the figures."""
     from fpg_zoo.evaluation import figures_of
     from fpg_zoo.evaluation_run import detect_all
 
-    dataset, annotations, category_ids = held_out
-
-    def evaluated(model: Detector) -> dict[str, float]:
+    def evaluated(model: Detector) -> dict[str, float | None]:
         rows = detect_all(
-            model, dataset, category_ids, processes, batch_size=options.batch_size, workers=options.workers
+            model,
+            held_out.dataset,
+            held_out.category_ids,
+            processes,
+            batch_size=options.batch_size,
+            workers=options.workers,
         )
-        return figures_of(model, rows, dataset, annotations) if processes.leads else {}
+        return figures_of(model, rows, held_out.annotations) if processes.leads else {}
 
     return evaluated
 
 
-def _data(options: argparse.Namespace, masks: bool) -> tuple[Dataset, _HeldOut | None, str]:
+def _data(options: argparse.Namespace, masks: bool) -> tuple[Dataset, HeldOut | None, str]:
     """What to train on, what to evaluate on if there is any, and a digest of the annotations trained on."""
     from fpg_zoo.data.coco import CocoDataset
     from fpg_zoo.data.shapes import ShapesDataset
-    from fpg_zoo.data.text_files import read_json
-    from fpg_zoo.evaluation import usable
-    from fpg_zoo.evaluation_run import held_out_scenes
+    from fpg_zoo.evaluation_run import held_out_of, held_out_scenes
     from fpg_zoo.files import sha256_of
 
     if options.data == Path("shapes") and not options.data.exists():
         scenes = held_out_scenes(limit=None, masks=masks)
-        held_out = (scenes.dataset, scenes.annotations, scenes.category_ids)
-        return ShapesDataset("train", masks=masks), held_out, scenes.digest
-    dataset = CocoDataset.from_folder(options.data, options.train_split, masks=masks)
+        return ShapesDataset("train", masks=masks), scenes, scenes.digest
+    dataset = CocoDataset.from_folder(options.data, options.train_split, masks=masks, allow_losses=options.allow_losses)
     digest = sha256_of(dataset.annotation_file)
     split = options.val_split or "val"
     if options.val_split is None and not (options.data / "annotations" / f"instances_{split}.json").is_file():
         return dataset, None, digest
-    val = CocoDataset.from_folder(options.data, split, masks=masks, training=False)
+    val = CocoDataset.from_folder(options.data, split, masks=masks, training=False, allow_losses=options.allow_losses)
     if val.class_names != dataset.class_names:
         raise ConfigError(
             f"{val.annotation_file}: its classes, in the order of their ids, are not those of "
             f"{dataset.annotation_file}; give both files the same categories"
         )
-    content = usable(read_json(val.annotation_file), val)
-    return dataset, (val, content, val.category_ids), digest
+    return dataset, held_out_of(val, split), digest
 
 
 def _model(options: argparse.Namespace, class_names: tuple[str, ...]) -> Detector:

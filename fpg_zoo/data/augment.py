@@ -58,7 +58,8 @@ class Augmented:
     Attributes:
         image: (3, h, w) uint8 RGB.
         target: `boxes` (G, 4) float32 xyxy in pixels of `image`, each with an area; `labels` (G,) int64; and where the
-            dataset has masks, `masks` (G, h, w) bool.
+            dataset has masks, `masks` (G, h, w) bool; if an object has none, also `has_mask` (G,) bool, of each whether
+            it has one.
         picture: what it was made of.
     """
 
@@ -115,5 +116,8 @@ def seen(sample: Sample, view: View) -> Augmented:
     kept = has_area(boxes)
     target = {"boxes": boxes[kept], "labels": torch.from_numpy(objects.labels)[kept]}
     if objects.masks is not None:
-        target["masks"] = view.masks([mask for mask, keep in zip(objects.masks, kept.tolist(), strict=True) if keep])
+        masks = [mask for mask, keep in zip(objects.masks, kept.tolist(), strict=True) if keep]
+        target["masks"] = view.masks(masks)
+        if any(mask is None for mask in masks):
+            target["has_mask"] = torch.tensor([mask is not None for mask in masks])
     return Augmented(view.image(sample.image), target, sample.picture)

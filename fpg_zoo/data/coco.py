@@ -7,13 +7,13 @@ import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from reprlib import repr as shown  # the beginning of what may be long
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpg_zoo.data.entries import Entries
+from fpg_zoo.data.entries import Entries, plain_ids, read_category_id
 from fpg_zoo.data.image_entries import image_folder, name_of
-from fpg_zoo.data.report import Report
+from fpg_zoo.data.report import CATEGORY_ROOT, CATEGORY_TEXT, Report
 from fpg_zoo.data.samples import Picture, Sample, read_pixels
 from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError
@@ -30,7 +30,7 @@ class CocoDataset:
         annotation_file: as given.
         class_names: in the order of category ids; a label is an index into it.
         category_ids: the file's id of each class, as `Detections.to_coco` takes them.
-        object_count, crowd_count: over all pictures.
+        object_count, crowd_count, mask_count: over all pictures; objects, crowds, and objects that have a mask.
         report: what was left out or repaired.
     """
 
@@ -41,50 +41,71 @@ class CocoDataset:
         *,
         masks: bool = False,
         training: bool = True,
+        allow_losses: bool = False,
     ) -> None:
         """Read the file and look whether the pictures are there; their pixels are read when they are asked for.
 
         Args:
             annotation_file: JSON with `images`, `annotations` and `categories`.
             pictures: the folder that the file names in it start from. Of several, the first that has one of them.
-            masks: read masks, too, and leave out objects without one.
+            masks: read masks, too. An object without one is kept.
             training: leave out pictures under 32 pixels or without an object, as the published schedule does. Crowds
                 are no objects.
+            allow_losses: go on where more than one annotation in ten cannot be used.
 
         Raises:
-            ConfigError: the file cannot be read, is not COCO's format, has a class or a class's id twice, or nothing
-                in it can be used.
+            ConfigError: the file cannot be read, is not COCO's format, has a class or a class's id twice, loses more
+                annotations than it may, or nothing in it can be used; or there is no mask to train on where masks are
+                asked for.
         """
         self.annotation_file = Path(annotation_file)
-        content = _content(self.annotation_file)
-        self.class_names, self.category_ids = _classes(content["categories"], self.annotation_file)
-        places = [Path(place) for place in ([pictures] if isinstance(pictures, (str, Path)) else pictures)]
         self.report = Report()
-        names = [name_of(image) for image in content["images"] if isinstance(image, dict)]
+        content, self.class_names, self.category_ids = read_annotations(self.annotation_file, self.report)
+        places = [Path(place) for place in ([pictures] if isinstance(pictures, (str, Path)) else pictures)]
+        images = plain_ids(content["images"])
+        names = [name_of(image) for image in images if isinstance(image, dict)]
         folder = image_folder(places, [name for name in names if name is not None])
         entries = Entries(folder, self.category_ids, self.report, masks=masks)
-        entries.add_pictures(content["images"], _LEAST_SIDE if training else 1)
+        entries.add_pictures(images, _LEAST_SIDE if training else 1)
         entries.add_annotations(content["annotations"])
         found = entries.pictures(keep_empty=not training)
         if not found:
+            crowds = entries.only_crowds()
+            causes = [*([f"all {crowds} objects are crowds"] if crowds else []), *self.report.lines()]
             raise ConfigError(
-                f"{self.annotation_file}: no picture that can be used, of {len(content['images'])} looked for in "
-                f"{', '.join(map(str, places))} ({'; '.join(self.report.lines()) or 'the file lists none'}); "
+                f"{self.annotation_file}: no picture that can be used, of {len(images)} looked for in "
+                f"{', '.join(map(str, places))} ({'; '.join(causes) or 'the file lists none'}); "
                 "correct the file, or name the folder of its pictures"
             )
         self.object_count = sum(len(picture.objects) for picture in found)
         self.crowd_count = sum(len(picture.crowds) for picture in found)
+        self.mask_count = sum(mask is not None for picture in found for mask in picture.objects.masks or ())
+        if self.object_count and not allow_losses:
+            entries.check_losses(self.annotation_file)
+        if masks and training and not self.mask_count:
+            raise ConfigError(
+                f"{self.annotation_file}: no mask to train on, as none of its {self.object_count} objects has polygons "
+                "or RLE that can be used; train a model without masks, or add them"
+            )
         self._pictures = _Packed(found)
 
     @classmethod
-    def from_folder(cls, folder: str | Path, split: str, *, masks: bool = False, training: bool = True) -> CocoDataset:
+    def from_folder(
+        cls,
+        folder: str | Path,
+        split: str,
+        *,
+        masks: bool = False,
+        training: bool = True,
+        allow_losses: bool = False,
+    ) -> CocoDataset:
         """A dataset laid out as COCO is: `annotations/instances_SPLIT.json` and pictures.
 
         Args:
             folder: of the dataset. The pictures are looked for in `SPLIT`, `images/SPLIT`, `images` and the folder
                 itself, in this order; the first that has one of them is taken.
             split: as `val2017`.
-            masks, training: as of `CocoDataset`.
+            masks, training, allow_losses: as of `CocoDataset`.
 
         Raises:
             ConfigError: no such folder or split, and as of `CocoDataset`.
@@ -96,7 +117,7 @@ class CocoDataset:
             remedy = f"it has {', '.join(found)}" if found else "name a folder with annotations/instances_SPLIT.json"
             raise ConfigError(f"{root}: no split {split!r} in this folder; {remedy}")
         places = [root / split, root / "images" / split, root / "images", root]
-        return cls(file, places, masks=masks, training=training)
+        return cls(file, places, masks=masks, training=training, allow_losses=allow_losses)
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -138,13 +159,29 @@ def _content(file: Path) -> dict[str, list[Any]]:
     return parts
 
 
-def _classes(categories: list[Any], file: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and ids, in the order of ids."""
+def read_annotations(file: Path, report: Report) -> tuple[dict[str, list[Any]], tuple[str, ...], tuple[int, ...]]:
+    """The content of an annotation file, of which no more than the classes is checked, and these.
+
+    Args:
+        file: JSON with `images`, `annotations` and `categories`.
+        report: is told what is left out or repaired of the categories.
+
+    Returns:
+        The content, and names and ids of the classes in the order of ids.
+
+    Raises:
+        ConfigError: it cannot be read, is not COCO's format, or has a class or a class's id twice.
+    """
+    content = _content(file)
+    categories = [_category(place, entry, file, report) for place, entry in enumerate(content["categories"])]
+    root = _root(categories, content["annotations"])
+    if root is not None:
+        report.add(CATEGORY_ROOT, f"{root.identity}, {root.name}")
     names: dict[int, str] = {}
-    for place, entry in enumerate(categories):
-        identity, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(identity, int) or isinstance(identity, bool) or not isinstance(name, str) or not name.strip():
-            raise ConfigError(f"{file}: categories[{place}]={shown(entry)}: give it a whole number as id, and a name")
+    for category in categories:
+        identity, name = category.identity, category.name
+        if category is root:
+            continue
         if identity in names:
             raise ConfigError(f"{file}: category id {identity} is there twice; give each category an id of its own")
         if name in names.values():
@@ -153,7 +190,42 @@ def _classes(categories: list[Any], file: Path) -> tuple[tuple[str, ...], tuple[
     if not names:
         raise ConfigError(f"{file}: no categories in it; name a file that says what its objects are")
     ids = tuple(sorted(names))
-    return tuple(names[identity] for identity in ids), ids
+    return content, tuple(names[identity] for identity in ids), ids
+
+
+class _Category(NamedTuple):
+    identity: int
+    name: str
+    parent: object  # the supercategory's name, if it has one
+
+
+def _category(place: int, entry: Any, file: Path, report: Report) -> _Category:
+    given, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
+    identity = read_category_id(given)
+    if identity is None or not isinstance(name, str) or not name.strip():
+        raise ConfigError(f"{file}: categories[{place}]={shown(entry)}: give it a whole number as id, and a name")
+    if isinstance(given, str):
+        report.add(CATEGORY_TEXT, given)
+    return _Category(identity, name, entry.get("supercategory"))
+
+
+def _root(categories: Sequence[_Category], annotations: Sequence[Any]) -> _Category | None:
+    """The category that Roboflow puts above all others, which is no class; None if there is none.
+
+    It has the id 0 and the supercategory "none", no annotation is of it, and its name is another category's or the
+    supercategory of all others.
+    """
+    for root in categories:
+        others = [category for category in categories if category is not root]
+        if root.identity != 0 or root.parent != "none" or not others:
+            continue
+        above = all(category.parent == root.name for category in others)
+        if not above and all(category.name != root.name for category in others):
+            continue
+        used = (read_category_id(entry.get("category_id")) for entry in annotations if isinstance(entry, dict))
+        if all(identity != 0 for identity in used):
+            return root
+    return None
 
 
 class _Packed:

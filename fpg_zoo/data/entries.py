@@ -2,48 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from fpg_zoo.data import report as kinds
 from fpg_zoo.data.image_entries import ambiguous_files, expected_path, find_image, image_sizes, name_of, size_of
-from fpg_zoo.data.masks import Mask, read_mask
+from fpg_zoo.data.masks import Mask, box_around, read_mask
 from fpg_zoo.data.report import Report
-from fpg_zoo.data.samples import Objects, Picture
+from fpg_zoo.data.samples import Objects, Picture, no_objects
+from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import on_terminal
 
 _LEAST_BOX = 0.01  # pixels; of a side. Less is lost in float32 at the far end of large pictures.
 _FAR = 1e9  # pixels; no coordinate is as large
 _CLIPPED_SILENTLY = 1.0  # pixel that a box may reach out of its picture, as rounding makes it
+_MOST_AREA = 1e10  # pixels; COCO's figures leave out what is larger, of objects of any size, too
+_CROWD_TEXTS = {"0": False, "1": True, "false": False, "true": True}
+
+_MOST_DIGITS = 18  # of a text that is read as a number
+
+Box = tuple[float, float, float, float]
+_Value = TypeVar("_Value")
 
 
 @dataclass
 class _Gathered:
     """Objects of one picture, one entry each; `masks` stays empty where masks are not asked for."""
 
-    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
-    masks: list[Mask] = field(default_factory=list)
+    masks: list[Mask | None] = field(default_factory=list)
     ids: list[int | str] = field(default_factory=list)
+    bboxes: list[list[float]] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
 
     def objects(self, masks: bool) -> Objects:
+        if not self.boxes:
+            return no_objects(masks=masks)
         return Objects(
-            boxes=np.array(self.boxes, dtype=np.float32).reshape(-1, 4),
+            boxes=np.array(self.boxes, dtype=np.float32),
             labels=np.array(self.labels, dtype=np.int64),
             masks=tuple(self.masks) if masks else None,
             ids=tuple(self.ids),
+            bboxes=np.array(self.bboxes, dtype=np.float64),
+            areas=np.array(self.areas, dtype=np.float64),
+            places=np.array(self.places, dtype=np.int64),
         )
 
 
 @dataclass
 class _Entry:
     file: Path
-    size: tuple[int, int]
+    size: tuple[int, int] | None  # None where the file does not say, which masks need
     objects: _Gathered = field(default_factory=_Gathered)
     crowds: _Gathered = field(default_factory=_Gathered)
 
@@ -67,7 +83,7 @@ class Entries:
             folder: that the pictures' file names start from.
             category_ids: in the order of labels.
             report: is added to.
-            masks: read masks, too, and leave out objects without one.
+            masks: read masks, too.
         """
         self._folder = folder
         self._labels: dict[int | str, int] = {identity: label for label, identity in enumerate(category_ids)}
@@ -75,6 +91,8 @@ class Entries:
         self._masks = masks
         self._entries: dict[int | str, _Entry] = {}
         self._left_out: set[int | str] = set()  # pictures whose objects need no report of their own
+        self._listed = 0  # annotations, without those of pictures that are left out
+        self._lost = 0  # of them
 
     def add_pictures(self, images: Sequence[Any], least_side: int) -> None:
         """Entries of `images`; those with a side of fewer pixels than `least_side` are left out."""
@@ -123,45 +141,56 @@ class Entries:
             raise _UnusableError(kinds.PICTURE_SMALL)
         return size
 
+    def add_frame(self, identity: int | str, size: tuple[int, int] | None) -> None:
+        """A picture whose file need not be there, of (height, width) pixels; None where its size is not known."""
+        self._entries[identity] = _Entry(Path(), size)
+
     def add_annotations(self, annotations: Sequence[Any]) -> None:
-        """Entries of `annotations`, after the pictures."""
-        seen: set[int | str] = set()
+        """Entries of `annotations`, after the pictures. Their ids name them in the report, and need not be unique."""
         for place, annotation in enumerate(annotations):
-            identity = annotation.get("id") if isinstance(annotation, dict) else None
-            if not _is_identity(identity):
-                self._report.add(kinds.ID_MISSING, f"annotations[{place}]")
-            elif identity in seen:
-                self._report.add(kinds.ID_TWICE, identity)
-            else:
-                seen.add(identity)
-                self._add_annotation(identity, annotation)
+            content = annotation if isinstance(annotation, dict) else {}
+            image_id, entry = _find(self._entries, content.get("image_id"), self._left_out)
+            if image_id in self._left_out:
+                continue
+            self._listed += 1
+            if not self._add_annotation(place, content, image_id, entry):
+                self._lost += 1
 
-    def _add_annotation(self, identity: int | str, annotation: dict[str, Any]) -> None:
+    def _add_annotation(
+        self, place: int, annotation: dict[str, Any], image_id: int | str | None, entry: _Entry | None
+    ) -> bool:
+        """Whether it can be used; the report says why not."""
+        identity = annotation.get("id")
+        name = identity if _is_identity(identity) else f"annotations[{place}]"
+
         def complain(kind: str) -> None:
-            self._report.add(kind, identity)
+            self._report.add(kind, name)
 
-        image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
-        entry = self._entries.get(image_id) if _is_identity(image_id) else None
-        if entry is None:
-            if not (_is_identity(image_id) and image_id in self._left_out):
-                complain(kinds.UNKNOWN_PICTURE)
-            return
-        label = self._labels.get(category_id) if _is_identity(category_id) else None
-        if label is None:
-            complain(kinds.UNKNOWN_CATEGORY)
-            return
-        box = read_box(annotation.get("bbox"), entry.size, complain)
+        category_id, label = _find(self._labels, annotation.get("category_id"))
+        if entry is None or label is None:
+            complain(kinds.UNKNOWN_PICTURE if entry is None else kinds.UNKNOWN_CATEGORY)
+            return False
+        crowd = _read_crowd(annotation, complain)
+        if crowd is None:
+            return False
+        bbox = _bbox_of(annotation, entry.size, complain)
+        box = read_box(bbox, entry.size, complain)
         if box is None:
-            return
-        gathered = entry.crowds if annotation.get("iscrowd") else entry.objects
-        if self._masks:
-            mask = read_mask(annotation.get("segmentation"), entry.size, complain)
-            if mask is None:
-                return
-            gathered.masks.append(mask)
+            return False
+        if image_id != annotation["image_id"]:
+            complain(kinds.IMAGE_ID_TYPE)
+        if category_id != annotation["category_id"]:
+            complain(kinds.CATEGORY_ID_TYPE)
+        gathered = entry.crowds if crowd else entry.objects
+        if self._masks and entry.size is not None:
+            gathered.masks.append(read_mask(annotation.get("segmentation"), entry.size, complain))
         gathered.boxes.append(box)
+        gathered.bboxes.append(bbox)
+        gathered.areas.append(_read_area(annotation, bbox, complain))
         gathered.labels.append(label)
-        gathered.ids.append(identity)
+        gathered.ids.append(name)
+        gathered.places.append(place)
+        return True
 
     def pictures(self, *, keep_empty: bool) -> list[Picture]:
         """Those that were added, in their order; without `keep_empty`, those that have an object besides crowds."""
@@ -169,10 +198,78 @@ class Entries:
         for identity, entry in self._entries.items():
             if keep_empty or entry.objects.boxes:
                 objects, crowds = entry.objects.objects(self._masks), entry.crowds.objects(self._masks)
-                found.append(Picture(identity, entry.file, entry.size, objects, crowds))
+                found.append(Picture(identity, entry.file, entry.size or (0, 0), objects, crowds))
             else:
                 self._report.add(kinds.PICTURE_EMPTY, identity)
         return found
+
+    def check_losses(self, file: Path) -> None:
+        """Whether nearly all annotations can be used.
+
+        Annotations of pictures that are left out themselves are not counted; crowds are.
+
+        Raises:
+            ConfigError: more than one in ten cannot.
+        """
+        if 10 * self._lost > self._listed:
+            raise ConfigError(
+                f"{file}: {self._lost} of {self._listed} annotations cannot be used, more than one in ten "
+                f"({'; '.join(self._report.lines(kinds.LEFT_OUT))}); correct them, or go on without them "
+                "(--allow-losses, in Python allow_losses=True)"
+            )
+
+    def only_crowds(self) -> int:
+        """How many crowds there are, where there are no other objects; else 0."""
+        if any(entry.objects.boxes for entry in self._entries.values()):
+            return 0
+        return sum(len(entry.crowds.boxes) for entry in self._entries.values())
+
+
+def plain_ids(images: Sequence[Any]) -> list[Any]:
+    """Entries of `images` whose ids that are whole are whole numbers, as 3.0 is 3 in JSON."""
+    return [
+        {**image, "id": int(image["id"])} if isinstance(image, dict) and _is_whole(image.get("id")) else image
+        for image in images
+    ]
+
+
+def _find(
+    values: Mapping[int | str, _Value], identity: object, others: Collection[int | str] = ()
+) -> tuple[int | str | None, _Value | None]:
+    """The key that an id of an annotation means, and its value; `others` are keys without a value.
+
+    3.0 is 3. An id may be a number in one place and its text in the other: where the id itself is no key, its other
+    form is looked up.
+    """
+    if isinstance(identity, float) and _is_whole(identity):
+        identity = int(identity)
+    if not _is_identity(identity):
+        return None, None
+    if identity in values or identity in others:
+        return identity, values.get(identity)
+    other = str(identity) if isinstance(identity, int) else _as_number(identity)
+    return (other, values.get(other)) if other is not None else (None, None)
+
+
+def _as_number(text: str) -> int | None:
+    """The whole number that a text is the usual form of: 3 of "3", none of "03" or " 3"."""
+    digits = text.removeprefix("-")
+    if len(digits) > _MOST_DIGITS or not (digits.isascii() and digits.isdigit()):
+        return None
+    return int(text) if str(int(text)) == text else None
+
+
+def read_category_id(value: object) -> int | None:
+    """A category's id: a whole number, one written as 3.0, or the text of one. None for anything else."""
+    if isinstance(value, str):
+        return _as_number(value)
+    if isinstance(value, float):
+        return int(value) if _is_whole(value) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 def _is_identity(value: object) -> TypeGuard[int | str]:
@@ -184,10 +281,11 @@ def _is_coordinate(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -_FAR < value < _FAR
 
 
-def read_box(
-    bbox: Any, size: tuple[int, int], complain: Callable[[str], None]
-) -> tuple[float, float, float, float] | None:
-    """[x, y, width, height] in pixels as xyxy clipped to a picture of `size` (height, width); None if that is none."""
+def read_box(bbox: Any, size: tuple[int, int] | None, complain: Callable[[str], None]) -> Box | None:
+    """[x, y, width, height] in pixels as xyxy clipped to a picture of `size` (height, width); None if that is none.
+
+    Where the size is not known (None), it is not clipped.
+    """
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_coordinate, bbox)):
         complain(kinds.BOX_MALFORMED)
         return None
@@ -195,6 +293,8 @@ def read_box(
     if min(across, down) < _LEAST_BOX:
         complain(kinds.BOX_NO_SIZE)
         return None
+    if size is None:
+        return x, y, x + across, y + down
     height, width = size
     x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + across, width), min(y + down, height)
     if x2 - x1 < _LEAST_BOX or y2 - y1 < _LEAST_BOX:
@@ -203,3 +303,41 @@ def read_box(
     if max(x1 - x, y1 - y, x + across - x2, y + down - y2) > _CLIPPED_SILENTLY:
         complain(kinds.BOX_CLIPPED)
     return x1, y1, x2, y2
+
+
+def _bbox_of(annotation: dict[str, Any], size: tuple[int, int] | None, complain: Callable[[str], None]) -> Any:
+    """What stands under `bbox`, or the box around its mask where nothing does."""
+    bbox = annotation.get("bbox")
+    if bbox is None and size is not None:
+        mask = read_mask(annotation.get("segmentation"), size, lambda _: None)
+        if mask is not None:
+            complain(kinds.BOX_OF_MASK)
+            return box_around(mask, size)
+    return bbox
+
+
+def _read_crowd(annotation: dict[str, Any], complain: Callable[[str], None]) -> bool | None:
+    """Whether it is a crowd; no if it does not say. None where that is not clear."""
+    crowd = annotation.get("iscrowd", 0)
+    if isinstance(crowd, (int, float)) and crowd in (0, 1):
+        return bool(crowd)
+    if crowd is None:
+        complain(kinds.CROWD_NULL)
+        return False
+    if isinstance(crowd, str) and crowd.strip().lower() in _CROWD_TEXTS:
+        complain(kinds.CROWD_TEXT)
+        return _CROWD_TEXTS[crowd.strip().lower()]
+    complain(kinds.CROWD_UNCLEAR)
+    return None
+
+
+def _read_area(annotation: dict[str, Any], bbox: list[float], complain: Callable[[str], None]) -> float:
+    """In pixels; the box's where the annotation has none that can be used."""
+    of_box = min(float(bbox[2] * bbox[3]), _MOST_AREA)
+    if "area" not in annotation:
+        return of_box
+    area = annotation["area"]
+    if isinstance(area, (int, float)) and not isinstance(area, bool) and 0 <= area <= _MOST_AREA:  # NaN fails this
+        return float(area)
+    complain(kinds.AREA_WRONG)
+    return of_box

@@ -35,7 +35,7 @@ class TrainBatch(NamedTuple):
         images: (N, 3, H, W) float32, normalised, zero beyond each picture.
         sizes: N (height, width) in pixels before padding.
         targets: per picture `boxes` (G, 4) float32 xyxy in pixels of `images`, `labels` (G,) int64, and with a dataset
-            that has masks `masks` (G, H, W) bool.
+            that has masks `masks` (G, H, W) bool, and `has_mask` (G,) bool where an object has none.
         image_ids: N of them.
     """
 

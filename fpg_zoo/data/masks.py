@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_api
 
-from fpg_zoo.data.report import MASK_MALFORMED, MASK_MISSING, POLYGON_WITHOUT_AREA
+from fpg_zoo.data.report import MASK_MALFORMED, MASK_MISSING, MASK_TOO_LARGE, POLYGON_WITHOUT_AREA
+
+# pycocotools counts pixels and places along an outline in 32 bits, and takes memory for each fifth of a pixel of an
+# outline before it looks at anything. What lies beyond these bounds ends in a signal there, not in an error.
+MAX_SIDE = 1 << 15  # pixels; of a picture with masks
+MAX_PIXELS = 1 << 28  # of a picture with masks; Pillow opens none of as many
+MAX_OUTLINE = 100  # of a polygon, in widths and heights of its picture together; COCO's own have 4 at most
 
 _LEAST_NUMBERS = 6  # of a polygon with an area: three points
 
@@ -47,15 +53,18 @@ def read_mask(segmentation: object, size: tuple[int, int], complain: Callable[[s
 
     Args:
         segmentation: a list of polygons [x, y, x, y, ...] in pixels, or run lengths {"size": [h, w], "counts": ...},
-            the counts as COCO's text or as a list of numbers.
+            the counts as COCO's text or as a list of whole numbers.
         size: (height, width) of the picture.
         complain: is told each kind of `fpg_zoo.data.report` that is wrong with it.
 
     Returns:
         The mask; None where there is none that can be used.
     """
-    if not segmentation:
+    if segmentation is None or segmentation == [] or segmentation == {}:
         complain(MASK_MISSING)
+        return None
+    if not can_have_masks(size):
+        complain(MASK_TOO_LARGE)
         return None
     try:
         if isinstance(segmentation, dict):
@@ -63,6 +72,9 @@ def read_mask(segmentation: object, size: tuple[int, int], complain: Callable[[s
         if not isinstance(segmentation, list):
             raise ValueError
         parts = [_polygon(part, size) for part in segmentation]
+    except _OutlineError:
+        complain(MASK_TOO_LARGE)
+        return None
     except (ValueError, TypeError, OverflowError):
         complain(MASK_MALFORMED)
         return None
@@ -75,6 +87,15 @@ def read_mask(segmentation: object, size: tuple[int, int], complain: Callable[[s
     return Polygons(whole)
 
 
+def can_have_masks(size: tuple[int, int]) -> bool:
+    """Whether masks of a picture of (height, width) pixels can be worked with, which `MAX_SIDE` and others bound."""
+    return max(size) <= MAX_SIDE and size[0] * size[1] <= MAX_PIXELS
+
+
+class _OutlineError(Exception):
+    """A polygon's outline is longer than pycocotools can follow."""
+
+
 def _polygon(part: object, size: tuple[int, int]) -> np.ndarray:
     """(P, 2) float64. ValueError for anything but an even number of numbers, none of them far from the picture."""
     if not isinstance(part, list):
@@ -82,12 +103,22 @@ def _polygon(part: object, size: tuple[int, int]) -> np.ndarray:
     numbers = np.asarray(part)  # ValueError where the entries are lists of unequal length
     if part and (numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or len(numbers) % 2):
         raise ValueError
-    points = numbers.reshape(-1, 2)
-    # Rasterising takes memory with the length of the outline, so it must not be anything. NaN fails this, too.
-    height, width = size
-    if not ((points >= (-width, -height)) & (points <= (2 * width, 2 * height))).all():
+    points = numbers.reshape(-1, 2).astype(np.float64)
+    if not len(points):
+        return points
+    (height, width), (left, top), (right, bottom) = size, points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    if not (-width <= left and -height <= top and right <= 2 * width and bottom <= 2 * height):  # NaN fails this, too
         raise ValueError
-    return points.astype(np.float64)
+    longest = MAX_OUTLINE * (width + height)
+    # The sides are added up only where there are enough of them to be too long together.
+    if max(right - left, bottom - top) * len(points) > longest and _outline(points) > longest:
+        raise _OutlineError
+    return points
+
+
+def _outline(points: np.ndarray) -> float:
+    """The length of a closed outline of (P, 2) corners, each side as long as it reaches across or down."""
+    return float(np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum())
 
 
 def _run_lengths(value: dict[str, object], size: tuple[int, int]) -> RunLengths:
@@ -96,10 +127,12 @@ def _run_lengths(value: dict[str, object], size: tuple[int, int]) -> RunLengths:
         raise ValueError
     if isinstance(counts, list):
         lengths = np.asarray(counts)
-        if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
+        if lengths.ndim != 1 or lengths.dtype.kind not in "iuf" or (lengths != np.floor(lengths)).any():
             raise ValueError
         _check_lengths(lengths, size)
-        counts = mask_api.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
+        counts = mask_api.frPyObjects({"size": list(size), "counts": lengths.astype(np.int64).tolist()}, *size)[
+            "counts"
+        ]
     elif isinstance(counts, str):
         counts = counts.encode("ascii")
         _check_lengths(_decoded_lengths(counts), size)
@@ -155,3 +188,34 @@ def compressed(mask: Mask, size: tuple[int, int]) -> dict[str, Any]:
         )
         return rle
     return {"size": list(mask.size), "counts": mask.counts}
+
+
+def box_around(mask: Mask, size: tuple[int, int]) -> list[float]:
+    """[x, y, width, height] in pixels around a mask in a picture of `size` (height, width); zeros for an empty one."""
+    box: list[float] = mask_api.toBbox(compressed(mask, size)).tolist()
+    return box
+
+
+def filled(bbox: Sequence[float], size: tuple[int, int]) -> dict[str, Any]:
+    """The run lengths, as pycocotools takes them, of [x, y, width, height] in a picture of `size` (height, width)."""
+    x, y, across, down = bbox
+    left, top = max(x, 0.0), max(y, 0.0)  # pycocotools takes memory for what lies outside, too
+    clipped = [left, top, min(x + across, size[1]) - left, min(y + down, size[0]) - top]
+    rle: dict[str, Any] = mask_api.frPyObjects(np.array([clipped], dtype=np.float64), *size)[0]
+    return rle
+
+
+def as_coco(mask: Mask) -> list[list[float]] | dict[str, Any]:
+    """A mask as `segmentation` of an annotation, the counts of run lengths as bytes; `from_coco` is the way back."""
+    if isinstance(mask, Polygons):
+        return [part.ravel().tolist() for part in mask.parts]
+    return {"size": list(mask.size), "counts": mask.counts}
+
+
+def from_coco(segmentation: list[list[float]] | dict[str, Any]) -> Mask:
+    """The mask of a `segmentation` that was checked before: of `as_coco`, or compressed run lengths of a detection."""
+    if isinstance(segmentation, list):
+        return Polygons(tuple(np.array(part, dtype=np.float64).reshape(-1, 2) for part in segmentation))
+    height, width = segmentation["size"]
+    counts = segmentation["counts"]
+    return RunLengths((height, width), counts.encode("ascii") if isinstance(counts, str) else counts)

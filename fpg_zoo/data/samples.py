@@ -21,17 +21,37 @@ class Objects:
     Attributes:
         boxes: (G, 4) float32 xyxy in pixels of the picture and within it, each with an area.
         labels: (G,) int64, 0-based classes.
-        masks: G of them, of the whole picture; None where masks were not asked for.
-        ids: G annotation ids.
+        masks: G of them, of the whole picture, None for an object without one; None where masks were not asked for.
+        ids: G annotation ids, which name objects in messages. They need not be unique.
+        bboxes: (G, 4) float64 [x, y, width, height] in pixels, which detections are compared with: as the file has
+            them, so that they may reach out of the picture.
+        areas: (G,) float64 in pixels, which COCO's figures of small, medium and large objects go by; mostly the mask's.
+        places: (G,) int64, where the objects stand in the file, from 0 on; objects and crowds share the numbers.
     """
 
     boxes: np.ndarray
     labels: np.ndarray
-    masks: tuple[Mask, ...] | None
+    masks: tuple[Mask | None, ...] | None
     ids: tuple[int | str, ...]
+    bboxes: np.ndarray
+    areas: np.ndarray
+    places: np.ndarray
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+
+def no_objects(*, masks: bool) -> Objects:
+    """Objects of a picture that has none; with an empty tuple of masks, or with None for them."""
+    return Objects(
+        boxes=np.zeros((0, 4), dtype=np.float32),
+        labels=np.zeros(0, dtype=np.int64),
+        masks=() if masks else None,
+        ids=(),
+        bboxes=np.zeros((0, 4), dtype=np.float64),
+        areas=np.zeros(0, dtype=np.float64),
+        places=np.zeros(0, dtype=np.int64),
+    )
 
 
 @dataclass(frozen=True, eq=False)

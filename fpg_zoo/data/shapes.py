@@ -17,7 +17,7 @@ from pycocotools import mask as mask_api
 
 from fpg_zoo.config_checks import check_one_of, check_positive, entries
 from fpg_zoo.data.masks import RunLengths
-from fpg_zoo.data.samples import Objects, Picture, Sample
+from fpg_zoo.data.samples import Objects, Picture, Sample, no_objects
 from fpg_zoo.data.shapes_outlines import CLASSES
 from fpg_zoo.data.shapes_painting import paint
 from fpg_zoo.data.shapes_scenes import MOST_OBJECTS, Scene, scene
@@ -90,18 +90,21 @@ class ShapesDataset:
             IndexError: `index` is out of range.
         """
         found, image_id = self._scene(index), index + 1
+        boxes, places = found.boxes(), np.arange(len(found.objects), dtype=np.int64)
         objects = Objects(
-            boxes=found.boxes(),
+            boxes=boxes,
             labels=np.array([thing.label for thing in found.objects], dtype=np.int64),
-            masks=tuple(_run_lengths(found, place) for place in range(len(found.objects))) if self._masks else None,
+            masks=tuple(_run_lengths(found, place) for place in places.tolist()) if self._masks else None,
             ids=tuple(range(index * MOST_OBJECTS + 1, index * MOST_OBJECTS + 1 + len(found.objects))),
+            bboxes=np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64),
+            areas=np.array([np.count_nonzero(found.visible(place)) for place in places.tolist()], dtype=np.float64),
+            places=places,
         )
-        none = np.zeros((0, 4), dtype=np.float32)
-        crowds = Objects(none, np.zeros(0, dtype=np.int64), () if self._masks else None, ())
+        crowds = no_objects(masks=self._masks)
         return Picture(image_id, Path(self.split, f"{image_id:06d}.png"), self._size, objects, crowds)
 
     def annotations(self) -> dict[str, list[dict[str, Any]]]:
-        """The content of an annotation file in COCO's format for all scenes, with masks: what evaluation takes."""
+        """The content of an annotation file in COCO's format for all scenes, with masks."""
         images, rows = [], []
         for index in range(len(self)):
             picture, found = self.picture(index), self._scene(index)
@@ -116,7 +119,7 @@ class ShapesDataset:
                         "image_id": picture.image_id,
                         "category_id": self.category_ids[picture.objects.labels[place]],
                         "bbox": [x1, y1, x2 - x1, y2 - y1],
-                        "area": int(np.count_nonzero(found.visible(place))),
+                        "area": int(picture.objects.areas[place]),
                         "iscrowd": 0,
                         "segmentation": {"size": list(mask.size), "counts": mask.counts.decode("ascii")},
                     }

@@ -61,10 +61,12 @@ class View:
             moved = moved[:, [2, 1, 0, 3]]
         return clip(moved, self.size)
 
-    def masks(self, masks: Sequence[Mask]) -> Tensor:
-        """G masks of the picture as (G, height, width) bool, of `size`: made inside the view only."""
+    def masks(self, masks: Sequence[Mask | None]) -> Tensor:
+        """G masks of the picture as (G, height, width) bool, of `size`: made inside the view only; nothing for None."""
         seen = torch.zeros(len(masks), *self.size, dtype=torch.bool, device="cpu")
         for bitmap, mask in zip(seen, masks, strict=True):
+            if mask is None:
+                continue
             drawn = self._drawn(mask) if isinstance(mask, Polygons) else self._sampled(mask)
             bitmap.copy_(torch.from_numpy(drawn))
         return seen

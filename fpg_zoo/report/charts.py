@@ -70,9 +70,9 @@ def sample(name: str) -> str:
     return f'<svg class="sample" viewBox="0 0 28 8" aria-hidden="true"><path class="curve {name}" d="M1 4h26"/></svg>'
 
 
-def bar(value: float, name: str) -> str:
-    """A bar of 0..1; empty below 0. `name` is its class in the style sheet."""
-    width = coordinate(100 * max(value, 0.0))
+def bar(value: float | None, name: str) -> str:
+    """A bar of 0..1; empty where there is no value. `name` is its class in the style sheet."""
+    width = coordinate(100 * (value or 0.0))
     return (
         f'<svg class="bar {name}" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect class="ground" width="100" height="6"/><rect width="{width}" height="6"/></svg>'

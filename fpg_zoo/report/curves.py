@@ -15,8 +15,7 @@ PARTS = 10_000  # that precisions are embedded in, as whole numbers
 
 def curves_of(precisions: np.ndarray) -> np.ndarray:
     """(3, 101, C) 0..1 from `Scores.precisions`, in the order of `NAMES`; NaN where there is no ground truth."""
-    known = np.where(precisions < 0, np.nan, precisions)
-    return np.stack([known[_PLACES[name]] if name in _PLACES else known.mean(axis=0) for name in NAMES])
+    return np.stack([precisions[_PLACES[name]] if name in _PLACES else precisions.mean(axis=0) for name in NAMES])
 
 
 def overall(curves: np.ndarray) -> np.ndarray:
@@ -27,8 +26,9 @@ def overall(curves: np.ndarray) -> np.ndarray:
 
 
 def aps(curve: np.ndarray) -> list[float]:
-    """AP of each of (3, 101); -1 where there is no ground truth."""
-    return [-1.0 if np.isnan(value) else float(value) for value in curve.mean(axis=1)]
+    """AP of each of (3, 101); NaN where there is no ground truth."""
+    found: list[float] = curve.mean(axis=1).tolist()
+    return found
 
 
 def embedded_curves(scores: Scores) -> list[Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools.cocoeval import Params
 from tqdm import tqdm
 
-from fpg_zoo.evaluation import KINDS, Kind, Scores
+from fpg_zoo.evaluation import KINDS, Kind, Scores, judged_by
 from fpg_zoo.files import on_terminal
 from fpg_zoo.report.matching import Confusion, Matched, Tally, match, rates, steps_of, thresholds_of
 from fpg_zoo.report.pictures import Judged, Pixels, Worst, drawn
@@ -88,7 +88,8 @@ def gather(
 
     Args:
         about: what was evaluated.
-        annotations, rows, image_ids: as of `fpg_zoo.evaluation.coco_scores`.
+        annotations, rows, image_ids: as of `fpg_zoo.evaluation.coco_scores`. Objects without a mask count as crowds
+            where the detections have masks alone.
         scores: its answer, by kind; boxes, masks or both.
         pixels: reads a picture by its id, as of `fpg_zoo.report.pictures.drawn`. None: without pictures.
     """
@@ -97,7 +98,7 @@ def gather(
     class_names = tuple(str(category["name"]) for category in categories)
     labels = {category["id"]: label for label, category in enumerate(categories)}
     counted = set(image_ids)
-    truth = [row for row in annotations["annotations"] if row["image_id"] in counted]
+    truth = [row for row in judged_by(kind, annotations) if row["image_id"] in counted]
     found = [row for row in rows if row["image_id"] in counted]
     thresholds = thresholds_of(np.array([row["score"] for row in found], dtype=np.float64))
     tally = Tally(len(class_names))

@@ -43,9 +43,9 @@ def embedded(content: Any) -> str:
     return dumped
 
 
-def fraction(value: float) -> str:
-    """0..1 with three digits; a dash where there is none, which is -1 or NaN."""
-    return f"{value:.3f}" if value >= 0 and not math.isnan(value) else _NONE
+def fraction(value: float | None) -> str:
+    """0..1 with three digits; a dash where there is none, which is None or NaN."""
+    return _NONE if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def coordinate(value: float) -> str:

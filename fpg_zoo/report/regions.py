@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
-from fpg_zoo.data.masks import Mask, RunLengths, compressed, read_mask
+from fpg_zoo.data.masks import Mask, RunLengths, compressed, from_coco
 from fpg_zoo.evaluation import Kind
 
 Row = Mapping[str, Any]  # of an annotation or a results file
@@ -23,13 +23,9 @@ def size_of(entry: Row) -> tuple[int, int] | None:
 
 
 def mask_of(row: Row, size: tuple[int, int] | None) -> Mask | None:
-    """The mask of a row in a picture of (height, width); None where it has none that can be used."""
+    """The mask of a row, which was checked when it was read, in a picture of (height, width); None if it has none."""
     segmentation = row.get("segmentation")
-    if size is None:
-        return None
-    if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), bytes):
-        return RunLengths(size, segmentation["counts"])  # as `read_results` has checked it
-    return read_mask(segmentation, size, lambda _: None)
+    return from_coco(segmentation) if size is not None and segmentation else None
 
 
 def box_of(row: Row, size: tuple[int, int] | None) -> tuple[float, float, float, float]:

@@ -132,7 +132,7 @@ def figures(contents: Contents) -> str:
     return _section("figures", "Figures", f'<div class="pair">{twelve}{sizes}</div>')
 
 
-def _with_bar(value: float, label: str) -> str:
+def _with_bar(value: float | None, label: str) -> str:
     return f"{charts.bar(value, label)}<span>{fraction(value)}</span>"
 
 

@@ -109,8 +109,10 @@ class Criterion(nn.Module):
             images: (N, 3, H, W), as `Detector.detect` takes them.
             sizes: N (height, width) in pixels before padding.
             targets: for each image `boxes` (G, 4) xyxy in pixels of the padded batch, each with an area; `labels` (G,)
-                0-based; with a mask head also `masks` (G, H', W') bool in the same frame. G may be 0. Crowds are no
-                ground truth: leave them out.
+                0-based; with a mask head also `masks` (G, H', W') bool in the same frame, and, where some objects have
+                no mask, `has_mask` (G,) bool. An object without one is learned by its box alone: what is given of its
+                mask is not looked at. Without `has_mask` all have one. G may be 0. Crowds are no ground truth: leave
+                them out.
             padded_sizes: N (height, width) in pixels within which an image has anchors. None: the least multiples of
                 the model's divisor that hold each image, as mmdetection 3.3.0 has it, whatever the batch is padded to.
 
@@ -225,17 +227,23 @@ class _TwoStageLosses:
     ) -> Tensor:
         head = self.model.mask_head
         assert head is not None
-        regions = [boxes[:positives] for boxes, _, positives in sampled]
-        if not any(len(boxes) for boxes in regions):
+        regions, matches = [], []
+        for (boxes, match, positives), truth in zip(sampled, truths, strict=True):
+            region, found = boxes[:positives], match[:positives]
+            if truth.has_mask is not None:
+                known = truth.has_mask[found]
+                region, found = region[known], found[known]
+            regions.append(region)
+            matches.append(found)
+        if not any(len(region) for region in regions):
             return nothing_of(*head.parameters())  # BatchNorm has no use for an empty batch
         logits = head(pyramid, regions_of(regions))
         labels, masks = [], []
-        for (boxes, match, positives), truth in zip(sampled, truths, strict=True):
+        for region, found, truth in zip(regions, matches, truths, strict=True):
             assert truth.masks is not None
-            if positives:
-                found = match[:positives]
+            if len(region):
                 labels.append(truth.labels[found])
-                masks.append(masks_in(boxes[:positives], truth.masks, found, logits.shape[-1]))
+                masks.append(masks_in(region, truth.masks, found, logits.shape[-1]))
         seen = logits[torch.arange(len(logits), device=logits.device), torch.cat(labels)]
         missed: Tensor = binary_cross_entropy(seen, torch.cat(masks)) / seen.numel()
         return missed

@@ -68,20 +68,21 @@ class Journal:
             temporary.write_bytes(b"".join(line.rstrip(b"\n") + b"\n" for line in kept))
             temporary.replace(self._file)
 
-    def note(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write figures of a step.
+    def note(self, step: int, figures: Mapping[str, float | None]) -> None:
+        """Write figures of a step; those that are None are left out.
 
         Raises:
             StorageError: they cannot be written.
         """
         if not self._leads:
             return
-        row = {"step": step, **figures, "memory_gb": _memory_gb()}
+        known = {name: value for name, value in figures.items() if value is not None}
+        row = {"step": step, **known, "memory_gb": _memory_gb()}
         with explained(self._run):
             line = memoryview(json.dumps(row).encode() + b"\n")
             while line:
                 line = line[self._stream.write(line) :]
-            self._board.note(step, figures)
+            self._board.note(step, known)
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix({name: f"{row[name]:.3g}" for name in _SHOWN if row.get(name) is not None}, refresh=False)
 

@@ -44,8 +44,8 @@ from fpg_zoo.training.state import (
 AVERAGE_DECAY = 0.999  # of the averaged weights, a step; less in the beginning
 _LOCK_FILE = ".lock"
 _PAD_TO_CROP = "pad_to_crop"  # a recipe's, which the records of older runs lack
-# Evaluates a model and gives its figures; the first is the one by which the best is told.
-Evaluate = Callable[[Detector], Mapping[str, float]]
+Figures = dict[str, float | None]  # None for what has no ground truth
+Evaluate = Callable[[Detector], Mapping[str, float | None]]  # the best model has the greatest first figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def train(
     evaluate_every: int = 1,
     go_on: bool = False,
     data: str = "",
-) -> dict[str, float]:
+) -> Figures:
     """Train a model in place.
 
     Args:
@@ -156,11 +156,11 @@ class _Run:
         self.pad_to_crop = settings.recipe.pad_to_crop
         self.average: AveragedModel | None = None
 
-    def train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, go_on: bool) -> dict[str, float]:
+    def train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, go_on: bool) -> Figures:
         with self.processes.exclusive(self.run / _LOCK_FILE, f"the run {self.run}"):
             return self._train(save_every, evaluate, evaluate_every, go_on)
 
-    def _train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, go_on: bool) -> dict[str, float]:
+    def _train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, go_on: bool) -> Figures:
         settings = self.settings
         if settings.sync_norms:
             for name, part in self.model.named_children():
@@ -181,7 +181,7 @@ class _Run:
         def due(step: int) -> bool:
             return evaluate is not None and (step == self.steps or self._ends_epoch(step, evaluate_every))
 
-        figures: dict[str, float] = {}
+        figures: Figures = {}
         journal = Journal(self.run, self.processes.leads, done, self.steps)
         self.processes.by_leader(journal.open)
         with journal, _explained():
@@ -309,15 +309,15 @@ class _Run:
         before, after = ((at * self.batch) // len(self.dataset) // every for at in (step - 1, step))
         return after > before
 
-    def _evaluated(self, evaluate: Evaluate) -> dict[str, float]:
+    def _evaluated(self, evaluate: Evaluate) -> Figures:
         model = self._best_of_both()
         self.processes.alike(model)  # but for this, BatchNorm's running statistics are each process's own
         figures = dict(evaluate(model.eval()))
         self.model.train()
 
         def keep_best() -> None:
-            best = best_figure(self.run)
-            if best is None or next(iter(figures.values())) > best:
+            best, figure = best_figure(self.run), next(iter(figures.values()))
+            if figure is not None and (best is None or figure > best):
                 save_best(self.run, model, figures)
 
         self.processes.by_leader(keep_best)

@@ -219,7 +219,7 @@ def best_figure(run: Path) -> float | None:
         raise CheckpointError(f"{file}: unreadable ({cause}); move {run / BEST} away to go on") from None
 
 
-def save_best(run: Path, model: Detector, figures: Mapping[str, float]) -> None:
+def save_best(run: Path, model: Detector, figures: Mapping[str, float | None]) -> None:
     """Write the best model so far to `best/`, with its figures in `figures.json`, the one it is the best by first.
 
     Raises:

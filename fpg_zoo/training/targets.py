@@ -20,11 +20,13 @@ class Truth:
         boxes: (G, 4) float32 xyxy, each with an area.
         labels: (G,) int64, 0-based classes.
         masks: (G, H, W) bool or uint8; None where the detector has no masks.
+        has_mask: (G,) bool, which of them have a mask; None where all have.
     """
 
     boxes: Tensor
     labels: Tensor
     masks: Tensor | None
+    has_mask: Tensor | None = None
 
 
 def truths_of(
@@ -59,7 +61,12 @@ def _truth(index: int, target: Mapping[str, Tensor], classes: int, with_masks: b
     masks = target["masks"].to(device)
     if masks.ndim != 3 or len(masks) != len(boxes):
         raise ValueError(f"targets[{index}]: masks {tuple(masks.shape)} are to be ({len(boxes)}, H, W)")
-    return Truth(boxes, labels, masks)
+    has_mask = target.get("has_mask")
+    if has_mask is None:
+        return Truth(boxes, labels, masks)
+    if has_mask.shape != labels.shape or has_mask.dtype != torch.bool:
+        raise ValueError(f"targets[{index}]: has_mask is to be ({len(boxes)},) bool")
+    return Truth(boxes, labels, masks, has_mask.to(device))
 
 
 def encode(boxes: Tensor, truths: Tensor, std: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
