@@ -131,12 +131,12 @@ class _Probe:
 
 def font_files() -> list[Path]:
     """The system's and the user's font files, plain styles first, then short names, which are of whole families."""
-    found = []
+    files = []
     for folder in _font_folders():
         for parent, _, names in os.walk(folder):
-            found += [Path(parent, name) for name in names if name.lower().endswith(_SUFFIXES)]
-    found.sort(key=lambda file: (bool(_STYLED.search(file.name)), len(file.name), file.name))
-    return found[:_MOST_FILES]
+            files += [Path(parent, name) for name in names if name.lower().endswith(_SUFFIXES)]
+    files.sort(key=lambda file: (bool(_STYLED.search(file.name)), len(file.name), file.name))
+    return files[:_MOST_FILES]
 
 
 def _font_folders() -> list[Path]:

@@ -159,7 +159,7 @@ def to_pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(pixels)
 
 
-class FoundImages(NamedTuple):
+class ImageSearch(NamedTuple):
     """What paths, folders, patterns and URLs stand for.
 
     Attributes:
@@ -186,30 +186,30 @@ def find_images(sources: Iterable[str]) -> list[str]:
     return search_images(sources).files
 
 
-def search_images(sources: Iterable[str]) -> FoundImages:
+def search_images(sources: Iterable[str]) -> ImageSearch:
     """As `find_images`, with the numbers of files that were passed over."""
-    found, passed_over = [], {}
+    files, passed_over = [], {}
     for source in sources:
         path = Path(os.path.expanduser(source))
         # os.path answers no where Path raises, for a name that is too long, say.
         if os.path.isdir(path):
             inside, others = _listed(path, source)
             if not inside:
-                told = f"; it holds {counted(others)}" if others else ""
+                rest = f"; it holds {counted(others)}" if others else ""
                 raise ImageError(
-                    f"{source}: no pictures in this folder (files ending in {', '.join(image_suffixes())}){told}"
+                    f"{source}: no pictures in this folder (files ending in {', '.join(image_suffixes())}){rest}"
                 )
         elif not os.path.exists(path) and not is_url(source) and (pattern := _pattern(path)):
             inside, others = _matching(*pattern)
             if not inside:
-                told = f", but for {counted(others)}" if others else ""
-                raise ImageError(f"{source}: no file matches this pattern{told}")
+                rest = f", but for {counted(others)}" if others else ""
+                raise ImageError(f"{source}: no file matches this pattern{rest}")
         else:
             inside, others = [source], collections.Counter()
-        found.extend(inside)
+        files.extend(inside)
         if others:
             passed_over[source] = others
-    return FoundImages(list(dict.fromkeys(found)), passed_over)
+    return ImageSearch(list(dict.fromkeys(files)), passed_over)
 
 
 def counted(kinds: collections.Counter[str]) -> str:

@@ -404,6 +404,15 @@ def test_files_that_are_passed_over_are_counted(checkpoint: Path) -> None:
     assert "2 of 2 pictures" in out
 
 
+def test_what_pillow_warns_of_is_not_printed(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add("a.png")  # of more pixels than Pillow is told to expect, and of damaged metadata
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT - 1)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff"
+    Image.new("RGB", (20, 20)).save("b.jpg", exif=exif)
+    code, _, err = predict(checkpoint, "a.png", "b.jpg", "--json", "r.json")
+    assert (code, err) == (0, "")
+
+
 def test_no_url_ends_the_run(checkpoint: Path) -> None:
     add("a.png", "z.png")
     bad = [
