@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Mapping
@@ -121,7 +122,7 @@ def _eval_model(options: argparse.Namespace) -> int:
     data = open_held_out(options.data, options.split, limit=options.limit, masks="segm" in kinds)
     category_ids = categories_of(model, data)
     parts = parts_of(options.save, model, data) if options.save is not None else None
-    with joined(device) as processes:
+    with joined(device) as processes, parts.exclusive(processes) if parts else contextlib.nullcontext():
         if processes.leads and data.summary is not None:
             print(data.summary, file=sys.stderr)
         rows = detect_all(
