@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -133,7 +134,7 @@ def _eval_model(options: argparse.Namespace) -> int:
     )
     category_ids = categories_of(model, data)
     parts = parts_of(options.save, model, data) if options.save is not None else None
-    with joined(device) as processes:
+    with joined(device) as processes, parts.exclusive(processes) if parts else contextlib.nullcontext():
         if processes.leads and data.summary is not None:
             print_lines(data.summary, to_stderr=True)
         if processes.leads and (note := no_mask_note(kinds, data.annotations)):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fpg_zoo.errors import CheckpointError, ConfigError
+from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
 from fpg_zoo.files import TEMPORARY, explained, read_regular
 from fpg_zoo.model_files import WEIGHTS_FILE, WeightsFile, write_safetensors
 from fpg_zoo.modeling.detectors import Detector
@@ -278,5 +278,10 @@ def _folder_aside(run: Path) -> Iterator[Path]:
         folder.mkdir()
     try:
         yield folder
+    except StorageError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        with explained(run):  # in place of a folder that will be gone
+            raise error.__cause__ from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
