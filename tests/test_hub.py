@@ -291,6 +291,84 @@ def test_without_the_network(client):
     assert "check the network, and HF_ENDPOINT" in unreachable["unknown"]
 
 
+def test_offline_set_late_holds_and_unset_late_is_told(client):
+    for name in ("owner/late", "owner/other"):
+        client.hub.commit(name, FILES)
+    client.hub.forget()
+    told = client.run("""
+        import huggingface_hub.constants
+        from fpg_zoo.hub_push import push_to_hub
+        hub.fetch("owner/late")
+        asked()
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        told["cached"] = weights("owner/late").hex()
+        told["other"] = error(hub.fetch, "owner/other")
+        told["push"] = error(push_to_hub, None, "owner/new")
+        shutil.rmtree(os.environ["FPG_ZOO_CACHE"])  # with the pins
+        told["pinned anew"] = weights("owner/late").hex()
+        told["asked"] = asked()
+        del os.environ["HF_HUB_OFFLINE"]
+        told["then"] = weights("owner/other").hex()
+    """)
+    assert told["cached"] == told["pinned anew"] == told["then"] == WEIGHTS.hex()
+    for name in ("other", "push"):
+        assert told[name].startswith("DownloadError: ")
+        assert "HF_HUB_OFFLINE forbids the network: unset it" in told[name]
+    assert told["asked"] == []
+    client.hub.forget()
+    told = client.run(
+        """
+        import huggingface_hub.constants
+        del os.environ["HF_HUB_OFFLINE"]
+        told["cached"] = weights("owner/late").hex()
+        told["unknown"] = error(hub.fetch, "owner/unknown")
+        """,
+        HF_HUB_OFFLINE="1",
+    )
+    assert told["cached"] == WEIGHTS.hex()
+    assert "when huggingface_hub was imported" in told["unknown"]
+    assert "unset it" not in told["unknown"]
+    assert client.hub.requests() == []
+
+
+def test_what_is_no_file_in_a_cache_is_not_waited_for(client):
+    client.hub.commit("owner/pipes", FILES)
+    told = client.run("""
+        folder = hub.fetch("owner/pipes")
+        record = next(pathlib.Path(os.environ["FPG_ZOO_CACHE"]).rglob("*.json"))
+        pinned = record.read_text()
+        made = {
+            "pipe": os.mkfifo,
+            "device": lambda path: path.symlink_to("/dev/zero"),
+            "terabyte": lambda path: (path.touch(), os.truncate(path, 1 << 40)),
+        }
+        for kind, make in made.items():
+            for name in ("config.json", "model.safetensors"):
+                blob = (folder / name).resolve()
+                content = blob.read_bytes()
+                blob.unlink()
+                make(blob)
+                told[f"{name} {kind}"] = error(hub.fetch, "owner/pipes@" + folder.name)
+                told[f"verified {name} {kind}"] = [verdict.state for verdict in hub.verify()]
+                blob.unlink()
+                blob.write_bytes(content)
+            record.unlink()
+            make(record)
+            told["record " + kind] = error(hub.fetch, "owner/pipes@" + folder.name)
+            told["verified record " + kind] = [verdict.state for verdict in hub.verify()]
+            record.unlink()
+            record.write_text(pinned)
+        told["healed"] = weights("owner/pipes").hex()
+    """)
+    assert told.pop("healed") == WEIGHTS.hex()
+    for name, outcome in told.items():
+        if name.startswith("verified"):
+            assert outcome.count("good") < 2, name
+        else:
+            assert "not a regular file" in outcome or "1099511627776 bytes" in outcome, (name, outcome)
+            assert outcome.startswith("StorageError: "), (name, outcome)
+
+
 def test_where_there_are_no_links(client):
     client.hub.commit("owner/linkless", FILES)
     client.hub.fault("flip", "GET /download/")

@@ -259,7 +259,7 @@ class _Run:
         start = time.perf_counter()
         # Of the step alone, so that a run that is taken up draws the same samples.
         sequence = np.random.SeedSequence(self.settings.seed, spawn_key=(step, self.processes.rank))
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
         rate = self.schedule.rate(step * self.batch / len(self.dataset), step, self.batch)
         for group in optimizer.param_groups:
             group["lr"] = rate
