@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fpg_zoo.errors import UnknownNameError
+from fpg_zoo.text import quoted
 
 _FILE = "weights_manifest.json"
 PACKAGED = "package:"
@@ -97,7 +98,7 @@ class Manifest:
             if entry.tag == tag:
                 return entry
         tags = [entry.tag for entry in entries]
-        raise UnknownNameError(f"{architecture} has no tag {tag!r}: {nearest(tag, tags)}")
+        raise UnknownNameError(f"{architecture} has no tag {quoted(tag)}: {nearest(tag, tags)}")
 
 
 def nearest(wanted: str, known: Sequence[str]) -> str:
