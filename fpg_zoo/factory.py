@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from fpg_zoo.catalog import ARCHITECTURES, Architecture
 from fpg_zoo.config import MOST_CLASSES, DetectorConfig
 from fpg_zoo.errors import ConfigError, UnknownNameError
+from fpg_zoo.text import quoted
 from fpg_zoo.weights.manifest import Published, load_manifest, nearest
 
 if TYPE_CHECKING:
@@ -113,9 +114,9 @@ def published(name: str) -> Published:
 def _architecture(name: str) -> tuple[Architecture, str | None]:
     base, dot, tag = name.partition(".")
     if base not in ARCHITECTURES:
-        raise UnknownNameError(f"no model {base!r} in the zoo: {nearest(base, list(ARCHITECTURES))}")
+        raise UnknownNameError(f"no model {quoted(base)} in the zoo: {nearest(base, list(ARCHITECTURES))}")
     if dot and not tag:
-        raise UnknownNameError(f"{name!r} ends in a dot: name a tag after it, or leave it out")
+        raise UnknownNameError(f"{quoted(name)} ends in a dot: name a tag after it, or leave it out")
     return ARCHITECTURES[base], tag or None
 
 
@@ -210,15 +211,17 @@ def _folder_of(name: str) -> Path:
 def _without_tag(name: str) -> Architecture:
     architecture, tag = _architecture(name)
     if tag:
-        raise ConfigError(f"{name!r} names a published checkpoint and checkpoint= another one: leave the tag out")
+        raise ConfigError(f"{quoted(name)} names a published checkpoint and checkpoint= another one: leave the tag out")
     return architecture
 
 
 def _wanted_classes(num_classes: int | None, class_names: Sequence[str] | None) -> tuple[str, ...] | int | None:
     if isinstance(class_names, str):
-        raise ConfigError(f"class_names={class_names!r} is one text: give a list of names")
+        raise ConfigError(f"class_names={quoted(class_names)} is one text: give a list of names")
     if num_classes is not None and (type(num_classes) is not int or not 1 <= num_classes <= MOST_CLASSES):
-        raise ConfigError(f"num_classes={num_classes!r}: give a whole number from 1 to {MOST_CLASSES}, or class_names")
+        raise ConfigError(
+            f"num_classes={quoted(num_classes)}: give a whole number from 1 to {MOST_CLASSES}, or class_names"
+        )
     if class_names is None:
         return num_classes
     if len(class_names) > MOST_CLASSES:

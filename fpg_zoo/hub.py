@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from fpg_zoo.errors import CheckpointError, ConfigError, DigestError, DownloadError, StorageError
 from fpg_zoo.files import TEMPORARY, aside, explained, open_regular, read_regular, sha256_of
-from fpg_zoo.text import printable
+from fpg_zoo.text import printable, quoted
 from fpg_zoo.version import __version__
 from fpg_zoo.weights.download import MAX_BYTES
 from fpg_zoo.weights.hub_errors import check_online, explained_hub
@@ -162,7 +162,7 @@ def _parsed(spec: str) -> tuple[str, str | None]:
     repo, at, revision = spec.partition("@")
     if not _REPO.fullmatch(repo) or (at and not _REVISION.fullmatch(revision)):
         raise ConfigError(
-            f"{PREFIX + spec[:200]!r}: the form is {PREFIX}OWNER/REPO or {PREFIX}OWNER/REPO@REVISION, where REVISION "
+            f"{quoted(PREFIX + spec)}: the form is {PREFIX}OWNER/REPO or {PREFIX}OWNER/REPO@REVISION, where REVISION "
             "is a branch, a tag or a commit hash"
         )
     return repo, revision if at else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fpg_zoo.errors import CheckpointError, ConfigError
 from fpg_zoo.hub import CONFIG, PREFIX, WEIGHTS, hub_api, is_branch, is_repository
 from fpg_zoo.model_card import check_licence, checked_figures, is_own_card, model_card
+from fpg_zoo.text import quoted
 from fpg_zoo.weights.hub_errors import check_online, explained_hub, one_line
 from fpg_zoo.weights.manifest import Published, load_manifest
 from fpg_zoo.weights.store import Store, verify_file
@@ -122,11 +123,13 @@ def check_push(
     """
     repo, at, other = repo_id.removeprefix(PREFIX).partition("@")
     if at:
-        raise ConfigError(f"{repo_id!r}: name the repository alone, and the branch {other!r} as the revision")
+        raise ConfigError(
+            f"{quoted(repo_id)}: name the repository alone, and the branch {quoted(other)} as the revision"
+        )
     if not is_repository(repo):
-        raise ConfigError(f"{repo_id[:200]!r}: name the repository as OWNER/REPO")
+        raise ConfigError(f"{quoted(repo_id)}: name the repository as OWNER/REPO")
     if revision is not None and not is_branch(revision):
-        raise ConfigError(f"revision {revision!r}: a push needs a branch; give its name, or leave it out")
+        raise ConfigError(f"revision {quoted(revision)}: a push needs a branch; give its name, or leave it out")
     check_licence(licence)
     return repo, checked_figures(figures or {})
 

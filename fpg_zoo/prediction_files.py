@@ -26,7 +26,7 @@ from fpg_zoo.files import aside, check_writable, explained, on_terminal
 from fpg_zoo.images import ANNOTATED_ENDING, SOFTWARE, SOFTWARE_TAG, is_url, label_of, read_image
 from fpg_zoo.predictor import Predictor
 from fpg_zoo.structures import Detections
-from fpg_zoo.text import printable
+from fpg_zoo.text import printable, quoted
 
 JPEG_QUALITY = 92
 _MOST_STEM_BYTES = 200  # file systems take names of 255
@@ -121,8 +121,8 @@ def usable_device(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(1, device=chosen).fill_(0)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {device!r} cannot be used here ({reason}): choose cpu, cuda or mps") from None
+        reason = printable(str(error).splitlines()[0])
+        raise ConfigError(f"device {quoted(device)} cannot be used here ({reason}): choose cpu, cuda or mps") from None
     if chosen.type == "meta":
         raise ConfigError("device 'meta' holds no values: choose cpu, cuda or mps")
     return chosen

@@ -8,6 +8,7 @@ import json
 from fpg_zoo.cli.exit_codes import DONE
 from fpg_zoo.cli.printing import print_line, print_lines
 from fpg_zoo.errors import UnknownNameError
+from fpg_zoo.text import printable
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,10 +30,12 @@ def _list(options: argparse.Namespace) -> int:
 
     names = list_models(*options.pattern, pretrained=options.pretrained)
     if not names and list_models(*options.pattern):
-        raise UnknownNameError(f"no model that matches {' '.join(options.pattern)} has a published checkpoint")
+        raise UnknownNameError(
+            f"no model that matches {printable(' '.join(options.pattern))} has a published checkpoint"
+        )
     if not names:
         raise UnknownNameError(
-            f"no model matches {' '.join(options.pattern)}: {nearest(options.pattern[0], list_models())}"
+            f"no model matches {printable(' '.join(options.pattern))}: {nearest(options.pattern[0], list_models())}"
         )
     infos = [model_info(name) for name in names]
     if options.json:

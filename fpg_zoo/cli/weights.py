@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
 from fpg_zoo.cli.printing import print_line, print_notice
 from fpg_zoo.errors import ConfigError, FPGZooError
-from fpg_zoo.text import printable
+from fpg_zoo.text import printable, quoted
 
 if TYPE_CHECKING:
     from fpg_zoo.modeling.detectors import Detector
@@ -206,9 +206,9 @@ def _figures(given: Sequence[str]) -> dict[str, float]:
                 raise ValueError
             figure = float(value)
         except ValueError:
-            raise ConfigError(f"--figure {text!r}: give NAME=VALUE with a number, as in box_ap=41.2") from None
+            raise ConfigError(f"--figure {quoted(text)}: give NAME=VALUE with a number, as in box_ap=41.2") from None
         if name in figures:
-            raise ConfigError(f"--figure {text!r}: {name} is there twice; give each figure once")
+            raise ConfigError(f"--figure {quoted(text)}: {printable(name)} is there twice; give each figure once")
         figures[name] = figure
     return figures
 

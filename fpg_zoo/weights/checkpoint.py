@@ -104,8 +104,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if os.path.isdir(path):
         raise CheckpointError(f"{path}: a folder, not a checkpoint file; local-dir:{path} reads a model's folder")
-    if not os.path.exists(path):
-        raise CheckpointError(f"{path}: no such file")
     try:
         # One open file, so that what torch reads is what was gone through.
         with open_regular(path, max_bytes=MAX_WEIGHTS_BYTES) as file:
@@ -118,6 +116,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         # Not the whole of torch's message, which advises to read the file unsafely.
         reason = _TORCH_REASON.search(str(error))
         raise unsafe(path, f"torch's safe reader says: {printable(reason[1] if reason else 'no')}") from None
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); name a file of weights") from None
     except MemoryError:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fpg_zoo.errors import StorageError, UnknownNameError
 from fpg_zoo.files import read_regular
+from fpg_zoo.text import quoted
 
 _FILE = "weights_manifest.json"
 _MAX_BYTES = 16 << 20
@@ -99,7 +100,7 @@ class Manifest:
             if entry.tag == tag:
                 return entry
         tags = [entry.tag for entry in entries]
-        raise UnknownNameError(f"{architecture} has no tag {tag!r}: {nearest(tag, tags)}")
+        raise UnknownNameError(f"{architecture} has no tag {quoted(tag)}: {nearest(tag, tags)}")
 
 
 def nearest(wanted: str, known: Sequence[str]) -> str:
