@@ -15,8 +15,9 @@ import pytest
 from command import python
 from PIL import EpsImagePlugin, Image
 
+from fpg_zoo.data.report import IMAGE_UNREADABLE
 from fpg_zoo.data.samples import read_pixels
-from fpg_zoo.data.voc import PICTURE_UNREADABLE, convert_voc
+from fpg_zoo.data.voc import convert_voc
 from fpg_zoo.errors import ConfigError, ImageError
 from fpg_zoo.images import find_images, image_suffixes, read_image, read_stored_image, to_pixels
 
@@ -67,7 +68,7 @@ def test_formats_that_are_not_named_are_not_read_anywhere(file_format: str, tmp_
         "<annotation><object><name>a</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
         "</object></annotation>"
     )
-    with pytest.raises(ConfigError, match=PICTURE_UNREADABLE):
+    with pytest.raises(ConfigError, match=IMAGE_UNREADABLE):
         convert_voc(tmp_path, tmp_path / "out")
 
 
