@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from fpg_zoo.data.coco import read_annotations
 from fpg_zoo.data.entries import Entries, plain_ids
 from fpg_zoo.data.masks import MAX_PIXELS, MAX_SIDE, can_have_masks, compressed, read_mask
 from fpg_zoo.data.report import MASK_TOO_LARGE, Report
+from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.evaluation import Kind, kinds_with_truth, no_mask_note
 from fpg_zoo.files import on_terminal
@@ -61,7 +61,7 @@ def read_results(results_file: Path, annotation_file: Path, *, allow_losses: boo
             message names the first ones by their place, counted from 0, and how many there are; or there is nothing
             to evaluate.
     """
-    rows = _json(results_file)
+    rows = read_json(results_file, "a COCO results file")
     if not isinstance(rows, list):
         raise ConfigError(
             f"{results_file}: holds {_kind_of(rows)}, not a list; name a COCO results file, a list of detections"
@@ -100,19 +100,6 @@ def read_results(results_file: Path, annotation_file: Path, *, allow_losses: boo
         )
     checked = _checked_rows(results_file, rows, annotation_file.name, sizes, category_ids, kinds)
     return Results(annotations, checked, kinds, report)
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file") from None
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror or error}); name a JSON file") from None
-    except MemoryError:
-        raise ConfigError(f"{file}: not enough memory to read it; split it into several files") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file}: not JSON ({error}); name a JSON file in COCO's format") from None
 
 
 def _kind_of(value: object) -> str:
