@@ -1,6 +1,6 @@
 """What an annotation file may hold, at each door: `eval --data`, `eval --results`, training. Figures are by hand.
 
-Perfect detections have AP 1. Nothing that is wrong with an annotation beside them may change that, unless it is left out.
+Perfect detections have AP 1. What is wrong with an annotation beside them changes that only where it is left out.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def _predict(options: argparse.Namespace) -> int:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     files, passed_over = search_images(options.images)
     for source, kinds in passed_over.items():
-        print(f"{printable(source)}: passed over {counted(kinds)}", file=sys.stderr)
+        print_line(f"{printable(source)}: passed over {counted(kinds)}", to_stderr=True)
     output = options.output
     if output is None and options.json is None:
         output = Path("predictions")
