@@ -71,7 +71,7 @@ def test_without_a_home_it_is_told_what_to_set(
     [
         ("FPG_ZOO_CACHE=zoo", ("cache", "path"), "zoo\n"),
         ("FPG_ZOO_CACHE=zoo", ("cache",), "0 files, 0.0 MB in zoo\n"),
-        ("FPG_ZOO_CACHE=zoo", ("verify",), ""),
+        ("FPG_ZOO_CACHE=zoo", ("verify",), "nothing in the cache zoo\n"),
         ("XDG_CACHE_HOME=/cache", ("cache", "path"), "/cache/fpg_zoo\n"),
         ("HOME=/home/somebody", ("cache", "path"), "/home/somebody/.cache/fpg_zoo\n"),
     ],
