@@ -209,6 +209,25 @@ def test_all_ten_are_the_plain_forms(name: str) -> None:
     assert _matched(before, after) >= 0.99 * len(before)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["retinanet_r50_nasfpn", "retinanet_r50_fpg_chn128", "faster_rcnn_r50_fpn"])
+@pytest.mark.parametrize("size", [(64, 1200), (1200, 64), (32, 32)])
+def test_on_odd_sizes_the_form_is_as_near_to_double_precision_as_the_plain_model(
+    name: str, size: tuple[int, int]
+) -> None:
+    """Where two scores nearly tie, either rounding may choose the other box: so the measure is double precision."""
+    plain = golden_model(name)
+    divisor = plain.config.preprocess.pad_divisor
+    images = torch.zeros(1, 3, *(-(-side // divisor) * divisor for side in size))
+    images[..., : size[0], : size[1]] = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    exact = copy.deepcopy(plain).double().detect(images.double(), [size])[0]
+    form = fpg_zoo.optimize(plain)
+    for before, after in zip(_pyramid(plain, images), _pyramid(form, images), strict=True):
+        assert _apart(before, after) < 1e-5
+    rounded = _matched(exact, plain.detect(images, [size])[0])
+    assert _matched(exact, form.detect(images, [size])[0]) >= min(rounded, len(exact)) - 3
+
+
 def test_pictures_go_through_a_predictor() -> None:
     scene = fpg_zoo.Predictor(tiny_model(NANO[1]))
     picture = torch.randint(0, 256, (3, 90, 120), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
