@@ -160,7 +160,8 @@ class WeightsFile:
 
     def tensor(self, name: str) -> Tensor:
         """One of the tensors, likewise."""
-        tensor: Tensor = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
+        with torch.device("cpu"):  # some versions of safetensors follow the program's default
+            tensor: Tensor = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
         return tensor
 
     @property

@@ -237,5 +237,6 @@ print(read - before, peak() - before)
     assert done.returncode == 0, done.stderr
     read, resized = map(int, done.stdout.split())
     # Read: the pixels as they are stored, and in RGB. Resized: Pillow's and the bytes of all, and of the rows needed.
+    # The rest is libraries loaded on the way, which differ by version; the whole widened at once would take 300 more.
     assert read < 100 + (0 if mode == "RGB" else 25) + 20
-    assert resized < 100 + 75 + 90
+    assert resized < 100 + 75 + 120

@@ -174,7 +174,8 @@ class _Run:
         criterion = Criterion(self.model.train(), frozen_stages=recipe.frozen_stages, sampling=recipe.sampling)
         optimizer = build_optimizer(self.model, self.schedule)
         if settings.average:
-            self.average = AveragedModel(self.model, multi_avg_fn=_average, use_buffers=True)
+            with torch.device("cpu"):  # its counter would follow the program's default
+                self.average = AveragedModel(self.model, multi_avg_fn=_average, use_buffers=True)
         done = self._taken_up(optimizer, go_on)
         spread = self._spread(criterion)
 

@@ -44,7 +44,8 @@ def _translated(what: str, repo: str, error: BaseException, token: str | None) -
     if cause is not None and isinstance(error, (errors.LocalEntryNotFoundError, RuntimeError)):
         return _translated(what, repo, cause, token)
     access = "log in with `hf auth login` or set HF_TOKEN"
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+    # Some versions raise such an error without a response.
+    status = getattr(error.response, "status_code", None) if isinstance(error, errors.HfHubHTTPError) else None
     anonymous = _token(token) is None
     if isinstance(error, errors.GatedRepoError):
         return DownloadError(f"{what}: its owner grants access on request: ask for it at its page, and {access}")
