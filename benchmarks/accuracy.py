@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from harness import Row, write
-from subjects import FORMS, PLAIN
+from harness.measure import Row, write
+from harness.models import FORMS, PLAIN
 
 import fpg_zoo
 from fpg_zoo.evaluation import KINDS, figures_of, kinds_of

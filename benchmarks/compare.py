@@ -15,8 +15,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import Spread, command_line, commit, device_name, measure_in_rounds, summary, write
-from subjects import FORMS, at_random, batch_of, described, norms_following, pictures, spread_dense, spread_regions
+from harness.measure import Spread, command_line, commit, device_name, measure_in_rounds, summary, write
+from harness.models import (
+    FORMS,
+    at_random,
+    batch_of,
+    described,
+    norms_following,
+    pictures,
+    spread_dense,
+    spread_regions,
+)
 from torch import nn
 from torchvision.models import detection
 

@@ -12,7 +12,7 @@ import dataclasses
 from typing import Any
 
 import torch
-from harness import command_line, commit, measure_in_turn, write
+from harness.measure import command_line, commit, measure_in_turn, write
 from torch import Tensor, nn
 
 from fpg_zoo.modeling.layers import upsample2

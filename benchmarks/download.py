@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import Spread, measure_in_turn, write
+from harness.measure import Spread, measure_in_turn, write
 
 from fpg_zoo.files import sha256_of
 from fpg_zoo.weights.download import download

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import device_name, in_a_process
-from subjects import FORMS, batch_of, described, model_with
+from harness.measure import device_name, in_a_process
+from harness.models import FORMS, batch_of, described, model_with
 
 import fpg_zoo
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Spread, device_name, measure
-from measuring import named, parsed, parser_of, write_rows
-from stages import clocked
-from subjects import FORMS, batch_of, described, described_file, draw_files, model_with, side_of, whose
+from harness.measure import Spread, device_name, measure
+from harness.models import FORMS, batch_of, described, described_file, draw_files, model_with, side_of, whose
+from harness.options import named, parsed, parser_of, write_rows
+from harness.stages import clocked
 
 import fpg_zoo
 from fpg_zoo.modeling.detectors import Detector

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import tempfile
 
-from harness import measure_in_turn, write
+from harness.measure import measure_in_turn, write
 
 import fpg_zoo
 from fpg_zoo.factory import published

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import write
+from harness.measure import write
+from harness.models import whose
+from harness.options import named, parsed, parser_of, write_rows
+from harness.tensor_memory import Ledger
 from inference_memory import UNITS, rows_of
-from ledger import Ledger
-from measuring import named, parsed, parser_of, write_rows
-from subjects import whose
 
 import fpg_zoo
 from fpg_zoo.config import DetectorConfig, FPGConfig, RetinaNetConfig

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import device_name, measure, measure_in_rounds, summary, synchronise
-from ledger import Ledger
-from measuring import named, parsed, parser_of, write_rows
-from stages import clocked
-from subjects import FORMS, PLAIN, at_random, batch_of, described, draw_files, side_of
+from harness.measure import device_name, measure, measure_in_rounds, summary, synchronise
+from harness.models import FORMS, PLAIN, at_random, batch_of, described, draw_files, side_of
+from harness.options import named, parsed, parser_of, write_rows
+from harness.stages import clocked
+from harness.tensor_memory import Ledger
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 
 from accuracy import of_scenes
-from harness import Row, write
-from subjects import FORMS, PLAIN
+from harness.measure import Row, write
+from harness.models import FORMS, PLAIN
 
 from fpg_zoo.weights.manifest import load_manifest
 

@@ -9,7 +9,7 @@ import dataclasses
 import subprocess
 import sys
 
-from harness import measure_in_turn, write
+from harness.measure import measure_in_turn, write
 
 LIMIT_SECONDS = 0.3
 RUNS = 11

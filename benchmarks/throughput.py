@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import device_name, measure
-from measuring import named, parsed, parser_of, write_rows
-from subjects import FORMS, described_file, draw_files, model_with, side_of, whose
+from harness.measure import device_name, measure
+from harness.models import FORMS, described_file, draw_files, model_with, side_of, whose
+from harness.options import named, parsed, parser_of, write_rows
 
 import fpg_zoo
 from fpg_zoo.data.coco import CocoDataset

@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from harness import command_line, commit, measure_in_turn, write
+from harness.measure import command_line, commit, measure_in_turn, write
 
 import fpg_zoo
 from fpg_zoo.modeling import pooling

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from json_schema import violations
-from readme_table import PICTURE, README, Figures, picture, table_text, with_table
+from table.readme import PICTURE, README, Figures, picture, table_text, with_table
 
 RESULTS = ROOT / "benchmarks" / "results"
 RECORDS = sorted(RESULTS.rglob("*.json"))

@@ -8,13 +8,13 @@ import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
 
-import harness
 import pytest
-import scatter
 import torch
+from harness import measure as harness
+from harness.models import RANDOM, at_random, batch_of, draw_files, model_with, whose
+from harness.stages import clocked
 from latency import alone, from_file
-from stages import clocked
-from subjects import RANDOM, at_random, batch_of, draw_files, model_with, whose
+from table import scatter
 from throughput import draw_folder
 
 import fpg_zoo

@@ -12,11 +12,11 @@ from typing import Any
 
 import accuracy
 import pytest
-import reproduce_table
-import table_cells
 from conftest import ROOT
-from harness import Row, record, save
+from harness.measure import Row, record, save
 from json_schema import violations
+from table import cells as table_cells
+from table import reproduce as reproduce_table
 
 import fpg_zoo
 from fpg_zoo.data.shapes import ShapesDataset, write_coco

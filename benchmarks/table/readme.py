@@ -10,14 +10,14 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from harness import RESULTS, Row
-from scatter import Panel, Point, drawn
-from subjects import RANDOM
+from harness.measure import RESULTS, Row
+from harness.models import RANDOM
 
 import fpg_zoo
 from fpg_zoo.files import aside, explained
+from table.scatter import Panel, Point, drawn
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "table.svg"
 BEGIN, END = "<!-- table: python benchmarks/readme_table.py -->", "<!-- end of table -->"
 _COCO = "*_r50_*"
@@ -114,7 +114,7 @@ def with_table(readme: str, table: str) -> str:
     return f"{before}{begin}\n{table}{end}{after}"
 
 
-def main() -> None:
+def main() -> int:
     found = Figures(json.loads((RESULTS / "table" / "table.json").read_text(encoding="utf-8")))
     readme = with_table(README.read_text(encoding="utf-8"), table_text(found))
     for target, text in ((README, readme), (PICTURE, picture(found))):
@@ -122,7 +122,4 @@ def main() -> None:
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(target)
         print(target.relative_to(ROOT))
-
-
-if __name__ == "__main__":
-    main()
+    return 0

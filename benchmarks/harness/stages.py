@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-from harness import synchronise
 from torch import nn
 
 from fpg_zoo import predictor
 from fpg_zoo.modeling import detectors
 from fpg_zoo.modeling.detectors import Detector
+from harness.measure import synchronise
 
 # A detector's parts by attribute, and what they are called here. Of these, each detector has some.
 _PARTS = {

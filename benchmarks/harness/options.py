@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Row, command_line, commit, write
-from subjects import FORMS
 
 import fpg_zoo
 from fpg_zoo.errors import ConfigError, FPGZooError, UnknownNameError
 from fpg_zoo.processes import device_of_process
+from harness.measure import Row, command_line, commit, write
+from harness.models import FORMS
 
 TOLD_APART_BY = ("model", "form", "batch", "device", "threads")
 

@@ -1,4 +1,4 @@
-"""Put trained weights into the package: `python benchmarks/package_weights.py RUN [--command "fpg-zoo train ..."]`.
+"""Put trained weights into the package: `python tools/package_weights.py RUN [--command "fpg-zoo train ..."]`.
 
 Takes the best model of a run on `--data shapes`, halves its precision, measures the halved one on the held-out
 pictures, and writes the file into the package, its row into the manifest, and the run's log, thinned, to `docs/logs/`.

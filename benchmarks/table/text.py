@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accuracy import TOLERANCE, agrees
-from harness import Row
+from harness.measure import Row
 
 import fpg_zoo
 from fpg_zoo.weights.manifest import Published

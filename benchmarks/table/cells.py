@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from accuracy import average_precision
-from harness import Row, device_name, in_a_process, processor, record, save
+from harness.measure import Row, device_name, in_a_process, processor, record, save
+from harness.models import FORMS, RANDOM, batch_of, described, model_with
 from inference_memory import UNITS as MEMORY_UNITS
 from inference_memory import rows_of as memory_rows
 from latency import alone
 from memory import measured as training_memory
-from subjects import FORMS, RANDOM, batch_of, described, model_with
 
 import fpg_zoo
 from fpg_zoo.evaluation_run import SHAPES

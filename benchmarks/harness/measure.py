@@ -28,7 +28,7 @@ import torchvision
 from fpg_zoo.files import aside, explained
 from fpg_zoo.version import __version__
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 Row = dict[str, Any]
 _NO_FIGURES = ("input", "environment", "command")  # of a row
 Key = TypeVar("Key")

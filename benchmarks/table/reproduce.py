@@ -20,10 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from harness import RESULTS, Row, command_line, commit, record, save
-from subjects import RANDOM, unavailable
-from table_cells import COLUMNS, Cell, Run, cell_of, figures_of, measure_cell
-from table_text import MISSED, UNITS, as_csv, as_markdown, rows_of
+from harness.measure import RESULTS, Row, command_line, commit, record, save
+from harness.models import RANDOM, unavailable
 from tqdm import tqdm
 
 from fpg_zoo.errors import ConfigError, FPGZooError, UnknownNameError
@@ -32,6 +30,8 @@ from fpg_zoo.factory import list_models
 from fpg_zoo.files import aside, explained, on_terminal
 from fpg_zoo.processes import device_of_process
 from fpg_zoo.weights.manifest import Published, load_manifest
+from table.cells import COLUMNS, Cell, Run, cell_of, figures_of, measure_cell
+from table.text import MISSED, UNITS, as_csv, as_markdown, rows_of
 
 DONE, NOT_MET, REFUSED, INTERRUPTED = 0, 1, 2, 130
 _RUNS = {True: 3, False: 5}  # timings of each model alone: quick or not
@@ -253,7 +253,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("reproduce_table.py: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

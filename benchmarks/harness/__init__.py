@@ -1,0 +1,1 @@
+"""What benchmarks share: timing and records, options, models, the stages of a detector, memory of tensors."""
