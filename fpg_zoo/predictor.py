@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from fpg_zoo.ahead import ahead
 from fpg_zoo.files import on_terminal
-from fpg_zoo.images import ImageLike, is_upright_rgb, read_image, to_pixels
 from fpg_zoo.preprocess import padded_size, preprocess, resized_size
 from fpg_zoo.structures import Detections, check_score
+from fpg_zoo.structures.images import ImageLike, is_upright_rgb, read_image, to_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,7 +38,7 @@ class Predictor:
         While the model looks at some pictures, a thread reads the next ones.
 
         Args:
-            images: one of what `fpg_zoo.images.read_image` takes, or a list or tuple of several.
+            images: one of what `fpg_zoo.structures.images.read_image` takes, or a list or tuple of several.
             batch_size: pictures taken together; those of equal size after padding share a pass. Results do not depend
                 on it but for rounding. Twice as many are in memory at a time.
             score: the least score, 0..1. Masks of what is below it are not made: each takes a byte for every pixel of
@@ -71,7 +71,7 @@ class Predictor:
         No picture is asked for before those at hand are done. No progress is shown.
 
         Args:
-            images: any iterable of what `fpg_zoo.images.read_image` takes.
+            images: any iterable of what `fpg_zoo.structures.images.read_image` takes.
             batch_size, score: as of calling it.
 
         Returns:

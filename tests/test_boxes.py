@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fpg_zoo.boxes import MAX_LOG_SCALE, clip, decode, has_area, nms_within
+from fpg_zoo.structures.boxes import MAX_LOG_SCALE, clip, decode, has_area, nms_within
 
 # Width 20, height 40, centre (20, 40).
 ANCHOR = torch.tensor([10.0, 20.0, 30.0, 60.0])

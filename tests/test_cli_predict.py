@@ -140,7 +140,9 @@ def _exhausted(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Python", "accelerator", "CPU"])
-@pytest.mark.parametrize("where", ["fpg_zoo.modeling.detectors.to_detections", "fpg_zoo.drawing.draw_detections"])
+@pytest.mark.parametrize(
+    "where", ["fpg_zoo.modeling.detectors.to_detections", "fpg_zoo.structures.drawing.draw_detections"]
+)
 def test_pictures_that_memory_does_not_suffice_for_are_skipped(
     where: str, kind: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,7 +439,7 @@ def test_a_password_is_in_no_file_that_is_passed_on(checkpoint: Path, monkeypatc
     # URLs with one are refused; were one not, as behind a library of one's own, results would name it so.
     add("a.png")
     content = Path("a.png").read_bytes()
-    monkeypatch.setattr("fpg_zoo.images._fetch", lambda _: content)
+    monkeypatch.setattr("fpg_zoo.structures.images._fetch", lambda _: content)
     url = "https://user:sec/ret@127.0.0.1/path@x/photo.png?size=1"
     code, out, err = predict(checkpoint, url, "--json", "r.json", "--output", "out")
     assert (code, err) == (0, "")

@@ -10,7 +10,7 @@ import torch
 from tiny_models import tiny_model
 from torch import Tensor
 
-from fpg_zoo.boxes import decode
+from fpg_zoo.structures.boxes import decode
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.criterion import RegionSampling, _TwoStageLosses
 from fpg_zoo.training.losses import absolute_error, binary_cross_entropy, class_cross_entropy, focal

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fpg_zoo.drawing import class_colour, text_colour
 from fpg_zoo.errors import ImageError
 from fpg_zoo.structures import Detections
+from fpg_zoo.structures.drawing import class_colour, text_colour
 
 GREY = (128, 128, 128)
 

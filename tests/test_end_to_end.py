@@ -14,8 +14,8 @@ from pycocotools import mask as mask_api
 from torchvision.ops import box_iou
 
 from fpg_zoo import Predictor
-from fpg_zoo.images import read_image, to_pixels
 from fpg_zoo.preprocess import preprocess
+from fpg_zoo.structures.images import read_image, to_pixels
 
 ENTRIES: dict[str, dict[str, Any]] = json.loads((GOLDEN / "end_to_end.json").read_text())
 # Another JPEG decoder may differ by a grey level here and there, and random weights make much of it; the decoder

@@ -11,9 +11,9 @@ import torch
 from font_files import write_font
 from PIL import Image
 
-import fpg_zoo.fonts
-from fpg_zoo.fonts import lettering
+import fpg_zoo.structures.fonts
 from fpg_zoo.structures import Detections
+from fpg_zoo.structures.fonts import lettering
 
 ASCII = "".join(map(chr, range(ord("!"), ord("~") + 1)))
 
@@ -21,10 +21,10 @@ ASCII = "".join(map(chr, range(ord("!"), ord("~") + 1)))
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The only folder of fonts."""
-    fpg_zoo.fonts._letterings.cache_clear()
-    monkeypatch.setattr("fpg_zoo.fonts._font_folders", lambda: [tmp_path])
+    fpg_zoo.structures.fonts._letterings.cache_clear()
+    monkeypatch.setattr("fpg_zoo.structures.fonts._font_folders", lambda: [tmp_path])
     yield tmp_path
-    fpg_zoo.fonts._letterings.cache_clear()
+    fpg_zoo.structures.fonts._letterings.cache_clear()
 
 
 def _drawn(name: str) -> np.ndarray:
@@ -43,7 +43,7 @@ def test_no_font_is_looked_for_where_none_is_needed(monkeypatch: pytest.MonkeyPa
     def looked_for() -> list[Path]:
         raise AssertionError("looked for")
 
-    monkeypatch.setattr("fpg_zoo.fonts.font_files", looked_for)
+    monkeypatch.setattr("fpg_zoo.structures.fonts.font_files", looked_for)
     assert lettering("tennis racket", ("tennis racket", "自行车")) == ("tennis racket", None)
     assert lettering(ASCII, (ASCII,)) == (ASCII, None)
 
@@ -108,7 +108,7 @@ def test_fonts_that_would_draw_boxes_are_passed_over(folder: Path, monkeypatch: 
     assert lettering("自", ("自",)) == (r"\u81ea", None)
     # One that has even what is not assigned: its characters are pictures of blocks of characters.
     write_font(folder / "f.ttf", ASCII + "自")
-    monkeypatch.setattr("fpg_zoo.fonts._UNASSIGNED", "~")
+    monkeypatch.setattr("fpg_zoo.structures.fonts._UNASSIGNED", "~")
     assert lettering("自", ("自", "another tuple, so that it is not remembered")) == (r"\u81ea", None)
 
 
@@ -116,5 +116,5 @@ def test_plain_styles_and_whole_families_come_first(folder: Path) -> None:
     (folder / "sub").mkdir()
     for name in ("Sans-Bold.ttf", "Sans.TTF", "Sans-Oblique.otf", "SansMono.ttf", "sub/SansSerif.ttc", "notes.txt"):
         (folder / name).touch()
-    names = [file.name for file in fpg_zoo.fonts.font_files()]
+    names = [file.name for file in fpg_zoo.structures.fonts.font_files()]
     assert names == ["Sans.TTF", "SansSerif.ttc", "SansMono.ttf", "Sans-Bold.ttf", "Sans-Oblique.otf"]

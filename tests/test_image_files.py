@@ -19,7 +19,7 @@ from fpg_zoo.data.report import IMAGE_UNREADABLE
 from fpg_zoo.data.samples import read_pixels
 from fpg_zoo.data.voc import convert_voc
 from fpg_zoo.errors import ConfigError, ImageError
-from fpg_zoo.images import find_images, image_suffixes, read_image, read_stored_image, to_pixels
+from fpg_zoo.structures.images import find_images, image_suffixes, read_image, read_stored_image, to_pixels
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 IMAGE = Image.fromarray(PIXELS)
@@ -223,7 +223,7 @@ def test_a_large_image_of_a_small_file_takes_little_more_than_its_pixels(mode: s
     Image.new(mode, (side, side)).save(tmp_path / "x.tif", compression="group4" if mode == "1" else "tiff_lzw")
     code = f"""
 import fpg_zoo.predictor
-from fpg_zoo.images import read_image, to_pixels
+from fpg_zoo.structures.images import read_image, to_pixels
 from fpg_zoo.preprocess import resize
 def peak():
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 1000

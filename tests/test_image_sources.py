@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 from serving import sending, serve
 
-import fpg_zoo.images
+import fpg_zoo.structures.images
 from fpg_zoo.errors import ImageError
-from fpg_zoo.images import counted, find_images, read_image, search_images
+from fpg_zoo.structures.images import counted, find_images, read_image, search_images
 
 WIDTH, HEIGHT = 40, 30
 PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -108,14 +108,14 @@ def test_a_broken_answer_is_refused_with_the_url(answer: bytes) -> None:
 
 
 def test_a_url_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fpg_zoo.images, "URL_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(fpg_zoo.structures.images, "URL_TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:  # accepts, and never answers
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/a.png"
         assert _refusal(read_image, url) == f"{url}: cannot be fetched (timed out)"
 
 
 def test_a_url_of_more_than_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fpg_zoo.images, "MAX_URL_BYTES", len(PNG))
+    monkeypatch.setattr(fpg_zoo.structures.images, "MAX_URL_BYTES", len(PNG))
     with serve() as server:
         server.files = {"/fits.png": PNG, "/too_long.png": PNG + b"\0"}
         assert read_image(f"{server.url}/fits.png").size == (WIDTH, HEIGHT)
@@ -338,7 +338,7 @@ def test_a_redirect_leads_to_no_other_scheme(target: str) -> None:
 
 
 def test_a_body_that_drips_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fpg_zoo.images, "URL_TOTAL_SECONDS", 0.5)
+    monkeypatch.setattr(fpg_zoo.structures.images, "URL_TOTAL_SECONDS", 0.5)
 
     def drip(write: Any) -> None:
         write(b"HTTP/1.1 200 OK\r\n\r\n")

@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageFile, features
 
 from fpg_zoo.errors import ImageError
-from fpg_zoo.images import read_image, to_pixels
+from fpg_zoo.structures.images import read_image, to_pixels
 
 ORIENTATION = 0x0112
 GRADIENT = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3) * 4  # all values differ, height 4, width 5

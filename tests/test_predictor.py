@@ -21,7 +21,7 @@ from tiny_models import tiny_model
 import fpg_zoo
 from fpg_zoo import Detections, Predictor
 from fpg_zoo.errors import ImageError
-from fpg_zoo.images import read_image
+from fpg_zoo.structures.images import read_image
 
 HEIGHT, WIDTH = 40, 60
 SAME_SCORE = 1e-3  # summing in another order, as other batch sizes do, moves the last digits of a score alone

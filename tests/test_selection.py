@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import fpg_zoo
-from fpg_zoo.boxes import best_first, clip, decode, has_area, nms_within
 from fpg_zoo.config import RetinaNetConfig, TwoStageConfig
 from fpg_zoo.modeling.retina_head import DenseSelection
 from fpg_zoo.modeling.roi_heads import BoxSelection
 from fpg_zoo.modeling.rpn import Proposals, ProposalSelection
 from fpg_zoo.structures import Instances
+from fpg_zoo.structures.boxes import best_first, clip, decode, has_area, nms_within
 
 SIZES = [(250, 256), (200, 130)]
 TWO_STAGE = fpg_zoo.model_info("faster_rcnn_r50_fpg").config

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fpg_zoo.boxes import has_area
 from fpg_zoo.config_checks import check_above_zero, check_fractions, check_one_of, check_positive, entries
 from fpg_zoo.data.samples import Dataset, Picture, Sample
 from fpg_zoo.data.views import View
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.preprocess import resized_size
+from fpg_zoo.structures.boxes import has_area
 
 # Views of one picture that are tried where the crop must hold an object, and pictures then tried. With the recipe's
 # factors a view in two shows the whole picture.

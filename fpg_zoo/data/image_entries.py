@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from fpg_zoo.errors import ImageError
-from fpg_zoo.images import open_image
+from fpg_zoo.structures.images import open_image
 
 _MAX_SIDE = 1e9  # pixels; of no image
 _ORIENTATION = 0x0112  # EXIF; from 5 on, height and width are stored exchanged

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fpg_zoo.data.masks import Mask
 from fpg_zoo.errors import ImageError
-from fpg_zoo.images import read_image, read_stored_image, to_pixels
+from fpg_zoo.structures.images import read_image, read_stored_image, to_pixels
 
 
 @dataclass(frozen=True, eq=False)

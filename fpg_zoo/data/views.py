@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fpg_zoo.boxes import clip
 from fpg_zoo.data.masks import Mask, Polygons, RunLengths, decode, rasterise
+from fpg_zoo.structures.boxes import clip
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from fpg_zoo.data.text_files import decode_text
 from fpg_zoo.data.xml_files import MAX_XML_BYTES, DocumentTypeError, EncodingError, decode_xml, parse_xml
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import aside, explained, on_terminal, read_regular
-from fpg_zoo.images import image_suffixes
+from fpg_zoo.structures.images import image_suffixes
 from fpg_zoo.text import printable
 
 _SPLITS = ("train", "val", "trainval", "test")

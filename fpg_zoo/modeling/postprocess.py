@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fpg_zoo.boxes import clip
 from fpg_zoo.structures import Detections, Instances
+from fpg_zoo.structures.boxes import clip
 
 MASK_THRESHOLD = 0.5
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpg_zoo.boxes import best_first, clip, decode, has_area, nms_within
 from fpg_zoo.config import RetinaHeadConfig
 from fpg_zoo.modeling.anchors import anchors_like, per_anchor
 from fpg_zoo.modeling.layers import init_normal
 from fpg_zoo.structures import Instances
+from fpg_zoo.structures.boxes import best_first, clip, decode, has_area, nms_within
 
 PRIOR = 0.01  # what every anchor's class scores start from, so that background does not swamp the first steps
 

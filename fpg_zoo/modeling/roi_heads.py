@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpg_zoo.boxes import clip, decode, nms_within
 from fpg_zoo.config import BoxHeadConfig, MaskHeadConfig
 from fpg_zoo.modeling.layers import ConvNorm, init_kaiming, init_normal
 from fpg_zoo.modeling.pooling import RegionPooling
 from fpg_zoo.structures import Instances
+from fpg_zoo.structures.boxes import clip, decode, nms_within
 
 
 class BoxHead(nn.Module):

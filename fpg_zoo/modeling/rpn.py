@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from fpg_zoo.boxes import best_first, clip, decode, has_area, moved_apart
 from fpg_zoo.config import RPNConfig
 from fpg_zoo.modeling.anchors import anchors_like, per_anchor
 from fpg_zoo.modeling.layers import init_normal
+from fpg_zoo.structures.boxes import best_first, clip, decode, has_area, moved_apart
 
 
 class Proposals(NamedTuple):

@@ -18,12 +18,12 @@ from fpg_zoo.errors import ImageError
 from fpg_zoo.evaluation import Kind, Scores, image_ids_of
 from fpg_zoo.factory import HUB, LOCAL, published
 from fpg_zoo.files import aside, explained
-from fpg_zoo.images import read_image
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.report.gathering import About, gather
 from fpg_zoo.report.page import page
 from fpg_zoo.report.pictures import Pixels
 from fpg_zoo.report.regions import Row
+from fpg_zoo.structures.images import read_image
 from fpg_zoo.version import __version__
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import supervision
     from PIL import Image
 
-    from fpg_zoo.images import ImageLike
+    from fpg_zoo.structures.images import ImageLike
 
 
 def check_score(score: float) -> None:
@@ -196,7 +196,7 @@ class Detections:
         """A copy of the picture with masks, boxes, names and scores drawn on it; `image` itself is unchanged.
 
         Args:
-            image: the picture they were found in, as anything that `fpg_zoo.images.read_image` takes, and read in the
+            image: the picture they were found in, as anything that `fpg_zoo.structures.images.read_image` takes, and read in the
                 same way: an EXIF rotation is applied, 16 bits are scaled to 8.
 
         Returns:
@@ -206,7 +206,7 @@ class Detections:
             ImageError: it cannot be read as an image.
             ValueError: it is not of this frame's size.
         """
-        from fpg_zoo.drawing import draw_detections
+        from fpg_zoo.structures.drawing import draw_detections
 
         return draw_detections(self, image)
 

@@ -111,7 +111,9 @@ def read_image(source: ImageLike) -> Image.Image:
             return _open(io.BytesIO(_fetch(text)), label_of(text))
         path = Path(os.path.expanduser(source))
         if os.path.isdir(path):
-            raise ImageError(f"{path}: a folder, not a picture; pass the files in it (fpg_zoo.images.find_images)")
+            raise ImageError(
+                f"{path}: a folder, not a picture; pass the files in it (fpg_zoo.structures.images.find_images)"
+            )
         return _open(path, text)
     raise ImageError(f"{type(source).__name__}: not an image; pass a path, URL, PIL image, numpy array or torch tensor")
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fpg_zoo.fonts import Font, lettering
-from fpg_zoo.images import ImageLike, read_image
+from fpg_zoo.structures.fonts import Font, lettering
+from fpg_zoo.structures.images import ImageLike, read_image
 
 if TYPE_CHECKING:
     from fpg_zoo.structures import Detections
