@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fpg_zoo.config_io import to_dict
+from fpg_zoo.config.serialization import to_dict
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.samples import Dataset, Picture, Sample
 from fpg_zoo.data.shapes import PICTURES, ShapesDataset

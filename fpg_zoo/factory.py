@@ -12,8 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fpg_zoo.catalog import ARCHITECTURES, Architecture
-from fpg_zoo.config import MOST_CLASSES, DetectorConfig
+from fpg_zoo.config import DetectorConfig
+from fpg_zoo.config.catalog import ARCHITECTURES, Architecture
+from fpg_zoo.config.validation import MOST_CLASSES
 from fpg_zoo.errors import ConfigError, UnknownNameError
 from fpg_zoo.text import quoted
 from fpg_zoo.weights.manifest import Published, load_manifest, nearest

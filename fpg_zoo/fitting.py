@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fpg_zoo.config import MOST_CLASSES, DetectorConfig, TwoStageConfig
+from fpg_zoo.config import DetectorConfig, TwoStageConfig
+from fpg_zoo.config.validation import MOST_CLASSES
 from fpg_zoo.errors import CheckpointError
 from fpg_zoo.modeling.detectors import Detector, build_detector
 from fpg_zoo.text import printable

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fpg_zoo.catalog import ARCHITECTURES
 from fpg_zoo.config import DetectorConfig
+from fpg_zoo.config.catalog import ARCHITECTURES
 from fpg_zoo.errors import CheckpointError, ConfigError
 from fpg_zoo.fitting import build_on_meta, check_forms, fitted_to, with_classes
 from fpg_zoo.model_files import WeightsFile, metadata_of, read_folder, write_safetensors

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from fpg_zoo.catalog import ARCHITECTURES
 from fpg_zoo.config import DetectorConfig, FPGConfig, TwoStageConfig
+from fpg_zoo.config.catalog import ARCHITECTURES
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
 from fpg_zoo.weights.manifest import Published, load_manifest

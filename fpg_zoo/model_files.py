@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fpg_zoo.config import SCHEMA_VERSION, DetectorConfig, RetinaNetConfig, TwoStageConfig
-from fpg_zoo.config_io import from_dict, to_dict
+from fpg_zoo.config import DetectorConfig, RetinaNetConfig, TwoStageConfig
+from fpg_zoo.config.serialization import SCHEMA_VERSION, from_dict, to_dict
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
 from fpg_zoo.files import aside_folder, explained, open_regular, read_regular
 from fpg_zoo.tensor_memory import with_own_memory

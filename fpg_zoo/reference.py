@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fpg_zoo.catalog import ARCHITECTURES, Architecture
 from fpg_zoo.config import DetectorConfig
+from fpg_zoo.config.catalog import ARCHITECTURES, Architecture
 from fpg_zoo.errors import CheckpointError, StorageError
 from fpg_zoo.files import aside, explained
 from fpg_zoo.fitting import build_on_meta, check_forms, fitted_to, shape_differences, some

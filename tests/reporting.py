@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from coco_folders import draw_picture
 
-from fpg_zoo.coco_classes import COCO_CLASSES
+from fpg_zoo.config.coco_classes import COCO_CLASSES
 
 HOSTILE = (
     "</script><img src=x onerror=\"document.title='owned'\">",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fpg_zoo.catalog import RETINA_ANCHORS, RPN_ANCHORS
 from fpg_zoo.config import AnchorConfig
+from fpg_zoo.config.catalog import RETINA_ANCHORS, RPN_ANCHORS
 from fpg_zoo.modeling.anchors import anchors_like, cell_anchors, level_anchors, per_anchor
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
-from fpg_zoo.coco_classes import COCO_CATEGORIES, COCO_CLASSES
+from fpg_zoo.config.coco_classes import COCO_CATEGORIES, COCO_CLASSES
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.masks import Polygons, RunLengths, decode, rasterise, read_mask
 from fpg_zoo.errors import ConfigError, ImageError

@@ -27,7 +27,7 @@ from fpg_zoo.config import (
     RetinaHeadConfig,
     RPNConfig,
 )
-from fpg_zoo.config_io import from_dict, to_dict
+from fpg_zoo.config.serialization import from_dict, to_dict
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.fpn import FPN
 from fpg_zoo.modeling.nasfpn import NASFPN

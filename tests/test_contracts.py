@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import fpg_zoo
-from fpg_zoo.catalog import ARCHITECTURES
-from fpg_zoo.config_io import from_dict, to_dict
+from fpg_zoo.config.catalog import ARCHITECTURES
+from fpg_zoo.config.serialization import from_dict, to_dict
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.postprocess import paste_mask
 

@@ -7,8 +7,8 @@ import re
 import pytest
 from conftest import PUBLISHED
 
-from fpg_zoo.catalog import ARCHITECTURES
-from fpg_zoo.coco_classes import COCO_CLASSES
+from fpg_zoo.config.catalog import ARCHITECTURES
+from fpg_zoo.config.coco_classes import COCO_CLASSES
 from fpg_zoo.errors import UnknownNameError
 from fpg_zoo.weights.manifest import load_manifest, nearest
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from pycocotools import mask as mask_api
 
-from fpg_zoo.coco_classes import COCO_CLASSES
+from fpg_zoo.config.coco_classes import COCO_CLASSES
 from fpg_zoo.modeling.postprocess import paste_mask, to_detections
 from fpg_zoo.structures import Detections, Instances, _encode
 

@@ -23,7 +23,7 @@ from tiny_models import tiny_model
 import fpg_zoo
 from fpg_zoo import cli
 from fpg_zoo.cli.printing import print_line, print_lines, print_notice
-from fpg_zoo.config import MOST_CLASSES
+from fpg_zoo.config.validation import MOST_CLASSES
 from fpg_zoo.errors import CheckpointError
 from fpg_zoo.modeling.detectors import Detector, build_detector
 

@@ -23,7 +23,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from reporting import HOSTILE, SIDES, write_eighty, write_hostile
 
-from fpg_zoo.coco_classes import COCO_CLASSES
+from fpg_zoo.config.coco_classes import COCO_CLASSES
 from fpg_zoo.report.markup import embedded, printable
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,7 +14,7 @@ from safetensors.torch import save_file, save_model
 from tiny_models import tiny_model
 
 import fpg_zoo
-from fpg_zoo.catalog import ARCHITECTURES
+from fpg_zoo.config.catalog import ARCHITECTURES
 from fpg_zoo.errors import CheckpointError, UnsafeCheckpointError
 from fpg_zoo.fitting import build_on_meta
 from fpg_zoo.modeling.detectors import Detector, build_detector

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fpg_zoo.config_checks import check_above_zero, check_fractions, check_one_of, check_positive, entries
+from fpg_zoo.config.validation import check_above_zero, check_fractions, check_one_of, check_positive, entries
 from fpg_zoo.data.samples import Dataset, Picture, Sample
 from fpg_zoo.data.views import View
 from fpg_zoo.errors import ConfigError

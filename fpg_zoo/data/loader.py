@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fpg_zoo.config import PreprocessConfig
-from fpg_zoo.config_checks import check_positive
+from fpg_zoo.config.validation import check_positive
 from fpg_zoo.data.augment import AugmentConfig, augmented
 from fpg_zoo.data.samples import Dataset
 from fpg_zoo.data.workers import parallel_map

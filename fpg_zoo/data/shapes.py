@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from fpg_zoo.config_checks import check_one_of, check_positive, entries
+from fpg_zoo.config.validation import check_one_of, check_positive, entries
 from fpg_zoo.data.masks import RunLengths
 from fpg_zoo.data.samples import Objects, Picture, Sample, no_objects
 from fpg_zoo.data.shapes_outlines import CLASSES

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fpg_zoo.coco_classes import COCO_CATEGORIES, COCO_CLASSES
+from fpg_zoo.config.coco_classes import COCO_CATEGORIES, COCO_CLASSES
 
 if TYPE_CHECKING:
     import supervision

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fpg_zoo.config_checks import check_one_of
+from fpg_zoo.config.validation import check_one_of
 from fpg_zoo.errors import ConfigError
 
 _ADAMW_BETAS = (0.9, 0.99)  # a second moment over 100 steps follows a run of a few thousand

@@ -86,3 +86,13 @@ def entries(length: int | None = None, /, **tuples: object) -> dict[str, object]
             raise ConfigError(f"{name}={quoted(values)}: it takes {length or 'at least one'} of them")
         found.update({f"{name}[{index}]": value for index, value in enumerate(values)})
     return found
+
+
+# Limits that nobody should meet, so that no file keeps its reader building.
+MAX_REPEATS = 256  # of what is built again and again: blocks, pathways, stacks, cells of a pooled region
+
+
+MAX_LEVELS = 16
+
+
+MOST_CLASSES = 2**16

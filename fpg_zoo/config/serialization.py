@@ -8,21 +8,10 @@ import sys
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from fpg_zoo.config import (
-    AnchorConfig,
-    BoxHeadConfig,
-    FPGConfig,
-    FPGGrid,
-    FPNConfig,
-    MaskHeadConfig,
-    NASFPNConfig,
-    PreprocessConfig,
-    ResNetConfig,
-    RetinaHeadConfig,
-    RetinaNetConfig,
-    RPNConfig,
-    TwoStageConfig,
-)
+from fpg_zoo.config.backbones import ResNetConfig
+from fpg_zoo.config.detectors import PreprocessConfig, RetinaNetConfig, TwoStageConfig
+from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, MaskHeadConfig, RetinaHeadConfig, RPNConfig
+from fpg_zoo.config.necks import FPGConfig, FPGGrid, FPNConfig, NASFPNConfig
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
 
@@ -142,3 +131,6 @@ def _words(expected: Any) -> str:
     if origin is tuple:
         return "a list" if arguments[-1] is Ellipsis else f"a list of {len(arguments)}"
     return _WORDS.get(expected) or f"an object of type {_NAMES[expected]}"
+
+
+SCHEMA_VERSION = 1

@@ -5,24 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fpg_zoo.coco_classes import COCO_CLASSES
-from fpg_zoo.config import (
-    AnchorConfig,
-    BoxHeadConfig,
-    DetectorConfig,
-    FPGConfig,
-    FPNConfig,
-    MaskHeadConfig,
-    NASFPNConfig,
-    NeckConfig,
-    PreprocessConfig,
-    ResNetConfig,
-    RetinaHeadConfig,
-    RetinaNetConfig,
-    RPNConfig,
-    TwoStageConfig,
-    triangle_grid,
-)
+from fpg_zoo.config.backbones import ResNetConfig
+from fpg_zoo.config.coco_classes import COCO_CLASSES
+from fpg_zoo.config.detectors import DetectorConfig, PreprocessConfig, RetinaNetConfig, TwoStageConfig
+from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, MaskHeadConfig, RetinaHeadConfig, RPNConfig
+from fpg_zoo.config.necks import FPGConfig, FPNConfig, NASFPNConfig, NeckConfig, triangle_grid
 
 R50 = ResNetConfig()
 NANO = ResNetConfig(block="basic", depths=(1, 1, 1, 1), width=24)

@@ -1,0 +1,102 @@
+"""Whole detectors as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fpg_zoo.config.backbones import BACKBONE_STAGES, ResNetConfig
+from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, MaskHeadConfig, RetinaHeadConfig, RPNConfig
+from fpg_zoo.config.necks import FPNConfig, NeckConfig
+from fpg_zoo.config.validation import (
+    check_above_zero,
+    check_multiple,
+    check_numbers,
+    check_one_of,
+    check_positive,
+    entries,
+)
+from fpg_zoo.errors import ConfigError
+from fpg_zoo.text import quoted
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """From decoded RGB pixels to the network's input.
+
+    Attributes:
+        longest_side: an image is scaled so that its longest side has this many pixels.
+        mean, std: per RGB channel, on the 0..255 scale.
+        pad_divisor: height and width are zero-padded right and bottom to a multiple of this.
+    """
+
+    longest_side: int = 640
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    pad_divisor: int = 64
+
+    def __post_init__(self) -> None:
+        check_positive(longest_side=self.longest_side, pad_divisor=self.pad_divisor)
+        check_numbers(**entries(3, mean=self.mean))
+        check_above_zero(**entries(3, std=self.std))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoStageConfig:
+    """Faster R-CNN (`mask` is None) or Mask R-CNN. Regions are pooled from the `roi_levels` finest levels."""
+
+    backbone: ResNetConfig
+    neck: NeckConfig
+    rpn: RPNConfig
+    box: BoxHeadConfig
+    mask: MaskHeadConfig | None
+    class_names: tuple[str, ...]
+    preprocess: PreprocessConfig
+    roi_levels: int = 4
+
+    def __post_init__(self) -> None:
+        _check_classes(self.class_names)
+        _check_pyramid(self.rpn.anchors, self.neck, self.preprocess)
+        check_one_of(tuple(range(1, self.neck.levels + 1)), roi_levels=self.roi_levels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetinaNetConfig:
+    """RetinaNet: one dense head on every pyramid level."""
+
+    backbone: ResNetConfig
+    neck: NeckConfig
+    head: RetinaHeadConfig
+    class_names: tuple[str, ...]
+    preprocess: PreprocessConfig
+
+    def __post_init__(self) -> None:
+        _check_classes(self.class_names)
+        _check_pyramid(self.head.anchors, self.neck, self.preprocess)
+
+
+def _check_classes(names: tuple[str, ...]) -> None:
+    seen = set()
+    for place, name in entries(class_names=names).items():
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigError(f"{place}={quoted(name)}: it takes a text that is not blank")
+        if not name.isascii() and any("\ud800" <= char <= "\udfff" for char in name):
+            raise ConfigError(f"{place}={quoted(name)}: it holds half a character (a lone surrogate); correct the name")
+        if name in seen:
+            raise ConfigError(f"{place}={quoted(name)} is there twice: give each class a name of its own")
+        seen.add(name)
+
+
+def _check_pyramid(anchors: AnchorConfig, neck: NeckConfig, preprocess: PreprocessConfig) -> None:
+    check_one_of(tuple(range(BACKBONE_STAGES)), **{"neck.start": neck.start})
+    # C2 has stride 4, and each stage or level half the cells of the one before.
+    strides = tuple(4 * 2 ** (neck.start + level) for level in range(neck.levels))
+    if anchors.strides != strides:
+        raise ConfigError(
+            f"anchors have strides {quoted(anchors.strides)}: the neck's {neck.levels} levels from backbone stage "
+            f"{neck.start} have {strides}, give the anchors those or choose another neck"
+        )
+    if not isinstance(neck, FPNConfig):  # whose additions take maps of any size
+        check_multiple(strides[-1], **{"preprocess.pad_divisor": preprocess.pad_divisor})
+
+
+DetectorConfig = TwoStageConfig | RetinaNetConfig
