@@ -154,7 +154,7 @@ def published_as(model: Detector) -> Published | None:
 def _is_saved_as(model: Detector, path: Path) -> bool:
     import torch
 
-    from fpg_zoo.model_files import WeightsFile
+    from fpg_zoo.checkpoints.safetensors_files import WeightsFile
 
     try:
         file = WeightsFile(path)

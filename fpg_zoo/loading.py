@@ -12,18 +12,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fpg_zoo.checkpoints.fit import build_on_meta, check_forms, fitted_to, with_classes
+from fpg_zoo.checkpoints.mmdet_convert import (
+    architecture_of,
+    from_reference,
+    names_in,
+    refuse_differences,
+    under_our_names,
+)
+from fpg_zoo.checkpoints.mmdet_files import Checkpoint, read_checkpoint
+from fpg_zoo.checkpoints.plain_names import with_plain_names
+from fpg_zoo.checkpoints.safetensors_files import WeightsFile, metadata_of, read_folder, write_safetensors
+from fpg_zoo.checkpoints.tensor_memory import with_own_memory
 from fpg_zoo.config import DetectorConfig
 from fpg_zoo.config.catalog import ARCHITECTURES
 from fpg_zoo.errors import CheckpointError, ConfigError
-from fpg_zoo.fitting import build_on_meta, check_forms, fitted_to, with_classes
-from fpg_zoo.model_files import WeightsFile, metadata_of, read_folder, write_safetensors
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.reference import architecture_of, from_reference, names_in, refuse_differences, under_our_names
-from fpg_zoo.tensor_memory import with_own_memory
 from fpg_zoo.text import printable
-from fpg_zoo.weights.checkpoint import Checkpoint, read_checkpoint
 from fpg_zoo.weights.manifest import Published
-from fpg_zoo.weights.plain_names import with_plain_names
 from fpg_zoo.weights.store import Store, packaged_file
 
 

@@ -40,7 +40,7 @@ def forget_peak() -> None:
 
 def main(folder: Path) -> None:
     """Print a line of JSON for each file: name, error, message, growth of the memory at its peak, seconds."""
-    from fpg_zoo.weights.checkpoint import read_checkpoint
+    from fpg_zoo.checkpoints.mmdet_files import read_checkpoint
 
     write_zip(folder / "good.pth", checkpoint())
     read_checkpoint(folder / "good.pth")  # what torch loads at its first call is nobody's fault

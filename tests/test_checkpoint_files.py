@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 import torch
 
+from fpg_zoo.checkpoints.mmdet_files import Checkpoint, read_checkpoint
 from fpg_zoo.cli import main
 from fpg_zoo.errors import CheckpointError, UnsafeCheckpointError
-from fpg_zoo.weights.checkpoint import Checkpoint, read_checkpoint
 
 # Number of tensors, and a fact of each file's meta, read off the files with torch's own loader.
 MMENGINE = "selfmade_mmengine_0.10.7_epoch_2.pth"

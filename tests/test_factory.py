@@ -11,8 +11,8 @@ import torch
 from conftest import PUBLISHED
 
 import fpg_zoo
+from fpg_zoo.checkpoints.safetensors_files import save
 from fpg_zoo.errors import CheckpointError, ConfigError, UnknownNameError
-from fpg_zoo.model_files import save
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, build_detector
 
 NANO = ("faster_rcnn_nano_fpg", "mask_rcnn_nano_fpg", "retinanet_nano_fpg")

@@ -17,8 +17,8 @@ from hostile import HOSTILE, MEASURED, write_all
 from hostile_making import MEGABYTE, checkpoint, legacy_checkpoint, name, tensor, text, write_legacy, write_zip
 
 import fpg_zoo
+from fpg_zoo.checkpoints.mmdet_files import read_checkpoint
 from fpg_zoo.errors import CheckpointError
-from fpg_zoo.weights.checkpoint import read_checkpoint
 
 MOST_MEMORY = 16 * MEGABYTE  # beyond twice the file
 MOST_SECONDS = 30.0  # or it hangs

@@ -10,7 +10,7 @@ import pytest
 from hub_client import OWNER, STRANGER, Client, Hub, running
 
 from fpg_zoo import hub as hub_module
-from fpg_zoo import model_files
+from fpg_zoo.checkpoints import safetensors_files as model_files
 from fpg_zoo.errors import ConfigError
 
 CONFIG = json.dumps({"schema_version": 1, "architecture": "some_model", "config": {}})

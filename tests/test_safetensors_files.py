@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from tiny_models import tiny_model
 
 import fpg_zoo
-from fpg_zoo import model_files
+from fpg_zoo.checkpoints import safetensors_files as model_files
+from fpg_zoo.checkpoints.safetensors_files import WeightsFile, save, write_safetensors
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
 from fpg_zoo.loading import assemble, open_source
-from fpg_zoo.model_files import WeightsFile, save, write_safetensors
 from fpg_zoo.modeling.detectors import build_detector
 
 Header = dict[str, Any]
@@ -137,7 +137,7 @@ CHILD = """
 import sys, resource, pathlib
 import torch, fpg_zoo
 from fpg_zoo.errors import CheckpointError
-import fpg_zoo.loading, fpg_zoo.fitting
+import fpg_zoo.loading, fpg_zoo.checkpoints.fit
 folder = pathlib.Path(sys.argv[1])
 fpg_zoo.create_model(checkpoint=folder / "whole.safetensors")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

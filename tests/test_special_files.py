@@ -19,8 +19,8 @@ from tiny_models import tiny_model
 
 import fpg_zoo
 from fpg_zoo import cli
+from fpg_zoo.checkpoints.safetensors_files import WeightsFile
 from fpg_zoo.errors import CheckpointError
-from fpg_zoo.model_files import WeightsFile
 
 TERABYTE = 1 << 40
 RETINA = "retinanet_nano_fpg"

@@ -21,10 +21,10 @@ from safetensors import safe_open
 from serving import HOST, Fault, Mirror, entry_of, publish, serve
 
 import fpg_zoo
+from fpg_zoo.checkpoints.safetensors_files import WeightsFile
 from fpg_zoo.cli import main
 from fpg_zoo.errors import CheckpointError, DigestError, DownloadError, StorageError
 from fpg_zoo.loading import fetch
-from fpg_zoo.model_files import WeightsFile
 from fpg_zoo.weights import download
 from fpg_zoo.weights.manifest import Published
 from fpg_zoo.weights.partial import Partial

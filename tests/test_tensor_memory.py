@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_model
 from tiny_models import tiny_model
 
 import fpg_zoo
+from fpg_zoo.checkpoints.tensor_memory import with_own_memory
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.tensor_memory import with_own_memory
 
 RETINA = "retinanet_nano_fpg"
 FIRST, SECOND = "head.box_tower.0.norms.0.weight", "head.box_tower.0.norms.1.weight"

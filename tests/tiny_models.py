@@ -12,9 +12,9 @@ from pathlib import Path
 from conftest import golden_state_dict
 
 import fpg_zoo
+from fpg_zoo.checkpoints.mmdet_convert import from_reference
 from fpg_zoo.loading import Source, assemble
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.reference import from_reference
 
 LONGEST_SIDE = 128
 

@@ -146,10 +146,10 @@ def _cache(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
+    from fpg_zoo.checkpoints.mmdet_convert import save_reference
+    from fpg_zoo.checkpoints.safetensors_files import save
     from fpg_zoo.factory import create_model
     from fpg_zoo.files import sha256_of
-    from fpg_zoo.model_files import save
-    from fpg_zoo.reference import save_reference
 
     pickled = options.out.suffix.lower() in _PICKLED
     if options.to == "reference" and not pickled:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fpg_zoo.checkpoints.safetensors_files import save
 from fpg_zoo.config import (
     DetectorConfig,
     FPGConfig,
@@ -24,7 +25,6 @@ from fpg_zoo.config import (
     RetinaNetConfig,
     TwoStageConfig,
 )
-from fpg_zoo.model_files import save
 from fpg_zoo.modeling.backbone import ResNet
 from fpg_zoo.modeling.fpg import FPG
 from fpg_zoo.modeling.fpn import FPN

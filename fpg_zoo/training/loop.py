@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from fpg_zoo.checkpoints.safetensors_files import description_of
 from fpg_zoo.data.loader import TrainBatch, train_loader
 from fpg_zoo.data.samples import Dataset
 from fpg_zoo.errors import ConfigError, TrainingError
-from fpg_zoo.model_files import description_of
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.processes import Processes
 from fpg_zoo.training.criterion import Criterion

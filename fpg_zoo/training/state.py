@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fpg_zoo.checkpoints.safetensors_files import WEIGHTS_FILE, WeightsFile, write_safetensors
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
 from fpg_zoo.files import TEMPORARY, explained, read_regular
-from fpg_zoo.model_files import WEIGHTS_FILE, WeightsFile, write_safetensors
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.text import printable
 

@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fpg_zoo.checkpoints.tensor_memory import with_own_memory
 from fpg_zoo.config import DetectorConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config.serialization import SCHEMA_VERSION, from_dict, to_dict
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
 from fpg_zoo.files import aside_folder, explained, open_regular, read_regular
-from fpg_zoo.tensor_memory import with_own_memory
 from fpg_zoo.text import MAX_LENGTH, printable, quoted
 
 CONFIG_FILE = "config.json"

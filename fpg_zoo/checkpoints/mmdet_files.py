@@ -15,11 +15,9 @@ from typing import Any, BinaryIO, ClassVar
 import torch
 from torch import Tensor
 
-from fpg_zoo.errors import CheckpointError
-from fpg_zoo.files import open_regular
-from fpg_zoo.model_files import MAX_WEIGHTS_BYTES
-from fpg_zoo.text import printable, quoted
-from fpg_zoo.weights.archive import (
+from fpg_zoo.checkpoints.pickle_audit.interpreter import PickleAudit
+from fpg_zoo.checkpoints.pickle_audit.policy import Value
+from fpg_zoo.checkpoints.pickle_audit.torch_zip import (
     Budget,
     check_legacy_storages,
     damaged,
@@ -28,9 +26,11 @@ from fpg_zoo.weights.archive import (
     unsafe,
     zip_records,
 )
-from fpg_zoo.weights.pickle_calls import Value
-from fpg_zoo.weights.pickles import PickleAudit
-from fpg_zoo.weights.plain_names import with_plain_names
+from fpg_zoo.checkpoints.plain_names import with_plain_names
+from fpg_zoo.checkpoints.safetensors_files import MAX_WEIGHTS_BYTES
+from fpg_zoo.errors import CheckpointError
+from fpg_zoo.files import open_regular
+from fpg_zoo.text import printable, quoted
 
 # A legacy file begins with these two numbers, a pickle each.
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001

@@ -13,10 +13,7 @@ import struct
 from collections.abc import Callable, Collection
 from typing import BinaryIO
 
-from fpg_zoo.errors import CheckpointError
-from fpg_zoo.text import printable, quoted
-from fpg_zoo.weights.archive import Budget, damaged, unsafe
-from fpg_zoo.weights.pickle_calls import (
+from fpg_zoo.checkpoints.pickle_audit.policy import (
     CALLED,
     DICT_COST,
     FILLED_COST,
@@ -30,6 +27,9 @@ from fpg_zoo.weights.pickle_calls import (
     judge,
     refused,
 )
+from fpg_zoo.checkpoints.pickle_audit.torch_zip import Budget, damaged, unsafe
+from fpg_zoo.errors import CheckpointError
+from fpg_zoo.text import printable, quoted
 
 _MOST_NAMES = 100  # torch goes through them at every call
 _LONGEST_NAME = 500

@@ -9,9 +9,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+from fpg_zoo.checkpoints.pickle_audit.torch_zip import Budget, unsafe
 from fpg_zoo.errors import UnsafeCheckpointError
 from fpg_zoo.text import printable, quoted
-from fpg_zoo.weights.archive import Budget, unsafe
 
 # Names: of the standard library, torch, and the packages that exist to run or install code, only what is listed here
 # passes. Everything else is some project's own, and harmless as nothing of it is imported: torch is given a

@@ -1,0 +1,1 @@
+"""Checkpoint files and the names of the tensors in them; no modules."""
