@@ -31,7 +31,7 @@ from torchvision.models import detection
 
 from fpg_zoo.errors import FPGZooError
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.preprocess import preprocess
+from fpg_zoo.modeling.preprocess import preprocess
 from fpg_zoo.processes import device_of_process
 
 SIDE = 640

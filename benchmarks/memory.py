@@ -25,7 +25,8 @@ from inference_memory import UNITS, rows_of
 
 import fpg_zoo
 from fpg_zoo.config import DetectorConfig, FPGConfig, RetinaNetConfig
-from fpg_zoo.modeling.detectors import Detector, build_detector
+from fpg_zoo.modeling.build import build_detector
+from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import RECIPES

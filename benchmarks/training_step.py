@@ -18,7 +18,7 @@ import torch
 from harness.measure import command_line, commit, measure_in_turn, write
 
 import fpg_zoo
-from fpg_zoo.modeling import pooling
+from fpg_zoo.modeling.heads import roi_align as pooling
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import RECIPES

@@ -51,7 +51,7 @@ class ModelInfo:
     @cached_property
     def parameters(self) -> int:
         """Number of trained values (BatchNorm statistics are none)."""
-        from fpg_zoo.checkpoints.fit import build_on_meta
+        from fpg_zoo.modeling.build import build_on_meta
 
         return sum(parameter.numel() for parameter in build_on_meta(self.config, self.name).parameters())
 
@@ -166,7 +166,7 @@ def create_model(
 
     from fpg_zoo.checkpoints.fit import with_classes
     from fpg_zoo.loading import assemble, open_published, open_source
-    from fpg_zoo.modeling.detectors import build_detector
+    from fpg_zoo.modeling.build import build_detector
 
     classes = _wanted_classes(num_classes, class_names)
     elsewhere = name is not None and name.startswith((LOCAL, HUB))

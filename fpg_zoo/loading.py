@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fpg_zoo.checkpoints.fit import build_on_meta, check_forms, fitted_to, with_classes
+from fpg_zoo.checkpoints.fit import check_forms, fitted_to, with_classes
 from fpg_zoo.checkpoints.mmdet_convert import (
     architecture_of,
     from_reference,
@@ -27,6 +27,7 @@ from fpg_zoo.checkpoints.tensor_memory import with_own_memory
 from fpg_zoo.config import DetectorConfig
 from fpg_zoo.config.catalog import ARCHITECTURES
 from fpg_zoo.errors import CheckpointError, ConfigError
+from fpg_zoo.modeling.build import build_on_meta
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.text import printable
 from fpg_zoo.weights.manifest import Published

@@ -15,7 +15,8 @@ from typing import Any
 from command import environment
 from tiny_models import tiny_model
 
-from fpg_zoo.modeling.detectors import Detector, build_detector
+from fpg_zoo.modeling.build import build_detector
+from fpg_zoo.modeling.detectors import Detector
 
 NAME = "mask_rcnn_nano_fpg"
 

@@ -7,7 +7,7 @@ import torch
 
 from fpg_zoo.config import AnchorConfig
 from fpg_zoo.config.catalog import RETINA_ANCHORS, RPN_ANCHORS
-from fpg_zoo.modeling.anchors import anchors_like, cell_anchors, level_anchors, per_anchor
+from fpg_zoo.modeling.heads.anchors import anchors_like, cell_anchors, level_anchors, per_anchor
 
 CPU = torch.device("cpu")
 

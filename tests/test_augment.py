@@ -17,7 +17,7 @@ from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.masks import Polygons, RunLengths
 from fpg_zoo.data.views import View
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.preprocess import resize
+from fpg_zoo.modeling.preprocess import resize
 
 RECIPE = AugmentConfig()
 PLAIN = View(given=(6, 8), resized=(6, 8), corner=(0, 0), size=(6, 8), flipped=False)

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from tiny_models import tiny_model
 
 import fpg_zoo
-from fpg_zoo.modeling.detectors import build_detector
+from fpg_zoo.modeling.build import build_detector
 
 # convert
 

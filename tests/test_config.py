@@ -29,8 +29,8 @@ from fpg_zoo.config import (
 )
 from fpg_zoo.config.serialization import from_dict, to_dict
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.modeling.fpn import FPN
-from fpg_zoo.modeling.nasfpn import NASFPN
+from fpg_zoo.modeling.necks.fpn import FPN
+from fpg_zoo.modeling.necks.nasfpn import NASFPN
 
 TWO_STAGE = fpg_zoo.model_info("faster_rcnn_r50_fpn").config
 RETINANET = fpg_zoo.model_info("retinanet_r50_fpn").config

@@ -13,7 +13,7 @@ from conftest import GOLDEN, golden_model
 from tiny_models import tiny_model
 
 import fpg_zoo
-from fpg_zoo.modeling.detectors import build_detector
+from fpg_zoo.modeling.build import build_detector
 
 SCHEMAS = json.loads((GOLDEN / "schemas.json").read_text())
 

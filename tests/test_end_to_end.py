@@ -14,7 +14,7 @@ from pycocotools import mask as mask_api
 from torchvision.ops import box_iou
 
 from fpg_zoo import Predictor
-from fpg_zoo.preprocess import preprocess
+from fpg_zoo.modeling.preprocess import preprocess
 from fpg_zoo.structures.images import read_image, to_pixels
 
 ENTRIES: dict[str, dict[str, Any]] = json.loads((GOLDEN / "end_to_end.json").read_text())

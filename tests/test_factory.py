@@ -13,7 +13,8 @@ from conftest import PUBLISHED
 import fpg_zoo
 from fpg_zoo.checkpoints.safetensors_files import save
 from fpg_zoo.errors import CheckpointError, ConfigError, UnknownNameError
-from fpg_zoo.modeling.detectors import Detector, RetinaNet, build_detector
+from fpg_zoo.modeling.build import build_detector
+from fpg_zoo.modeling.detectors import Detector, RetinaNet
 
 NANO = ("faster_rcnn_nano_fpg", "mask_rcnn_nano_fpg", "retinanet_nano_fpg")
 NAME = "mask_rcnn_nano_fpg"

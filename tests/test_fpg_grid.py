@@ -9,7 +9,7 @@ from torch import nn
 
 from fpg_zoo.config import FPGConfig, FPGGrid, triangle_grid
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.modeling.fpg import FPG, Pathway
+from fpg_zoo.modeling.necks.fpg import FPG, Pathway
 
 CHANNELS = (3, 4, 5, 6)  # of the stand-ins for C2..C5
 

@@ -224,7 +224,7 @@ def test_a_large_image_of_a_small_file_takes_little_more_than_its_pixels(mode: s
     code = f"""
 import fpg_zoo.predictor
 from fpg_zoo.structures.images import read_image, to_pixels
-from fpg_zoo.preprocess import resize
+from fpg_zoo.modeling.preprocess import resize
 def peak():
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 1000
 before = peak()

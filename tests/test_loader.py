@@ -19,7 +19,7 @@ from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.loader import EvaluationBatch, TrainBatch, evaluation_loader, train_loader
 from fpg_zoo.data.samples import Picture, Sample
 from fpg_zoo.errors import ConfigError, ImageError
-from fpg_zoo.preprocess import preprocess
+from fpg_zoo.modeling.preprocess import preprocess
 from fpg_zoo.training.criterion import Criterion
 
 AUGMENT = AugmentConfig(longest_side=64, crop=64)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fpg_zoo.config import PreprocessConfig
-from fpg_zoo.preprocess import normalise, preprocess, resize, resized_size
+from fpg_zoo.modeling.preprocess import normalise, preprocess, resize, resized_size
 
 
 def _image(rows: list[list[int]]) -> Tensor:

@@ -25,7 +25,8 @@ from fpg_zoo import cli
 from fpg_zoo.cli.printing import print_line, print_lines, print_notice
 from fpg_zoo.config.validation import MOST_CLASSES
 from fpg_zoo.errors import CheckpointError
-from fpg_zoo.modeling.detectors import Detector, build_detector
+from fpg_zoo.modeling.build import build_detector
+from fpg_zoo.modeling.detectors import Detector
 
 RETINA = "retinanet_nano_fpg"
 ESCAPE = "\x1b]0;PWNED\x07\x1b[2J\nfpg-zoo: good"

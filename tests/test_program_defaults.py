@@ -13,9 +13,9 @@ from tiny_models import tiny_model
 
 import fpg_zoo
 from fpg_zoo.data.views import View
-from fpg_zoo.modeling.anchors import cell_anchors, level_anchors
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.preprocess import preprocess
+from fpg_zoo.modeling.heads.anchors import cell_anchors, level_anchors
+from fpg_zoo.modeling.preprocess import preprocess
 from fpg_zoo.structures import Detections
 from fpg_zoo.training.criterion import Criterion
 

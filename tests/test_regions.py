@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from fpg_zoo.modeling.pooling import RegionPooling, aligned, regions_of
+from fpg_zoo.modeling.heads.roi_align import RegionPooling, aligned, regions_of
 
 STRIDES = (4, 8, 16, 32)
 

@@ -23,7 +23,7 @@ from fpg_zoo.checkpoints import safetensors_files as model_files
 from fpg_zoo.checkpoints.safetensors_files import WeightsFile, save, write_safetensors
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
 from fpg_zoo.loading import assemble, open_source
-from fpg_zoo.modeling.detectors import build_detector
+from fpg_zoo.modeling.build import build_detector
 
 Header = dict[str, Any]
 TENSOR = "backbone.conv1.weight"

@@ -9,9 +9,9 @@ import torch
 
 import fpg_zoo
 from fpg_zoo.config import RetinaNetConfig, TwoStageConfig
-from fpg_zoo.modeling.retina_head import DenseSelection
-from fpg_zoo.modeling.roi_heads import BoxSelection
-from fpg_zoo.modeling.rpn import Proposals, ProposalSelection
+from fpg_zoo.modeling.heads.retina_head import DenseSelection
+from fpg_zoo.modeling.heads.roi_heads import BoxSelection
+from fpg_zoo.modeling.heads.rpn import Proposals, ProposalSelection
 from fpg_zoo.structures import Instances
 from fpg_zoo.structures.boxes import best_first, clip, decode, has_area, nms_within
 

@@ -20,7 +20,7 @@ from fpg_zoo.errors import DownloadError
 from fpg_zoo.factory import published
 from fpg_zoo.loading import fetch
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
-from fpg_zoo.preprocess import preprocess
+from fpg_zoo.modeling.preprocess import preprocess
 
 SEED = 0
 RANDOM = "random"

@@ -11,18 +11,11 @@ from torch import Tensor
 from fpg_zoo.config import DetectorConfig, TwoStageConfig
 from fpg_zoo.config.validation import MOST_CLASSES
 from fpg_zoo.errors import CheckpointError
-from fpg_zoo.modeling.detectors import Detector, build_detector
 from fpg_zoo.text import printable
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST_CHANNELS = 32 * MOST_CLASSES  # of anchors' scores; no file keeps its reader counting classes
 _SHOWN = 4  # names listed in an error before "and N more"
-
-
-def build_on_meta(config: DetectorConfig, name: str) -> Detector:
-    """The detector in eval mode without memory or initial values, on the meta device."""
-    with torch.device("meta"):
-        return build_detector(config, name).eval()
 
 
 def with_classes(config: DetectorConfig, classes: tuple[str, ...] | int | None) -> DetectorConfig:

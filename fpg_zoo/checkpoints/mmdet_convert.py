@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fpg_zoo.checkpoints.fit import build_on_meta, check_forms, fitted_to, shape_differences, some
+from fpg_zoo.checkpoints.fit import check_forms, fitted_to, shape_differences, some
 from fpg_zoo.checkpoints.mmdet_names import reference_names
 from fpg_zoo.config import DetectorConfig
 from fpg_zoo.config.catalog import ARCHITECTURES, Architecture
 from fpg_zoo.errors import CheckpointError, StorageError
 from fpg_zoo.files import aside, explained
+from fpg_zoo.modeling.build import build_on_meta
 from fpg_zoo.modeling.detectors import Detector
 
 

@@ -15,7 +15,7 @@ from fpg_zoo.config.validation import check_above_zero, check_fractions, check_o
 from fpg_zoo.data.samples import Dataset, Picture, Sample
 from fpg_zoo.data.views import View
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.preprocess import resized_size
+from fpg_zoo.modeling.preprocess import resized_size
 from fpg_zoo.structures.boxes import has_area
 
 # Views of one picture that are tried where the crop must hold an object, and pictures then tried. With the recipe's

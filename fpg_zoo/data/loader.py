@@ -23,7 +23,7 @@ from fpg_zoo.data.augment import AugmentConfig, augmented
 from fpg_zoo.data.samples import Dataset
 from fpg_zoo.data.workers import parallel_map
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.preprocess import normalise, padded_size, resize, resized_size
+from fpg_zoo.modeling.preprocess import normalise, padded_size, resize, resized_size
 
 Key = tuple[int, int]  # epoch, picture
 
@@ -49,7 +49,7 @@ class EvaluationBatch(NamedTuple):
     """What `Detector.detect` takes, and where it is from.
 
     Attributes:
-        images: (N, 3, H, W) float32, as `fpg_zoo.preprocess.preprocess` makes them.
+        images: (N, 3, H, W) float32, as `fpg_zoo.modeling.preprocess.preprocess` makes them.
         sizes: N (height, width) in pixels before padding.
         original_sizes: N (height, width) of the pictures, the frame of their annotations.
         image_ids: N of them.
@@ -120,7 +120,7 @@ def evaluation_loader(
     world_size: int = 1,
     done: Collection[int | str] = (),
 ) -> Iterator[EvaluationBatch]:
-    """Every picture once, as `fpg_zoo.preprocess.preprocess` makes it; batches hold pictures of equal padded size.
+    """Every picture once, as `fpg_zoo.modeling.preprocess.preprocess` makes it; batches hold pictures of equal padded size.
 
     Padding beyond a picture's own would change what is detected in it. So batches are not all full, and their pictures
     not in the order of the dataset.

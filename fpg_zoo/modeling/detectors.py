@@ -25,15 +25,15 @@ from fpg_zoo.config import (
     RetinaNetConfig,
     TwoStageConfig,
 )
-from fpg_zoo.modeling.backbone import ResNet
-from fpg_zoo.modeling.fpg import FPG
-from fpg_zoo.modeling.fpn import FPN
-from fpg_zoo.modeling.nasfpn import NASFPN
-from fpg_zoo.modeling.pooling import regions_of
+from fpg_zoo.modeling.backbones.resnet import ResNet
+from fpg_zoo.modeling.heads.retina_head import DenseSelection, RetinaHead
+from fpg_zoo.modeling.heads.roi_align import regions_of
+from fpg_zoo.modeling.heads.roi_heads import BoxHead, BoxSelection, MaskHead, maps_of_class
+from fpg_zoo.modeling.heads.rpn import RPN, ProposalSelection
+from fpg_zoo.modeling.necks.fpg import FPG
+from fpg_zoo.modeling.necks.fpn import FPN
+from fpg_zoo.modeling.necks.nasfpn import NASFPN
 from fpg_zoo.modeling.postprocess import to_detections
-from fpg_zoo.modeling.retina_head import DenseSelection, RetinaHead
-from fpg_zoo.modeling.roi_heads import BoxHead, BoxSelection, MaskHead, maps_of_class
-from fpg_zoo.modeling.rpn import RPN, ProposalSelection
 from fpg_zoo.structures import Detections, Instances, check_score
 
 Sizes = Sequence[tuple[int, int]]
@@ -145,7 +145,7 @@ class Detector(nn.Module, ABC):
             raise ValueError(f"images has shape {tuple(images.shape)}: it takes (N, 3, H, W)")
         if not images.is_floating_point():
             raise ValueError(
-                f"images is {images.dtype}: normalise it first (fpg_zoo.preprocess) or use fpg_zoo.Predictor"
+                f"images is {images.dtype}: normalise it first (fpg_zoo.modeling.preprocess) or use fpg_zoo.Predictor"
             )
         if images.dtype != self.dtype or images.device != self.device:
             raise ValueError(
@@ -223,15 +223,6 @@ class RetinaNet(Detector):
         pyramid = self.neck(self.backbone(images))
         logits, deltas = self.head(pyramid)
         return self.select(logits, deltas, sizes)
-
-
-def build_detector(config: DetectorConfig, name: str = "custom") -> TwoStageDetector | RetinaNet:
-    """The detector that `config` describes, initialised for training, in train mode; of float32, on the current default
-    device."""
-    with _float32_by_default():
-        if isinstance(config, TwoStageConfig):
-            return TwoStageDetector(config, name)
-        return RetinaNet(config, name)
 
 
 @contextlib.contextmanager

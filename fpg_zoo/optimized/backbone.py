@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from fpg_zoo.modeling.backbone import ResNet
+from fpg_zoo.modeling.backbones.resnet import ResNet
 from fpg_zoo.optimized.convolutions import Convolution
 from fpg_zoo.optimized.winograd import convolution
 
@@ -34,7 +34,7 @@ class FusedBlock(nn.Module):
 
 
 class FusedResNet(nn.Module):
-    """Images (N, 3, H, W) to C2..C5, as `fpg_zoo.modeling.backbone.ResNet`."""
+    """Images (N, 3, H, W) to C2..C5, as `fpg_zoo.modeling.backbones.resnet.ResNet`."""
 
     def __init__(self, plain: ResNet, *, quick: bool) -> None:
         super().__init__()

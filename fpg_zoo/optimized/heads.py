@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from fpg_zoo.modeling.heads.retina_head import RetinaHead, SharedConv
+from fpg_zoo.modeling.heads.roi_heads import BoxHead, MaskHead
+from fpg_zoo.modeling.heads.rpn import RPN
 from fpg_zoo.modeling.layers import ConvNorm
-from fpg_zoo.modeling.retina_head import RetinaHead, SharedConv
-from fpg_zoo.modeling.roi_heads import BoxHead, MaskHead
-from fpg_zoo.modeling.rpn import RPN
 from fpg_zoo.optimized.convolutions import Convolution
 from fpg_zoo.optimized.winograd import WinogradConvolution, convolution, pays
 
@@ -19,7 +19,7 @@ _REGIONS = 32  # that the mask head takes at a time
 
 
 class FusedRPN(nn.Module):
-    """As `fpg_zoo.modeling.rpn.RPN`."""
+    """As `fpg_zoo.modeling.heads.rpn.RPN`."""
 
     def __init__(self, plain: RPN, *, quick: bool) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class FusedRPN(nn.Module):
 
 
 class FusedRetinaHead(nn.Module):
-    """As `fpg_zoo.modeling.retina_head.RetinaHead`."""
+    """As `fpg_zoo.modeling.heads.retina_head.RetinaHead`."""
 
     def __init__(self, plain: RetinaHead, *, quick: bool) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class FusedRetinaHead(nn.Module):
 
 
 class FusedSharedConv(nn.Module):
-    """As `fpg_zoo.modeling.retina_head.SharedConv`, for all levels at once: it stands once for each, with its norm, or
+    """As `fpg_zoo.modeling.heads.retina_head.SharedConv`, for all levels at once: it stands once for each, with its norm, or
     once for all if it is a quick one, whose weights are large.
 
     `forward`: the levels' maps (N, in, H_l, W_l) to (N, out, H_l, W_l), after ReLU.
@@ -80,7 +80,7 @@ class FusedTower(nn.Module):
 
 
 class FusedBoxHead(nn.Module):
-    """As `fpg_zoo.modeling.roi_heads.BoxHead`; the first layer takes pooled regions in channels-last order.
+    """As `fpg_zoo.modeling.heads.roi_heads.BoxHead`; the first layer takes pooled regions in channels-last order.
 
     Its weight is put into that order, so that no region is.
     """
@@ -109,7 +109,7 @@ class FusedBoxHead(nn.Module):
 
 
 class FusedMaskHead(nn.Module):
-    """As `fpg_zoo.modeling.roi_heads.MaskHead`, some regions at a time, whose maps then stay in the cache.
+    """As `fpg_zoo.modeling.heads.roi_heads.MaskHead`, some regions at a time, whose maps then stay in the cache.
 
     The transposed convolution makes 2x2 pixels of each by itself: a 1x1 convolution to four times the channels. They
     are put into their places after the last layer, which has fewer channels and looks at single pixels.

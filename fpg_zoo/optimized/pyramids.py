@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpg_zoo.modeling.fpg import FPG, FromCoarser, LevelInputs, Node, Pathway, Transition, check_halving, sources
-from fpg_zoo.modeling.fpn import FPN
 from fpg_zoo.modeling.layers import ConvNorm, subsample2
-from fpg_zoo.modeling.nasfpn import NASFPN, Cell, Finish
+from fpg_zoo.modeling.necks.fpg import FPG, FromCoarser, LevelInputs, Node, Pathway, Transition, check_halving, sources
+from fpg_zoo.modeling.necks.fpn import FPN
+from fpg_zoo.modeling.necks.nasfpn import NASFPN, Cell, Finish
 from fpg_zoo.optimized.convolutions import Convolution, EnlargedConvolution, folded
 from fpg_zoo.optimized.winograd import WinogradConvolution, convolution, pays
 
@@ -76,7 +76,7 @@ class FusedNode(nn.Module):
 
 
 class FusedPathway(Pathway):
-    """A column of nodes, as `fpg_zoo.modeling.fpg.Pathway`, on maps after ReLU."""
+    """A column of nodes, as `fpg_zoo.modeling.necks.fpg.Pathway`, on maps after ReLU."""
 
     def __init__(self, plain: Pathway, *, quick: bool) -> None:
         nn.Module.__init__(self)
@@ -90,7 +90,7 @@ class FusedPathway(Pathway):
 
 
 class FusedFPG(nn.Module):
-    """Stages C2..C5 to the pyramid, as `fpg_zoo.modeling.fpg.FPG`, for grids without identities."""
+    """Stages C2..C5 to the pyramid, as `fpg_zoo.modeling.necks.fpg.FPG`, for grids without identities."""
 
     def __init__(self, plain: FPG, *, quick: bool) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class FusedFPG(nn.Module):
 
 
 class FusedFPN(nn.Module):
-    """Stages C2..C5 to the pyramid, as `fpg_zoo.modeling.fpn.FPN`."""
+    """Stages C2..C5 to the pyramid, as `fpg_zoo.modeling.necks.fpn.FPN`."""
 
     def __init__(self, plain: FPN, *, quick: bool) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class FusedFPN(nn.Module):
 
 
 class FusedFinish(nn.Module):
-    """What follows a merge of NAS-FPN's, as `fpg_zoo.modeling.nasfpn.Finish`; the ReLU is taken in place, of a sum that
+    """What follows a merge of NAS-FPN's, as `fpg_zoo.modeling.necks.nasfpn.Finish`; the ReLU is taken in place, of a sum that
     nobody else has."""
 
     def __init__(self, plain: Finish, *, quick: bool) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fpg_zoo.modeling.anchors import anchors_like, anchors_within, per_anchor
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
-from fpg_zoo.modeling.pooling import regions_of
-from fpg_zoo.modeling.rpn import ProposalSelection
-from fpg_zoo.preprocess import padded_size
+from fpg_zoo.modeling.heads.anchors import anchors_like, anchors_within, per_anchor
+from fpg_zoo.modeling.heads.roi_align import regions_of
+from fpg_zoo.modeling.heads.rpn import ProposalSelection
+from fpg_zoo.modeling.preprocess import padded_size
 from fpg_zoo.training.losses import (
     absolute_error,
     binary_cross_entropy,

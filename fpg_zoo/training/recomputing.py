@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.modeling.fpg import FPG
+from fpg_zoo.modeling.necks.fpg import FPG
 
 
 def recompute_grid(model: Detector) -> None:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpg_zoo.config import BoxHeadConfig, MaskHeadConfig
+from fpg_zoo.modeling.heads.roi_align import RegionPooling
 from fpg_zoo.modeling.layers import ConvNorm, init_kaiming, init_normal
-from fpg_zoo.modeling.pooling import RegionPooling
 from fpg_zoo.structures import Instances
 from fpg_zoo.structures.boxes import clip, decode, nms_within
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from fpg_zoo.config import RPNConfig
-from fpg_zoo.modeling.anchors import anchors_like, per_anchor
+from fpg_zoo.modeling.heads.anchors import anchors_like, per_anchor
 from fpg_zoo.modeling.layers import init_normal
 from fpg_zoo.structures.boxes import best_first, clip, decode, has_area, moved_apart
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpg_zoo.config import RetinaHeadConfig
-from fpg_zoo.modeling.anchors import anchors_like, per_anchor
+from fpg_zoo.modeling.heads.anchors import anchors_like, per_anchor
 from fpg_zoo.modeling.layers import init_normal
 from fpg_zoo.structures import Instances
 from fpg_zoo.structures.boxes import best_first, clip, decode, has_area, nms_within

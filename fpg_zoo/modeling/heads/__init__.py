@@ -1,0 +1,1 @@
+"""Heads: a pyramid to proposals, boxes and masks."""
