@@ -20,8 +20,7 @@ from pathlib import Path
 from harness.measure import Spread, measure_in_turn, write
 
 from fpg_zoo.files import sha256_of
-from fpg_zoo.weights.download import download
-from fpg_zoo.weights.partial import Partial
+from fpg_zoo.weights.download import Partial, download
 from fpg_zoo.weights.store import verify_file
 
 FILE_BYTES = 300_000_000

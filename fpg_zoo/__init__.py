@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from fpg_zoo.checkpoints.mmdet_convert import load_reference_state_dict, reference_state_dict
     from fpg_zoo.errors import FPGZooError
     from fpg_zoo.factory import ModelInfo, create_model, list_models, model_info
-    from fpg_zoo.hub_push import push_to_hub
     from fpg_zoo.optimized.detectors import optimize
     from fpg_zoo.predictor import Predictor
     from fpg_zoo.structures import Detections
+    from fpg_zoo.weights.hub.push import push_to_hub
 
 __all__ = [
     "Detections",

@@ -204,7 +204,7 @@ def _folder_of(name: str) -> Path:
         if folder.is_file() or name == LOCAL:
             raise ConfigError(f"{name}: {LOCAL} takes a folder; a file is read with checkpoint=")
         return folder
-    from fpg_zoo.hub import fetch
+    from fpg_zoo.weights.hub.fetch import fetch
 
     return fetch(name[len(HUB) :])
 

@@ -22,8 +22,8 @@ import fpg_zoo
 from fpg_zoo import files
 from fpg_zoo.errors import CheckpointError, StorageError
 from fpg_zoo.loading import fetch
-from fpg_zoo.weights import cache
-from fpg_zoo.weights.cache import contents, prune
+from fpg_zoo.weights import listing as cache
+from fpg_zoo.weights.listing import contents, prune
 from fpg_zoo.weights.store import Pin, Store, pin_path, verify_file
 
 FILE = "/weights.pth"

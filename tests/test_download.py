@@ -15,8 +15,8 @@ from serving import HOST, Fault, Mirror, serve
 
 from fpg_zoo.errors import DownloadError, StorageError
 from fpg_zoo.weights import download
-from fpg_zoo.weights.partial import Partial, Version
-from fpg_zoo.weights.settings import mirrored
+from fpg_zoo.weights.download import Partial, Version
+from fpg_zoo.weights.environment import mirrored
 
 FILE = "/some.pth"
 CONTENT = bytes(range(256)) * 4 * 1024  # 1 MiB

@@ -12,7 +12,7 @@ from command import environment, run
 from serving import HOST
 
 from fpg_zoo.errors import DownloadError, StorageError
-from fpg_zoo.weights.settings import cache_folder, mirrored
+from fpg_zoo.weights.environment import cache_folder, mirrored
 
 # As a user number without an entry in the system's list has it.
 WITHOUT_HOME = """

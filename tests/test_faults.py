@@ -21,9 +21,10 @@ from faulty_child import Job, Lane, copied, lane
 from serving import Mirror, entry_of, serve
 
 from fpg_zoo.errors import DigestError
-from fpg_zoo.weights import cache, download
+from fpg_zoo.weights import download
+from fpg_zoo.weights import listing as cache
+from fpg_zoo.weights.download import Version
 from fpg_zoo.weights.manifest import Manifest, Published
-from fpg_zoo.weights.partial import Version
 from fpg_zoo.weights.store import Store, pin_path
 
 FILE = "/weights.pth"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hub_client import OWNER, STRANGER, Client, Hub, running
 
-from fpg_zoo import hub as hub_module
 from fpg_zoo.checkpoints import safetensors_files as model_files
 from fpg_zoo.errors import ConfigError
+from fpg_zoo.weights.hub import fetch as hub_module
 
 CONFIG = json.dumps({"schema_version": 1, "architecture": "some_model", "config": {}})
 WEIGHTS = bytes(range(256)) * 64
@@ -297,7 +297,7 @@ def test_offline_set_late_holds_and_unset_late_is_told(client):
     client.hub.forget()
     told = client.run("""
         import huggingface_hub.constants
-        from fpg_zoo.hub_push import push_to_hub
+        from fpg_zoo.weights.hub.push import push_to_hub
         hub.fetch("owner/late")
         asked()
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -12,7 +12,7 @@ import torch
 from hub_client import OWNER, Client, Hub, running
 from tiny_models import tiny_model
 
-from fpg_zoo import hub_push
+from fpg_zoo.weights.hub import push as hub_push
 from fpg_zoo.weights.manifest import Manifest, load_manifest
 from fpg_zoo.weights.store import Pin, Store, pin_path
 

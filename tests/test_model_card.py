@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard
 from tiny_models import tiny_model
 
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.model_card import is_own_card, model_card
 from fpg_zoo.modeling.build import build_on_meta
+from fpg_zoo.weights.hub.card import is_own_card, model_card
 from fpg_zoo.weights.manifest import load_manifest
 
 PUBLISHED = load_manifest().find("mask_rcnn_r50_fpg", None)

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 import fpg_zoo
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import CheckpointError, DigestError
-from fpg_zoo.hub_push import published_as
 from fpg_zoo.loading import fetch
-from fpg_zoo.model_card import model_card
 from fpg_zoo.weights import manifest as manifest_module
+from fpg_zoo.weights.hub.card import model_card
+from fpg_zoo.weights.hub.push import published_as
 from fpg_zoo.weights.manifest import Published, load_manifest
 
 NANO = ("faster_rcnn_nano_fpg", "mask_rcnn_nano_fpg", "retinanet_nano_fpg")

@@ -15,8 +15,8 @@ from serving import HOST, Mirror, entry_of, serve
 
 from fpg_zoo.errors import DownloadError, StorageError
 from fpg_zoo.weights import manifest
+from fpg_zoo.weights.download import Version
 from fpg_zoo.weights.manifest import Published
-from fpg_zoo.weights.partial import Version
 from fpg_zoo.weights.store import Store, pin_path
 
 FILE = "/weights.pth"

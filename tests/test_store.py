@@ -26,9 +26,9 @@ from fpg_zoo.cli import main
 from fpg_zoo.errors import CheckpointError, DigestError, DownloadError, StorageError
 from fpg_zoo.loading import fetch
 from fpg_zoo.weights import download
+from fpg_zoo.weights.download import Partial
+from fpg_zoo.weights.environment import mirrored
 from fpg_zoo.weights.manifest import Published
-from fpg_zoo.weights.partial import Partial
-from fpg_zoo.weights.settings import mirrored
 from fpg_zoo.weights.store import Store, pin_path
 
 NAME = "retinanet_nano_fpg"

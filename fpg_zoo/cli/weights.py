@@ -82,8 +82,8 @@ def _download(options: argparse.Namespace) -> int:
     names = options.names
     if options.all:  # what comes with the zoo is there already
         names = [entry.name for entry in load_manifest().checkpoints if not entry.packaged]
-    from fpg_zoo.hub import check_spec
-    from fpg_zoo.hub import fetch as fetch_from_hub
+    from fpg_zoo.weights.hub.fetch import check_spec
+    from fpg_zoo.weights.hub.fetch import fetch as fetch_from_hub
 
     entries = {}
     for name in names:  # a misspelt one is told before anything is fetched
@@ -115,7 +115,7 @@ def _download(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from itertools import chain
 
-    from fpg_zoo import hub
+    from fpg_zoo.weights.hub import fetch as hub
     from fpg_zoo.weights.store import Store, verify_file
 
     verdicts = [verify_file(options.file)] if options.file else chain(Store().verify(), hub.verify())
@@ -130,7 +130,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from fpg_zoo.weights.cache import contents, prune
+    from fpg_zoo.weights.listing import contents, prune
     from fpg_zoo.weights.store import Store
 
     store = Store()
@@ -176,7 +176,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _push(options: argparse.Namespace) -> int:
-    from fpg_zoo.hub_push import check_push, push_to_hub
+    from fpg_zoo.weights.hub.push import check_push, push_to_hub
 
     figures = _figures(options.figure)
     given = {"revision": options.revision, "figures": figures, "licence": options.licence}

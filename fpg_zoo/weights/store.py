@@ -31,10 +31,9 @@ from fpg_zoo.files import (
 )
 from fpg_zoo.locks import LockedError, file_lock
 from fpg_zoo.text import printable
-from fpg_zoo.weights.download import MAX_BYTES, download
+from fpg_zoo.weights.download import MAX_BYTES, Partial, download
+from fpg_zoo.weights.environment import cache_folder, is_offline, mirrored
 from fpg_zoo.weights.manifest import Published, load_manifest
-from fpg_zoo.weights.partial import Partial
-from fpg_zoo.weights.settings import cache_folder, is_offline, mirrored
 
 # Takes a verified file, what its converted form is to say of its origin, and where to write that form, in a folder that
 # is removed afterwards.

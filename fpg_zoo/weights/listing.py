@@ -13,8 +13,8 @@ from typing import Literal
 
 from fpg_zoo.files import TEMPORARY, explained
 from fpg_zoo.locks import LockedError
+from fpg_zoo.weights.download import Partial
 from fpg_zoo.weights.manifest import load_manifest
-from fpg_zoo.weights.partial import Partial
 from fpg_zoo.weights.store import HUB_FOLDER, PART_ENDING, Store, pin_path, role_of
 
 Kind = Literal["weights", "superseded", "foreign", "partial", "temporary"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from fpg_zoo.errors import DownloadError, FPGZooError, StorageError
 from fpg_zoo.text import printable
-from fpg_zoo.weights.settings import is_offline
+from fpg_zoo.weights.environment import is_offline
 
 
 def check_online(what: str) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpg_zoo.errors import CheckpointError, ConfigError
-from fpg_zoo.hub import CONFIG, PREFIX, WEIGHTS, hub_api, is_branch, is_repository
-from fpg_zoo.model_card import check_licence, checked_figures, is_own_card, model_card
 from fpg_zoo.text import quoted
-from fpg_zoo.weights.hub_errors import check_online, explained_hub, one_line
+from fpg_zoo.weights.hub.card import check_licence, checked_figures, is_own_card, model_card
+from fpg_zoo.weights.hub.errors import check_online, explained_hub, one_line
+from fpg_zoo.weights.hub.fetch import CONFIG, PREFIX, WEIGHTS, hub_api, is_branch, is_repository
 from fpg_zoo.weights.manifest import Published, load_manifest
 from fpg_zoo.weights.store import Store, verify_file
 

@@ -20,8 +20,8 @@ from fpg_zoo.files import TEMPORARY, aside, explained, open_regular, read_regula
 from fpg_zoo.text import printable, quoted
 from fpg_zoo.version import __version__
 from fpg_zoo.weights.download import MAX_BYTES
-from fpg_zoo.weights.hub_errors import check_online, explained_hub
-from fpg_zoo.weights.settings import cache_folder, is_offline
+from fpg_zoo.weights.environment import cache_folder, is_offline
+from fpg_zoo.weights.hub.errors import check_online, explained_hub
 from fpg_zoo.weights.store import Verdict
 
 if TYPE_CHECKING:
