@@ -14,11 +14,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
+from fpg_zoo.data.dataset import Dataset
+from fpg_zoo.data.ground_truth import ground_truth
 from fpg_zoo.data.loader import evaluation_batches, evaluation_loader
 from fpg_zoo.data.masks import can_have_masks, filled
-from fpg_zoo.data.samples import Dataset
 from fpg_zoo.files import on_terminal
-from fpg_zoo.ground_truth import ground_truth
 from fpg_zoo.modeling.detectors import Detector, TwoStageDetector
 
 Kind = Literal["bbox", "segm"]

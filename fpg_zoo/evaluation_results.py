@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from fpg_zoo.data.annotation_problems import MASK_TOO_LARGE, Report
 from fpg_zoo.data.coco import read_annotations
-from fpg_zoo.data.entries import Entries, plain_ids
+from fpg_zoo.data.coco_annotations import Entries, plain_ids
+from fpg_zoo.data.ground_truth import check_objects, truth_of
 from fpg_zoo.data.masks import MAX_PIXELS, MAX_SIDE, can_have_masks, compressed, read_mask
-from fpg_zoo.data.report import MASK_TOO_LARGE, Report
 from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.evaluation import Kind, kinds_with_truth, no_mask_note
 from fpg_zoo.files import on_terminal
-from fpg_zoo.ground_truth import check_objects, truth_of
 
 _KEYS: dict[Kind, str] = {"bbox": "bbox", "segm": "segmentation"}
 _FAR = 1e9  # pixels; no coordinate is as large
@@ -33,7 +33,7 @@ class Results(NamedTuple):
     """Detections that `fpg_zoo.evaluation.coco_scores` takes.
 
     Attributes:
-        annotations: what they are compared with, as of `fpg_zoo.ground_truth.ground_truth`.
+        annotations: what they are compared with, as of `fpg_zoo.data.ground_truth.ground_truth`.
         rows: those of the results file, masks as compressed RLE.
         kinds: what they can be judged by, one at least: boxes, masks.
         report: what was left out or repaired of the annotations.

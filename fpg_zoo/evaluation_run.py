@@ -13,13 +13,13 @@ import torch
 
 from fpg_zoo.config.serialization import to_dict
 from fpg_zoo.data.coco import CocoDataset
-from fpg_zoo.data.samples import Dataset, Picture, Sample
+from fpg_zoo.data.dataset import Dataset, Picture, Sample
+from fpg_zoo.data.ground_truth import ground_truth
 from fpg_zoo.data.shapes import PICTURES, ShapesDataset
 from fpg_zoo.errors import ConfigError, FPGZooError
 from fpg_zoo.evaluation import detected, image_ids_of
 from fpg_zoo.evaluation_parts import Found, Parts
 from fpg_zoo.files import sha256_of
-from fpg_zoo.ground_truth import ground_truth
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.processes import Processes
 from fpg_zoo.text import quoted
@@ -35,7 +35,7 @@ class HeldOut(NamedTuple):
 
     Attributes:
         dataset: the pictures.
-        annotations: what detections are compared with, as of `fpg_zoo.ground_truth.ground_truth`.
+        annotations: what detections are compared with, as of `fpg_zoo.data.ground_truth.ground_truth`.
         category_ids: the file's id of each of the data set's classes.
         digest: the file's SHA-256, or what else tells the data from any other.
         summary: what there is and what was left out, for people; None where there is nothing to say.

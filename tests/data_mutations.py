@@ -24,7 +24,7 @@ from coco_folders import CATEGORIES, annotation, draw_picture, picture
 from voc_folders import GOOD, HEIGHT, WIDTH, voc_object, voc_xml, write_voc
 
 from fpg_zoo.data.coco import CocoDataset
-from fpg_zoo.data.voc import convert_voc
+from fpg_zoo.data.convert_voc import convert_voc
 from fpg_zoo.errors import FPGZooError, ImageError
 
 SECONDS = 10

@@ -12,10 +12,9 @@ import torch
 from coco_folders import annotation, picture, rectangle, write_folder
 from pycocotools import mask as mask_api
 
-from fpg_zoo.data.augment import AugmentConfig, augmented, draw_view, seen
+from fpg_zoo.data.augment import AugmentConfig, View, augmented, draw_view, seen
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.masks import Polygons, RunLengths
-from fpg_zoo.data.views import View
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.preprocess import resize
 

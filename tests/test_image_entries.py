@@ -15,7 +15,7 @@ from command import run
 from PIL import Image
 
 from fpg_zoo.data.coco import CocoDataset
-from fpg_zoo.data.image_entries import find_image, image_sizes, resolve_inside
+from fpg_zoo.data.coco_images import find_image, image_sizes, resolve_inside
 from fpg_zoo.errors import ConfigError, ImageError
 
 BOX = [4, 5, 10, 20]

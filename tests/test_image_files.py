@@ -15,9 +15,9 @@ import pytest
 from command import python
 from PIL import EpsImagePlugin, Image
 
-from fpg_zoo.data.report import IMAGE_UNREADABLE
-from fpg_zoo.data.samples import read_pixels
-from fpg_zoo.data.voc import convert_voc
+from fpg_zoo.data.annotation_problems import IMAGE_UNREADABLE
+from fpg_zoo.data.convert_voc import convert_voc
+from fpg_zoo.data.dataset import read_pixels
 from fpg_zoo.errors import ConfigError, ImageError
 from fpg_zoo.structures.images import find_images, image_suffixes, read_image, read_stored_image, to_pixels
 

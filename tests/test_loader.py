@@ -16,8 +16,8 @@ import fpg_zoo
 from fpg_zoo.config import PreprocessConfig
 from fpg_zoo.data.augment import AugmentConfig
 from fpg_zoo.data.coco import CocoDataset
+from fpg_zoo.data.dataset import Picture, Sample
 from fpg_zoo.data.loader import EvaluationBatch, TrainBatch, evaluation_loader, train_loader
-from fpg_zoo.data.samples import Picture, Sample
 from fpg_zoo.errors import ConfigError, ImageError
 from fpg_zoo.modeling.preprocess import preprocess
 from fpg_zoo.training.criterion import Criterion

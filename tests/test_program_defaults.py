@@ -12,7 +12,7 @@ import torch
 from tiny_models import tiny_model
 
 import fpg_zoo
-from fpg_zoo.data.views import View
+from fpg_zoo.data.augment import View
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.modeling.heads.anchors import cell_anchors, level_anchors
 from fpg_zoo.modeling.preprocess import preprocess

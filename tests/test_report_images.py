@@ -13,7 +13,7 @@ import pytest
 from command import run
 from PIL import Image
 
-from fpg_zoo.data.shapes_outlines import CLASSES
+from fpg_zoo.data.shapes.outlines import CLASSES
 
 PRIVATE, OWN = (12, 200, 34), (200, 34, 12)
 

@@ -17,14 +17,14 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from fpg_zoo.config import PreprocessConfig
-from fpg_zoo.data import shapes_scenes
 from fpg_zoo.data.augment import AugmentConfig
 from fpg_zoo.data.coco import CocoDataset
+from fpg_zoo.data.dataset import Dataset, Picture
 from fpg_zoo.data.loader import train_loader
 from fpg_zoo.data.masks import RunLengths, decode
-from fpg_zoo.data.samples import Dataset, Picture
 from fpg_zoo.data.shapes import PICTURES, SIZE, ShapesDataset, write_coco
-from fpg_zoo.data.shapes_outlines import (
+from fpg_zoo.data.shapes import scenes as shapes_scenes
+from fpg_zoo.data.shapes.outlines import (
     CLASSES,
     FINE,
     SINES,
@@ -37,7 +37,7 @@ from fpg_zoo.data.shapes_outlines import (
     placed,
     rasterised,
 )
-from fpg_zoo.data.shapes_scenes import LEAST_PIXELS, LEAST_SHARE, MOST_OBJECTS, Draws, scene
+from fpg_zoo.data.shapes.scenes import LEAST_PIXELS, LEAST_SHARE, MOST_OBJECTS, Draws, scene
 from fpg_zoo.errors import ConfigError, StorageError
 from fpg_zoo.evaluation import coco_figures
 

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from voc_folders import GOOD, HEIGHT, WIDTH, voc_object, voc_xml, write_voc
 
 from fpg_zoo.data.coco import CocoDataset
-from fpg_zoo.data.voc import Split, convert_voc
+from fpg_zoo.data.convert_voc import Split, convert_voc
 from fpg_zoo.errors import ConfigError, StorageError
 
 

@@ -15,7 +15,7 @@ from coco_folders import draw_picture
 from voc_folders import GOOD, HEIGHT, WIDTH, voc_object, voc_xml, write_voc
 
 from fpg_zoo.data.coco import CocoDataset
-from fpg_zoo.data.voc import Conversion, convert_voc
+from fpg_zoo.data.convert_voc import Conversion, convert_voc
 from fpg_zoo.errors import ConfigError
 
 ENCODING = "annotation file in an unknown encoding, or not in the one it declares (UTF-8 if none)"

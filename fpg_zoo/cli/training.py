@@ -11,7 +11,7 @@ from fpg_zoo.cli.printing import print_line, print_lines
 from fpg_zoo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fpg_zoo.data.samples import Dataset
+    from fpg_zoo.data.dataset import Dataset
     from fpg_zoo.evaluation_run import HeldOut
     from fpg_zoo.modeling.detectors import Detector
     from fpg_zoo.processes import Processes
@@ -183,7 +183,7 @@ def _model(options: argparse.Namespace, class_names: tuple[str, ...]) -> Detecto
 
 
 def _convert_data(options: argparse.Namespace) -> int:
-    from fpg_zoo.data.voc import convert_voc
+    from fpg_zoo.data.convert_voc import convert_voc
 
     conversion = convert_voc(options.source, options.out)
     print_lines(conversion.summary())

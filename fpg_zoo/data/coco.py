@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpg_zoo.data.entries import Entries, plain_ids, read_category_id
-from fpg_zoo.data.image_entries import image_folder, name_of
-from fpg_zoo.data.report import CATEGORY_ROOT, CATEGORY_TEXT, Report
-from fpg_zoo.data.samples import Picture, Sample, read_pixels
+from fpg_zoo.data.annotation_problems import CATEGORY_ROOT, CATEGORY_TEXT, Report
+from fpg_zoo.data.coco_annotations import Entries, plain_ids, read_category_id
+from fpg_zoo.data.coco_images import image_folder, name_of
+from fpg_zoo.data.dataset import Picture, Sample, read_pixels
 from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError
 
@@ -24,7 +24,7 @@ _EXPECTED = "an annotation file in COCO's format"
 
 
 class CocoDataset:
-    """The pictures of an annotation file in COCO's format with their objects; a `fpg_zoo.data.samples.Dataset`.
+    """The pictures of an annotation file in COCO's format with their objects; a `fpg_zoo.data.dataset.Dataset`.
 
     Attributes:
         annotation_file: as given.

@@ -20,7 +20,7 @@ from torch.nn import functional
 from fpg_zoo.config import PreprocessConfig
 from fpg_zoo.config.validation import check_positive
 from fpg_zoo.data.augment import AugmentConfig, augmented
-from fpg_zoo.data.samples import Dataset
+from fpg_zoo.data.dataset import Dataset
 from fpg_zoo.data.workers import parallel_map
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.preprocess import normalise, padded_size, resize, resized_size

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
-from fpg_zoo.data.report import MASK_MALFORMED, MASK_MISSING, MASK_TOO_LARGE, POLYGON_WITHOUT_AREA
+from fpg_zoo.data.annotation_problems import MASK_MALFORMED, MASK_MISSING, MASK_TOO_LARGE, POLYGON_WITHOUT_AREA
 
 # pycocotools counts pixels and places along an outline in 32 bits, and takes memory for each fifth of a pixel of an
 # outline before it looks at anything. What lies beyond these bounds ends in a signal there, not in an error.
@@ -55,7 +55,7 @@ def read_mask(segmentation: object, size: tuple[int, int], complain: Callable[[s
         segmentation: a list of polygons [x, y, x, y, ...] in pixels, or run lengths {"size": [h, w], "counts": ...},
             the counts as COCO's text or as a list of whole numbers.
         size: (height, width) of the picture.
-        complain: is told each kind of `fpg_zoo.data.report` that is wrong with it.
+        complain: is told each kind of `fpg_zoo.data.annotation_problems` that is wrong with it.
 
     Returns:
         The mask; None where there is none that can be used.

@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from fpg_zoo.data.image_entries import find_image, name_of, resolve_inside, size_of
-from fpg_zoo.data.samples import Dataset, read_pixels
+from fpg_zoo.data.coco_images import find_image, name_of, resolve_inside, size_of
+from fpg_zoo.data.dataset import Dataset, read_pixels
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import ImageError
 from fpg_zoo.evaluation import Kind, Scores, image_ids_of

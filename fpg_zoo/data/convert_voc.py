@@ -15,10 +15,10 @@ from xml.parsers import expat
 
 from tqdm import tqdm
 
-from fpg_zoo.data import report as kinds
-from fpg_zoo.data.entries import read_box
-from fpg_zoo.data.image_entries import image_sizes
-from fpg_zoo.data.report import Report
+from fpg_zoo.data import annotation_problems as kinds
+from fpg_zoo.data.annotation_problems import Report
+from fpg_zoo.data.coco_annotations import read_box
+from fpg_zoo.data.coco_images import image_sizes
 from fpg_zoo.data.text_files import decode_text
 from fpg_zoo.data.xml_files import MAX_XML_BYTES, DocumentTypeError, EncodingError, decode_xml, parse_xml
 from fpg_zoo.errors import ConfigError

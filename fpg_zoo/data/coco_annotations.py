@@ -10,11 +10,11 @@ from typing import Any, TypeGuard, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from fpg_zoo.data import report as kinds
-from fpg_zoo.data.image_entries import ambiguous_files, expected_path, find_image, image_sizes, name_of, size_of
+from fpg_zoo.data import annotation_problems as kinds
+from fpg_zoo.data.annotation_problems import Report
+from fpg_zoo.data.coco_images import ambiguous_files, expected_path, find_image, image_sizes, name_of, size_of
+from fpg_zoo.data.dataset import Objects, Picture, no_objects
 from fpg_zoo.data.masks import Mask, box_around, read_mask
-from fpg_zoo.data.report import Report
-from fpg_zoo.data.samples import Objects, Picture, no_objects
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import on_terminal
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fpg_zoo.data.shapes_outlines import CLASSES, FINE, TURNS, Stamp, placed, rasterised
+from fpg_zoo.data.shapes.outlines import CLASSES, FINE, TURNS, Stamp, placed, rasterised
 
 MOST_OBJECTS = 12  # in a scene
 # How many of 100 objects have a circle (`Outline`'s) of a diameter from .. to so many pixels, uniform in between.

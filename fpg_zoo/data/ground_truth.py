@@ -8,9 +8,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from fpg_zoo.data.annotation_problems import Report
+from fpg_zoo.data.dataset import Dataset, Picture
 from fpg_zoo.data.masks import as_coco
-from fpg_zoo.data.report import Report
-from fpg_zoo.data.samples import Dataset, Picture
 from fpg_zoo.errors import ConfigError
 
 

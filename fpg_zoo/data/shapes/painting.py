@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fpg_zoo.data.shapes_outlines import (
+from fpg_zoo.data.shapes.outlines import (
     FINE,
     SINES,
     TURNS,
@@ -20,7 +20,7 @@ from fpg_zoo.data.shapes_outlines import (
     rasterised,
     turn,
 )
-from fpg_zoo.data.shapes_scenes import Draws, Placed, Scene, crossing
+from fpg_zoo.data.shapes.scenes import Draws, Placed, Scene, crossing
 
 Colour = tuple[int, int, int]  # red, green, blue, 0..255
 

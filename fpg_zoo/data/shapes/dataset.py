@@ -16,11 +16,11 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from fpg_zoo.config.validation import check_one_of, check_positive, entries
+from fpg_zoo.data.dataset import Objects, Picture, Sample, no_objects
 from fpg_zoo.data.masks import RunLengths
-from fpg_zoo.data.samples import Objects, Picture, Sample, no_objects
-from fpg_zoo.data.shapes_outlines import CLASSES
-from fpg_zoo.data.shapes_painting import paint
-from fpg_zoo.data.shapes_scenes import MOST_OBJECTS, Scene, scene
+from fpg_zoo.data.shapes.outlines import CLASSES
+from fpg_zoo.data.shapes.painting import paint
+from fpg_zoo.data.shapes.scenes import MOST_OBJECTS, Scene, scene
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import aside, explained
 
@@ -34,7 +34,7 @@ _GREATEST_SIDE = 1024  # pixels; beyond, the numbers that textures are reckoned 
 
 
 class ShapesDataset:
-    """Scenes of a split with their objects; a `fpg_zoo.data.samples.Dataset`.
+    """Scenes of a split with their objects; a `fpg_zoo.data.dataset.Dataset`.
 
     Attributes:
         split: `train` or `val`, which share no scene.
