@@ -14,8 +14,8 @@ from harness.measure import measure_in_turn, write
 
 import fpg_zoo
 from fpg_zoo.checkpoints.safetensors_files import WeightsFile, metadata_of, write_safetensors
-from fpg_zoo.factory import published
 from fpg_zoo.modeling.build import build_on_meta
+from fpg_zoo.models.factory import published
 from fpg_zoo.weights.store import Store
 
 LIMIT = 1.5  # of the baseline

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from fpg_zoo.ahead import ahead
 from fpg_zoo.errors import ConfigError, ImageError, is_out_of_memory
-from fpg_zoo.factory import check_source, create_model
 from fpg_zoo.files import aside, check_writable, explained, on_terminal
+from fpg_zoo.models.factory import check_source, create_model
 from fpg_zoo.predictor import Predictor
 from fpg_zoo.structures import Detections
 from fpg_zoo.structures.images import ANNOTATED_ENDING, SOFTWARE, SOFTWARE_TAG, is_url, label_of, read_image

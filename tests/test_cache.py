@@ -21,7 +21,7 @@ from serving import Mirror, entry_of, publish, serve
 import fpg_zoo
 from fpg_zoo import files
 from fpg_zoo.errors import CheckpointError, StorageError
-from fpg_zoo.loading import fetch
+from fpg_zoo.models.loading import fetch
 from fpg_zoo.weights import listing as cache
 from fpg_zoo.weights.listing import contents, prune
 from fpg_zoo.weights.store import Pin, Store, pin_path, verify_file
@@ -302,7 +302,7 @@ sys.path.insert(0, sys.argv[1])
 from serving import entry_of
 import fpg_zoo
 from fpg_zoo import model_files
-from fpg_zoo.loading import fetch
+from fpg_zoo.models.loading import fetch
 from fpg_zoo.weights.store import Store
 
 write, limit = model_files.save_file, int(sys.argv[2])

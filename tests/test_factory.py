@@ -43,7 +43,7 @@ def test_all_models_are_listed_in_natural_order() -> None:
 
 
 def test_natural_order_puts_2_before_10(monkeypatch: pytest.MonkeyPatch) -> None:
-    import fpg_zoo.factory as factory
+    import fpg_zoo.models.factory as factory
 
     row = factory.ARCHITECTURES[NAME]
     monkeypatch.setattr(factory, "ARCHITECTURES", {"a10_x": row, "a2_x": row, "a2": row, "b": row})
@@ -103,7 +103,7 @@ def test_an_unknown_tag_is_answered_with_the_nearest() -> None:
 
 
 def test_a_model_without_published_weights_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    import fpg_zoo.factory as factory
+    import fpg_zoo.models.factory as factory
 
     new = dataclasses.replace(factory.ARCHITECTURES[NAME], name="new")
     monkeypatch.setattr(factory, "ARCHITECTURES", {"new": new})

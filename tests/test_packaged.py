@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import fpg_zoo
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import CheckpointError, DigestError
-from fpg_zoo.loading import fetch
+from fpg_zoo.models.loading import fetch
 from fpg_zoo.weights import manifest as manifest_module
 from fpg_zoo.weights.hub.card import model_card
 from fpg_zoo.weights.hub.push import published_as

@@ -22,8 +22,8 @@ import fpg_zoo
 from fpg_zoo.checkpoints import safetensors_files as model_files
 from fpg_zoo.checkpoints.safetensors_files import WeightsFile, save, write_safetensors
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
-from fpg_zoo.loading import assemble, open_source
 from fpg_zoo.modeling.build import build_detector
+from fpg_zoo.models.loading import assemble, open_source
 
 Header = dict[str, Any]
 TENSOR = "backbone.conv1.weight"
@@ -137,7 +137,7 @@ CHILD = """
 import sys, resource, pathlib
 import torch, fpg_zoo
 from fpg_zoo.errors import CheckpointError
-import fpg_zoo.loading, fpg_zoo.checkpoints.fit
+import fpg_zoo.models.loading, fpg_zoo.checkpoints.fit
 folder = pathlib.Path(sys.argv[1])
 fpg_zoo.create_model(checkpoint=folder / "whole.safetensors")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

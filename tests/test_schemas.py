@@ -9,10 +9,11 @@ import torch
 from conftest import GOLDEN, PUBLISHED
 
 import fpg_zoo
-from fpg_zoo.checkpoints.mmdet_convert import architecture_of, from_reference, to_reference
+from fpg_zoo.checkpoints.mmdet_convert import from_reference, to_reference
 from fpg_zoo.checkpoints.mmdet_names import reference_names
 from fpg_zoo.errors import CheckpointError
 from fpg_zoo.modeling.build import build_on_meta
+from fpg_zoo.models.loading import architecture_of
 
 SCHEMAS = {
     name: {tensor: (tuple(shape), getattr(torch, dtype)) for tensor, shape, dtype in rows}

@@ -14,12 +14,12 @@ from safetensors.torch import save_file, save_model
 from tiny_models import tiny_model
 
 import fpg_zoo
-from fpg_zoo.checkpoints.mmdet_convert import architecture_of
 from fpg_zoo.checkpoints.plain_names import with_plain_names
 from fpg_zoo.config.catalog import ARCHITECTURES
 from fpg_zoo.errors import CheckpointError, UnsafeCheckpointError
 from fpg_zoo.modeling.build import build_detector, build_on_meta
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.models.loading import architecture_of
 
 RETINA = "retinanet_nano_fpg"
 State = dict[str, torch.Tensor]

@@ -24,7 +24,7 @@ import fpg_zoo
 from fpg_zoo.checkpoints.safetensors_files import WeightsFile
 from fpg_zoo.cli import main
 from fpg_zoo.errors import CheckpointError, DigestError, DownloadError, StorageError
-from fpg_zoo.loading import fetch
+from fpg_zoo.models.loading import fetch
 from fpg_zoo.weights import download
 from fpg_zoo.weights.download import Partial
 from fpg_zoo.weights.environment import mirrored
@@ -288,7 +288,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from serving import entry_of
 import fpg_zoo
-from fpg_zoo.loading import fetch
+from fpg_zoo.models.loading import fetch
 from fpg_zoo.weights.store import Store
 {before}
 try:

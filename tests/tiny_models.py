@@ -13,8 +13,8 @@ from conftest import golden_state_dict
 
 import fpg_zoo
 from fpg_zoo.checkpoints.mmdet_convert import from_reference
-from fpg_zoo.loading import Source, assemble
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.models.loading import Source, assemble
 
 LONGEST_SIDE = 128
 

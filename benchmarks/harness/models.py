@@ -17,10 +17,10 @@ from torch import Tensor, nn
 import fpg_zoo
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import DownloadError
-from fpg_zoo.factory import published
-from fpg_zoo.loading import fetch
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
 from fpg_zoo.modeling.preprocess import preprocess
+from fpg_zoo.models.factory import published
+from fpg_zoo.models.loading import fetch
 
 SEED = 0
 RANDOM = "random"

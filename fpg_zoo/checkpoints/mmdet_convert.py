@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import functools
-import os
-from collections import OrderedDict
 from collections.abc import Mapping, Set
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fpg_zoo.checkpoints.fit import check_forms, fitted_to, shape_differences, some
+from fpg_zoo.checkpoints.fit import some
 from fpg_zoo.checkpoints.mmdet_names import reference_names
 from fpg_zoo.config import DetectorConfig
-from fpg_zoo.config.catalog import ARCHITECTURES, Architecture
-from fpg_zoo.errors import CheckpointError, StorageError
-from fpg_zoo.files import aside, explained
+from fpg_zoo.errors import CheckpointError
 from fpg_zoo.modeling.build import build_on_meta
-from fpg_zoo.modeling.detectors import Detector
 
 
 @functools.lru_cache(maxsize=32)
@@ -116,94 +109,6 @@ def to_reference(tensors: Mapping[str, Tensor], config: DetectorConfig) -> dict[
     """
     mapped = reference_names(tensors, config)
     return {theirs: tensors[ours] for ours, names in mapped.items() for theirs in names}
-
-
-def load_reference_state_dict(model: Detector, state_dict: Mapping[str, Tensor]) -> None:
-    """Copy the tensors of a published file into a model, device and dtype of the model kept.
-
-    Args:
-        model: a detector of a published architecture.
-        state_dict: every tensor of it, under the reference's names.
-
-    Raises:
-        CheckpointError: a tensor is missing, left over, of another shape or kind, or copies of a shared one differ.
-            The model is unchanged then.
-    """
-    tensors = from_reference(state_dict, model.config)
-    check_forms(model.state_dict(), tensors)
-    model.load_state_dict(tensors)
-
-
-def reference_state_dict(model: Detector) -> dict[str, Tensor]:
-    """The model's tensors under the published files' names, sharing the model's memory.
-
-    Raises:
-        CheckpointError: the model is of no published architecture.
-    """
-    return to_reference(model.state_dict(), model.config)
-
-
-def save_reference(model: Detector, target: Path) -> int:
-    """Write a checkpoint that the reference loads, with the class names where its 2.x and its 3.x look for them.
-
-    Args:
-        model: of a published architecture, for any classes.
-        target: the file, replaced if it is there.
-
-    Returns:
-        The number of tensors in it, those counted again that the reference repeats for every level.
-
-    Raises:
-        CheckpointError: the model is of no published architecture.
-        StorageError: the file cannot be written; what was there before is kept.
-    """
-    state_dict = OrderedDict((name, tensor.detach().cpu()) for name, tensor in reference_state_dict(model).items())
-    meta = {"CLASSES": model.class_names, "dataset_meta": {"classes": model.class_names}}
-    if target.is_dir():
-        raise StorageError(f"{target}: there is a folder of this name; choose another")
-    with aside(target.parent, ".pth") as temporary, explained(target.parent):
-        try:
-            torch.save({"meta": meta, "state_dict": state_dict}, temporary)
-        except RuntimeError as error:  # how torch's writer tells of a full disk
-            raise OSError(errno.EIO, str(error).splitlines()[0]) from error
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    return len(state_dict)
-
-
-def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
-    """The architecture of the catalogue that a state dict belongs to, told from its names and shapes.
-
-    Args:
-        state_dict: under our names or the reference's; only the tensors' shapes are looked at.
-
-    Raises:
-        CheckpointError: it is none of the zoo's, and the message says how it differs from the one it is nearest to; or
-            it has names of both kinds.
-    """
-    nearest: tuple[int, Architecture, str] | None = None
-    for architecture in ARCHITECTURES.values():
-        config = architecture.build_config()
-        names = _names_used(state_dict.keys(), config)
-        expected = _all_names(names)
-        missing, unexpected = expected - state_dict.keys(), state_dict.keys() - expected
-        count, reason = len(missing) + len(unexpected), differences(missing=missing, unexpected=unexpected)
-        if not count:
-            tensors = {ours: state_dict[first] for ours, (first, *_) in names.items()}
-            wanted = build_on_meta(fitted_to(config, tensors), architecture.name).state_dict()
-            other_shapes = shape_differences(wanted, tensors)
-            if not other_shapes:
-                return architecture.name
-            count, reason = len(other_shapes), f"tensors of other shapes: {some(other_shapes, '; ')}"
-        if nearest is None or count < nearest[0]:
-            nearest = (count, architecture, reason)
-    assert nearest is not None  # the catalogue is not empty
-    _refuse_both(state_dict.keys(), nearest[1].build_config())
-    raise CheckpointError(
-        f"no model of the zoo: against the nearest, {nearest[1].name}, {nearest[2]}. A file that describes no model "
-        "must be a whole checkpoint of one that `fpg-zoo list` has; model.save_pretrained(...) writes a description"
-    )
 
 
 def differences(*, missing: Set[str], unexpected: Set[str]) -> str:

@@ -117,7 +117,7 @@ def _eval_model(options: argparse.Namespace) -> int:
 
     from fpg_zoo.evaluation import image_ids_of, kinds_of, no_mask_note
     from fpg_zoo.evaluation_run import categories_of, detect_all, open_held_out, parts_of
-    from fpg_zoo.factory import check_source, create_model
+    from fpg_zoo.models.factory import check_source, create_model
     from fpg_zoo.processes import device_of_process, joined
 
     device = device_of_process(options.device)

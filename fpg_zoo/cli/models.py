@@ -25,7 +25,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _list(options: argparse.Namespace) -> int:
-    from fpg_zoo.factory import list_models, model_info
+    from fpg_zoo.models.factory import list_models, model_info
     from fpg_zoo.weights.manifest import nearest
 
     names = list_models(*options.pattern, pretrained=options.pretrained)
@@ -69,7 +69,7 @@ def _figure(value: float | None) -> str:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from fpg_zoo.factory import model_info
+    from fpg_zoo.models.factory import model_info
     from fpg_zoo.weights.manifest import load_manifest
 
     info = model_info(options.name)

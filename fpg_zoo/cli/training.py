@@ -72,7 +72,7 @@ def _train(options: argparse.Namespace) -> int:
     from fpg_zoo.config import TwoStageConfig
     from fpg_zoo.data.coco import CocoDataset
     from fpg_zoo.evaluation import no_mask_note
-    from fpg_zoo.factory import model_info
+    from fpg_zoo.models.factory import model_info
     from fpg_zoo.processes import device_of_process, joined
     from fpg_zoo.training.loop import TrainSettings, train
     from fpg_zoo.training.recipes import recipe_named
@@ -175,7 +175,7 @@ def _data(options: argparse.Namespace, masks: bool) -> tuple[Dataset, HeldOut | 
 
 
 def _model(options: argparse.Namespace, class_names: tuple[str, ...]) -> Detector:
-    from fpg_zoo.factory import create_model
+    from fpg_zoo.models.factory import create_model
 
     return create_model(
         options.model, pretrained=options.pretrained, checkpoint=options.checkpoint, class_names=class_names

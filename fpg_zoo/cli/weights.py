@@ -74,7 +74,7 @@ def _path(text: str) -> Path:
 
 
 def _download(options: argparse.Namespace) -> int:
-    from fpg_zoo.factory import HUB, model_info, published
+    from fpg_zoo.models.factory import HUB, model_info, published
     from fpg_zoo.weights.manifest import load_manifest
 
     if options.all == bool(options.names):
@@ -91,7 +91,7 @@ def _download(options: argparse.Namespace) -> int:
             check_spec(name[len(HUB) :])
         else:
             entries[name] = published(name)
-    from fpg_zoo.loading import fetch
+    from fpg_zoo.models.loading import fetch
 
     failed = 0
     for name in names:
@@ -146,10 +146,10 @@ def _cache(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from fpg_zoo.checkpoints.mmdet_convert import save_reference
     from fpg_zoo.checkpoints.safetensors_files import save
-    from fpg_zoo.factory import create_model
     from fpg_zoo.files import sha256_of
+    from fpg_zoo.models.factory import create_model
+    from fpg_zoo.models.loading import save_reference
 
     pickled = options.out.suffix.lower() in _PICKLED
     if options.to == "reference" and not pickled:
@@ -215,7 +215,7 @@ def _figures(given: Sequence[str]) -> dict[str, float]:
 
 def _model_of(source: str) -> Detector:
     """What a command's SOURCE stands for: a path that exists, or else a name with its published weights."""
-    from fpg_zoo.factory import check_source, create_model
+    from fpg_zoo.models.factory import check_source, create_model
 
     path = _path(source)
     if path.exists() or path.suffix.lower() in (".safetensors", *_PICKLED):

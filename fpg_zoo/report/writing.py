@@ -16,9 +16,9 @@ from fpg_zoo.data.dataset import Dataset, read_pixels
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import ImageError
 from fpg_zoo.evaluation import Kind, Scores, image_ids_of
-from fpg_zoo.factory import HUB, LOCAL, published
 from fpg_zoo.files import aside, explained
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.models.factory import HUB, LOCAL, published
 from fpg_zoo.report.gathering import About, gather
 from fpg_zoo.report.page import page
 from fpg_zoo.report.pictures import Pixels
@@ -58,7 +58,7 @@ def about_model(
 
     Args:
         model: evaluated.
-        name, checkpoint: as of `fpg_zoo.factory.create_model`.
+        name, checkpoint: as of `fpg_zoo.models.factory.create_model`.
         data, split: what it was evaluated on.
         arguments: of the command.
     """

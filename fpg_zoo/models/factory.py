@@ -165,8 +165,8 @@ def create_model(
     import torch
 
     from fpg_zoo.checkpoints.fit import with_classes
-    from fpg_zoo.loading import assemble, open_published, open_source
     from fpg_zoo.modeling.build import build_detector
+    from fpg_zoo.models.loading import assemble, open_published, open_source
 
     classes = _wanted_classes(num_classes, class_names)
     elsewhere = name is not None and name.startswith((LOCAL, HUB))
