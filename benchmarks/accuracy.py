@@ -18,9 +18,9 @@ from harness.measure import Row, write
 from harness.models import FORMS, PLAIN
 
 import fpg_zoo
+from fpg_zoo.distributed import Processes
 from fpg_zoo.evaluation import KINDS, figures_of, kinds_of
 from fpg_zoo.evaluation_run import categories_of, detect_all, held_out_scenes, open_held_out, parts_of
-from fpg_zoo.processes import Processes
 from fpg_zoo.weights.manifest import Published, load_manifest
 
 TOLERANCE = 0.1  # points of AP in percent

@@ -29,10 +29,10 @@ from harness.models import (
 from torch import nn
 from torchvision.models import detection
 
+from fpg_zoo.distributed import device_of_process
 from fpg_zoo.errors import FPGZooError
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.modeling.preprocess import preprocess
-from fpg_zoo.processes import device_of_process
 
 SIDE = 640
 METHODS = {  # of each, torchvision's model

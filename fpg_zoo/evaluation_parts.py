@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import aside, explained
-from fpg_zoo.processes import Processes
 from fpg_zoo.text import printable
 
 Found = tuple[int | str, list[dict[str, Any]]]  # a picture's id and its rows of a results file

@@ -16,12 +16,12 @@ from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.dataset import Dataset, Picture, Sample
 from fpg_zoo.data.ground_truth import ground_truth
 from fpg_zoo.data.shapes import PICTURES, ShapesDataset
+from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, FPGZooError
 from fpg_zoo.evaluation import detected, image_ids_of
 from fpg_zoo.evaluation_parts import Found, Parts
 from fpg_zoo.files import sha256_of
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.processes import Processes
 from fpg_zoo.text import quoted
 from fpg_zoo.version import __version__
 

@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 from fpg_zoo.ahead import ahead
+from fpg_zoo.distributed import usable_device
 from fpg_zoo.errors import ConfigError, ImageError, is_out_of_memory
 from fpg_zoo.files import aside, check_writable, explained, on_terminal
 from fpg_zoo.models.factory import check_source, create_model
 from fpg_zoo.predictor import Predictor
 from fpg_zoo.structures import Detections
 from fpg_zoo.structures.images import ANNOTATED_ENDING, SOFTWARE, SOFTWARE_TAG, is_url, label_of, read_image
-from fpg_zoo.text import printable, quoted
+from fpg_zoo.text import printable
 
 JPEG_QUALITY = 92
 _MOST_STEM_BYTES = 200  # file systems take names of 255
@@ -109,23 +109,6 @@ def predict_files(
             temporary.write_text(json.dumps(rows) + "\n", encoding="utf-8")
             temporary.replace(results)
     return summary
-
-
-def usable_device(device: str) -> torch.device:
-    """The device, if this machine has it.
-
-    Raises:
-        ConfigError: no such device, or not on this machine.
-    """
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen).fill_(0)
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = printable(str(error).splitlines()[0])
-        raise ConfigError(f"device {quoted(device)} cannot be used here ({reason}): choose cpu, cuda or mps") from None
-    if chosen.type == "meta":
-        raise ConfigError("device 'meta' holds no values: choose cpu, cuda or mps")
-    return chosen
 
 
 def _predict_file(

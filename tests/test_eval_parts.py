@@ -19,10 +19,10 @@ from small_disks import fill, small_disk
 from training_runs import make_data, small_model
 
 from fpg_zoo import locks
+from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, StorageError
 from fpg_zoo.evaluation_parts import Parts
 from fpg_zoo.locks import file_lock
-from fpg_zoo.processes import Processes
 
 SETTINGS: dict[str, Any] = {"model": "one", "number of pictures": 4}
 # 0.1 is not a float32, and 1/3 has no short decimal: both come back as they were.

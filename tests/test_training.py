@@ -29,10 +29,10 @@ from training_runs import (
 )
 
 import fpg_zoo
+from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, TrainingError
 from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.processes import Processes
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.loop import _average, train
 from fpg_zoo.training.optimizer import Schedule, build_optimizer

@@ -43,7 +43,7 @@ sys.path.insert(0, sys.argv[1])
 from training_runs import checkpoint, data, NAME, dataset_of, small_model
 from fpg_zoo.data.loader import train_loader
 from fpg_zoo.training import Criterion
-from fpg_zoo.processes import joined
+from fpg_zoo.distributed import joined
 from fpg_zoo.training.recipes import RECIPES
 
 torch.set_num_threads(1)
@@ -132,7 +132,7 @@ sys.path.insert(0, sys.argv[1])
 from training_runs import checkpoint, data, dataset_of, settings, small_model
 from fpg_zoo.errors import TrainingError
 from fpg_zoo.training import loop
-from fpg_zoo.processes import joined
+from fpg_zoo.distributed import joined
 
 torch.set_num_threads(1)
 with joined(torch.device("cpu")) as processes:

@@ -24,8 +24,8 @@ from test_training_command import torchrun
 from training_runs import NAME, checkpoint, data, dataset_of, settings, small_model, start, steps_logged, weights_of
 
 from fpg_zoo import locks
+from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import CheckpointError, FPGZooError, StorageError
-from fpg_zoo.processes import Processes
 from fpg_zoo.training.journal import Journal
 from fpg_zoo.training.loop import TrainSettings, train
 from fpg_zoo.training.state import best_figure, newest_state, read_progress

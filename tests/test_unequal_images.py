@@ -21,9 +21,9 @@ from training_runs import CLASSES, settings, small_model, weights_of
 
 from fpg_zoo.config import AnchorConfig
 from fpg_zoo.data.coco import CocoDataset
+from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.heads.anchors import anchors_within
-from fpg_zoo.processes import Processes
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.loop import train
 from fpg_zoo.training.recipes import RECIPES, recipe_named

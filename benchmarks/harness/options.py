@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 import fpg_zoo
+from fpg_zoo.distributed import device_of_process
 from fpg_zoo.errors import ConfigError, FPGZooError, UnknownNameError
-from fpg_zoo.processes import device_of_process
 from harness.measure import Row, command_line, commit, write
 from harness.models import FORMS
 

@@ -115,10 +115,10 @@ def _eval_model(options: argparse.Namespace) -> int:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: it takes at least {least}")
     import torch
 
+    from fpg_zoo.distributed import device_of_process, joined
     from fpg_zoo.evaluation import image_ids_of, kinds_of, no_mask_note
     from fpg_zoo.evaluation_run import categories_of, detect_all, open_held_out, parts_of
     from fpg_zoo.models.factory import check_source, create_model
-    from fpg_zoo.processes import device_of_process, joined
 
     device = device_of_process(options.device)
     if options.checkpoint is None:

@@ -12,9 +12,9 @@ from fpg_zoo.errors import ConfigError
 
 if TYPE_CHECKING:
     from fpg_zoo.data.dataset import Dataset
+    from fpg_zoo.distributed import Processes
     from fpg_zoo.evaluation_run import HeldOut
     from fpg_zoo.modeling.detectors import Detector
-    from fpg_zoo.processes import Processes
     from fpg_zoo.training.loop import Evaluate
 
 
@@ -71,9 +71,9 @@ def _train(options: argparse.Namespace) -> int:
 
     from fpg_zoo.config import TwoStageConfig
     from fpg_zoo.data.coco import CocoDataset
+    from fpg_zoo.distributed import device_of_process, joined
     from fpg_zoo.evaluation import no_mask_note
     from fpg_zoo.models.factory import model_info
-    from fpg_zoo.processes import device_of_process, joined
     from fpg_zoo.training.loop import TrainSettings, train
     from fpg_zoo.training.recipes import recipe_named
 

@@ -21,9 +21,9 @@ from torch.optim.swa_utils import AveragedModel
 from fpg_zoo.checkpoints.safetensors_files import description_of
 from fpg_zoo.data.dataset import Dataset
 from fpg_zoo.data.loader import TrainBatch, train_loader
+from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, TrainingError
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.processes import Processes
 from fpg_zoo.training.criterion import Criterion
 from fpg_zoo.training.journal import Journal
 from fpg_zoo.training.optimizer import build_optimizer

@@ -20,7 +20,7 @@ from torch import nn
 from fpg_zoo.errors import ConfigError, FPGZooError, StorageError, WorkerError
 from fpg_zoo.files import explained
 from fpg_zoo.locks import LockedError, file_lock
-from fpg_zoo.prediction_files import usable_device
+from fpg_zoo.text import printable, quoted
 
 _Value = TypeVar("_Value")
 # In what torch says when another process has gone.
@@ -198,3 +198,20 @@ def joined(device: torch.device) -> Iterator[Processes]:
         raise WorkerError("another process has stopped; its own message says why") from None
     finally:
         dist.destroy_process_group()
+
+
+def usable_device(device: str) -> torch.device:
+    """The device, if this machine has it.
+
+    Raises:
+        ConfigError: no such device, or not on this machine.
+    """
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen).fill_(0)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        reason = printable(str(error).splitlines()[0])
+        raise ConfigError(f"device {quoted(device)} cannot be used here ({reason}): choose cpu, cuda or mps") from None
+    if chosen.type == "meta":
+        raise ConfigError("device 'meta' holds no values: choose cpu, cuda or mps")
+    return chosen
