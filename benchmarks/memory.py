@@ -28,9 +28,9 @@ from fpg_zoo.config import DetectorConfig, FPGConfig, RetinaNetConfig
 from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.training import Criterion
+from fpg_zoo.training.activation_checkpointing import recompute_grid
 from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import RECIPES
-from fpg_zoo.training.recomputing import recompute_grid
 
 SIDE, IMAGES = 640, 8
 OBJECTS = 7  # of an image, as COCO's have on average

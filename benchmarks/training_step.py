@@ -20,9 +20,9 @@ from harness.measure import command_line, commit, measure_in_turn, write
 import fpg_zoo
 from fpg_zoo.modeling.heads import roi_align as pooling
 from fpg_zoo.training import Criterion
+from fpg_zoo.training.activation_checkpointing import recompute_grid
 from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import RECIPES
-from fpg_zoo.training.recomputing import recompute_grid
 
 IMAGES = 2
 OBJECTS = 7  # of an image, as COCO's have on average

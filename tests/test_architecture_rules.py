@@ -119,7 +119,7 @@ def test_the_modules_are_found():
     [
         ("fpg_zoo.modeling.necks.fpg", "from fpg_zoo.weights.store import Store", "modeling knows nothing of weights"),
         ("fpg_zoo.modeling.necks.fpg", "import fpg_zoo.config.catalog", "modeling knows nothing of catalog"),
-        ("fpg_zoo.modeling.necks.fpg", "from fpg_zoo.training.loop import train", "lies above it"),
+        ("fpg_zoo.modeling.necks.fpg", "from fpg_zoo.training.trainer import train", "lies above it"),
         ("fpg_zoo.modeling.necks.fpg", "from fpg_zoo import catalog", "modeling knows nothing of catalog"),
         ("fpg_zoo.modeling.necks.fpg", "from ..catalog import ARCHITECTURES", "modeling knows nothing of catalog"),
         ("fpg_zoo.modeling", "from ..catalog import ARCHITECTURES", "modeling knows nothing of catalog"),

@@ -12,8 +12,14 @@ from torch import Tensor
 
 from fpg_zoo.structures.boxes import decode
 from fpg_zoo.training import Criterion
-from fpg_zoo.training.criterion import RegionSampling, _TwoStageLosses
-from fpg_zoo.training.losses import absolute_error, binary_cross_entropy, class_cross_entropy, focal
+from fpg_zoo.training.criterion import (
+    RegionSampling,
+    _TwoStageLosses,
+    absolute_error,
+    binary_cross_entropy,
+    class_cross_entropy,
+    focal,
+)
 from fpg_zoo.training.matching import IGNORED, NEGATIVE, Matcher, Sampler
 from fpg_zoo.training.targets import Truth, encode, masks_in
 

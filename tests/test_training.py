@@ -34,11 +34,11 @@ from fpg_zoo.errors import ConfigError, TrainingError
 from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.training import Criterion
-from fpg_zoo.training.loop import _average, train
+from fpg_zoo.training.activation_checkpointing import recompute_grid
 from fpg_zoo.training.optimizer import Schedule, build_optimizer
 from fpg_zoo.training.recipes import RECIPES, recipe_named
-from fpg_zoo.training.recomputing import recompute_grid
-from fpg_zoo.training.state import best_figure
+from fpg_zoo.training.run_checkpoints import best_figure
+from fpg_zoo.training.trainer import _average, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -26,7 +26,7 @@ from fpg_zoo.data.loader import train_loader
 from fpg_zoo.evaluation import evaluate
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.recipes import RECIPES
-from fpg_zoo.training.state import newest_state
+from fpg_zoo.training.run_checkpoints import newest_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -26,9 +26,9 @@ from training_runs import NAME, checkpoint, data, dataset_of, settings, small_mo
 from fpg_zoo import locks
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import CheckpointError, FPGZooError, StorageError
-from fpg_zoo.training.journal import Journal
-from fpg_zoo.training.loop import TrainSettings, train
-from fpg_zoo.training.state import best_figure, newest_state, read_progress
+from fpg_zoo.training.logger import Journal
+from fpg_zoo.training.run_checkpoints import best_figure, newest_state, read_progress
+from fpg_zoo.training.trainer import TrainSettings, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEP = 4  # after which the run of these tests is broken off, of 6
@@ -48,7 +48,7 @@ def begun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("fpg_zoo.training.loop._complaints", lambda *_: stop() or [])
+        patched.setattr("fpg_zoo.training.trainer._complaints", lambda *_: stop() or [])
         with pytest.raises(KeyboardInterrupt):
             go_on(data, folder / "part", go_on=False)
     state = newest_state(folder / "part")

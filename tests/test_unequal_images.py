@@ -25,10 +25,10 @@ from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.heads.anchors import anchors_within
 from fpg_zoo.training import Criterion
-from fpg_zoo.training.loop import train
 from fpg_zoo.training.recipes import RECIPES, recipe_named
-from fpg_zoo.training.state import newest_state
+from fpg_zoo.training.run_checkpoints import newest_state
 from fpg_zoo.training.targets import Truth
+from fpg_zoo.training.trainer import train
 
 RPN, DENSE = "faster_rcnn_nano_fpg", "retinanet_nano_fpg"  # padded to multiples of 64 and 128 pixels
 

@@ -19,9 +19,9 @@ from tiny_models import tiny_model
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.training.loop import TrainSettings
 from fpg_zoo.training.recipes import recipe_named
-from fpg_zoo.training.state import newest_state
+from fpg_zoo.training.run_checkpoints import newest_state
+from fpg_zoo.training.trainer import TrainSettings
 
 NAME = "retinanet_nano_fpg"
 CLASSES = ("dark", "light")

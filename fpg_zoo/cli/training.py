@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fpg_zoo.distributed import Processes
     from fpg_zoo.evaluation_run import HeldOut
     from fpg_zoo.modeling.detectors import Detector
-    from fpg_zoo.training.loop import Evaluate
+    from fpg_zoo.training.trainer import Evaluate
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -74,8 +74,8 @@ def _train(options: argparse.Namespace) -> int:
     from fpg_zoo.distributed import device_of_process, joined
     from fpg_zoo.evaluation import no_mask_note
     from fpg_zoo.models.factory import model_info
-    from fpg_zoo.training.loop import TrainSettings, train
     from fpg_zoo.training.recipes import recipe_named
+    from fpg_zoo.training.trainer import TrainSettings, train
 
     info = model_info(options.model)
     config = info.config

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
@@ -17,13 +18,6 @@ from fpg_zoo.modeling.heads.anchors import anchors_like, anchors_within, per_anc
 from fpg_zoo.modeling.heads.roi_align import regions_of
 from fpg_zoo.modeling.heads.rpn import ProposalSelection
 from fpg_zoo.modeling.preprocess import padded_size
-from fpg_zoo.training.losses import (
-    absolute_error,
-    binary_cross_entropy,
-    class_cross_entropy,
-    focal,
-    nothing_of,
-)
 from fpg_zoo.training.matching import Matcher, Sampler
 from fpg_zoo.training.targets import Truth, encode, masks_in, truths_of
 
@@ -275,3 +269,40 @@ class _DenseLosses:
             moved = moved + absolute_error(move[positive], encode(anchors[positive], truth.boxes[found]))
             count += max(len(positive), 1)
         return {"loss_cls": told / count, "loss_bbox": moved / count}
+
+
+def binary_cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:
+    """Sum over elements; `positive` holds bools, or 0s and 1s, of the logits' shape."""
+    return F.binary_cross_entropy_with_logits(logits.float(), positive.float(), reduction="sum")
+
+
+def absolute_error(deltas: Tensor, wanted: Tensor) -> Tensor:
+    """Sum of |deltas - wanted|."""
+    return F.l1_loss(deltas.float(), wanted, reduction="sum")
+
+
+def focal(logits: Tensor, positive: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Sigmoid focal loss (Lin et al., arXiv 1708.02002), summed over elements.
+
+    Args:
+        logits: any shape.
+        positive: bool, of that shape.
+        alpha: weight of the positive elements; the negative ones have 1 - alpha.
+        gamma: how much less an element counts that is told well.
+    """
+    logits = logits.float()
+    probability = logits.sigmoid()
+    target = positive.to(logits)
+    miss = (1 - probability) * target + probability * (1 - target)
+    weight = (alpha * target + (1 - alpha) * (1 - target)) * miss.pow(gamma)
+    return (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum()
+
+
+def class_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum over rows of (R, C) logits with (R,) int64 labels."""
+    return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def nothing_of(*outputs: Tensor) -> Tensor:
+    """A zero that depends on the outputs, so that their parameters have gradients (of zero) on every process."""
+    return torch.stack([output.float().sum() * 0 for output in outputs]).sum()

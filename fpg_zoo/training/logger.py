@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from fpg_zoo.errors import StorageError
 from fpg_zoo.files import aside, explained, on_terminal, open_regular
-from fpg_zoo.training.state import LOG_FILE
+from fpg_zoo.training.run_checkpoints import LOG_FILE
 
 _SHOWN = ("loss", "rate", "epoch", "memory_gb", "box_AP")  # beside the bar
 _MAX_LOG_BYTES = 4 << 30

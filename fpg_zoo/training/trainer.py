@@ -24,12 +24,12 @@ from fpg_zoo.data.loader import TrainBatch, train_loader
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, TrainingError
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.training.activation_checkpointing import recompute_grid
 from fpg_zoo.training.criterion import Criterion
-from fpg_zoo.training.journal import Journal
+from fpg_zoo.training.logger import Journal
 from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import Recipe
-from fpg_zoo.training.recomputing import recompute_grid
-from fpg_zoo.training.state import (
+from fpg_zoo.training.run_checkpoints import (
     Progress,
     begun,
     best_figure,
