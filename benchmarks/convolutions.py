@@ -2,7 +2,7 @@
 
 Each kind that the detectors have at 640 x 640, on a map or on one enlarged by 2, as oneDNN computes it and in
 Winograd's form, in turn in one run, and how far either is from the sum in double precision; float32 on the CPU.
-`fpg_zoo/optimized/winograd.py` chooses by these figures.
+`fpg_zoo/inference/optimized/winograd.py` chooses by these figures.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from harness.measure import command_line, commit, measure_in_turn, write
 from torch import Tensor, nn
 
+from fpg_zoo.inference.optimized.convolutions import Convolution, EnlargedConvolution, folded
+from fpg_zoo.inference.optimized.winograd import WinogradConvolution
 from fpg_zoo.modeling.layers import upsample2
-from fpg_zoo.optimized.convolutions import Convolution, EnlargedConvolution, folded
-from fpg_zoo.optimized.winograd import WinogradConvolution
 
 # Images, channels in and out, side of the map (before it is enlarged).
 MAPS = [

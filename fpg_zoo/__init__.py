@@ -13,10 +13,10 @@ from fpg_zoo.version import __version__
 
 if TYPE_CHECKING:
     from fpg_zoo.errors import FPGZooError
+    from fpg_zoo.inference.optimized.detectors import optimize
+    from fpg_zoo.inference.predictor import Predictor
     from fpg_zoo.models.factory import ModelInfo, create_model, list_models, model_info
     from fpg_zoo.models.loading import load_reference_state_dict, reference_state_dict
-    from fpg_zoo.optimized.detectors import optimize
-    from fpg_zoo.predictor import Predictor
     from fpg_zoo.structures import Detections
     from fpg_zoo.weights.hub.push import push_to_hub
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from fpg_zoo.ahead import ahead
+from fpg_zoo.inference.prefetch import ahead
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])

@@ -133,7 +133,7 @@ def test_the_modules_are_found():
         ("fpg_zoo.models.factory", "from fpg_zoo.cli import main", "lies above it"),
         ("fpg_zoo.models.factory", "import fpg_zoo", "imports fpg_zoo: import from the module"),
         ("fpg_zoo.cli", "from fpg_zoo import create_model", "imports fpg_zoo: import from the module"),
-        ("fpg_zoo.predictor", "from . import Detections", "imports fpg_zoo: import from the module"),
+        ("fpg_zoo.inference.predictor", "from . import Detections", "imports fpg_zoo: import from the module"),
         ("fpg_zoo.utils", "", "enter 'utils' into LAYERS"),
         ("fpg_zoo.cli", "from fpg_zoo.misc import helper", "no place in LAYERS"),
     ],

@@ -18,8 +18,8 @@ from table import scatter
 from throughput import draw_folder
 
 import fpg_zoo
-from fpg_zoo import predictor
 from fpg_zoo.data.coco import CocoDataset
+from fpg_zoo.inference import predictor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GIVEN = {"what": "nothing"}

@@ -222,7 +222,7 @@ def test_a_large_image_of_a_small_file_takes_little_more_than_its_pixels(mode: s
     side = 5000  # 25 million pixels: 100 MB as Pillow keeps RGB, 75 MB as bytes; widened to 32 bits, 300 MB
     Image.new(mode, (side, side)).save(tmp_path / "x.tif", compression="group4" if mode == "1" else "tiff_lzw")
     code = f"""
-import fpg_zoo.predictor
+import fpg_zoo.inference.predictor
 from fpg_zoo.structures.images import read_image, to_pixels
 from fpg_zoo.modeling.preprocess import resize
 def peak():

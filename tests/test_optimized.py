@@ -23,9 +23,9 @@ from fpg_zoo.config import (
     ResNetConfig,
     triangle_grid,
 )
+from fpg_zoo.inference.optimized.convolutions import Convolution, EnlargedConvolution, folded
 from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
-from fpg_zoo.optimized.convolutions import Convolution, EnlargedConvolution, folded
 
 NANO = ("faster_rcnn_nano_fpg", "mask_rcnn_nano_fpg", "retinanet_nano_fpg")
 pytestmark = pytest.mark.usefixtures("one_thread")

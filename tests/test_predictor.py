@@ -244,7 +244,7 @@ def test_a_list_is_read_while_the_model_works(predictor: Predictor, monkeypatch:
             assert begun[following].wait(timeout=30), "the next picture is not read before these are done"
         return detect(*given, **options)
 
-    monkeypatch.setattr("fpg_zoo.predictor.read_image", reading)
+    monkeypatch.setattr("fpg_zoo.inference.predictor.read_image", reading)
     monkeypatch.setattr(predictor.model, "detect", detecting)
     assert len(predictor([0, 1, 2])) == 3
 

@@ -181,7 +181,7 @@ def test_a_process_of_little_memory_says_so(suffix: str, tmp_path: Path) -> None
     else:
         model.half().save_pretrained(path)
     code = (
-        "import resource, sys; import torch, fpg_zoo.cli, fpg_zoo.models.loading, fpg_zoo.prediction_files;"
+        "import resource, sys; import torch, fpg_zoo.cli, fpg_zoo.models.loading, fpg_zoo.inference.predict_files;"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2);"
         "sys.exit(fpg_zoo.cli.main(sys.argv[1:]))"

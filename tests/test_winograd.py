@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fpg_zoo
-from fpg_zoo.optimized.winograd import WinogradConvolution, pays, toom_cook
+from fpg_zoo.inference.optimized.winograd import WinogradConvolution, pays, toom_cook
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -147,7 +147,7 @@ def test_who_takes_it() -> None:
 
 PRECISION = """
 import torch
-from fpg_zoo.optimized.winograd import has_every_digit
+from fpg_zoo.inference.optimized.winograd import has_every_digit
 print(has_every_digit(torch.device("cpu"), torch.float32))
 if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
     torch.backends.cuda.matmul.fp32_precision = "tf32"  # of another device
@@ -155,7 +155,7 @@ print(has_every_digit(torch.device("cpu"), torch.float32))
 """
 LOWER = """
 import torch
-from fpg_zoo.optimized.winograd import has_every_digit
+from fpg_zoo.inference.optimized.winograd import has_every_digit
 torch.set_float32_matmul_precision("medium")  # whose few digits these sums cannot do with
 print(has_every_digit(torch.device("cpu"), torch.float32))
 """

@@ -11,7 +11,7 @@ from unittest import mock
 
 from torch import nn
 
-from fpg_zoo import predictor
+from fpg_zoo.inference import predictor
 from fpg_zoo.modeling import detectors
 from fpg_zoo.modeling.detectors import Detector
 from harness.measure import synchronise

@@ -38,7 +38,7 @@ def _predict(options: argparse.Namespace) -> int:
         raise ConfigError(f"--score {options.score}: a score lies in 0..1")
     if options.model is None and options.checkpoint is None:
         raise ConfigError("no model: give --model NAME (`fpg-zoo list` has the names) or --checkpoint FILE")
-    from fpg_zoo.prediction_files import predict_files
+    from fpg_zoo.inference.predict_files import predict_files
     from fpg_zoo.structures.images import counted, search_images
 
     # Of damaged metadata, and that an image may be an attack, from 89 million pixels on; it refuses from twice that.

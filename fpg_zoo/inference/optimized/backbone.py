@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from fpg_zoo.inference.optimized.convolutions import Convolution
+from fpg_zoo.inference.optimized.winograd import convolution
 from fpg_zoo.modeling.backbones.resnet import ResNet
-from fpg_zoo.optimized.convolutions import Convolution
-from fpg_zoo.optimized.winograd import convolution
 
 _QUICK_STAGES = 3  # the last one's maps are small and its weights large
 

@@ -18,12 +18,12 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from fpg_zoo.ahead import ahead
 from fpg_zoo.distributed import usable_device
 from fpg_zoo.errors import ConfigError, ImageError, is_out_of_memory
 from fpg_zoo.files import aside, check_writable, explained, on_terminal
+from fpg_zoo.inference.predictor import Predictor
+from fpg_zoo.inference.prefetch import ahead
 from fpg_zoo.models.factory import check_source, create_model
-from fpg_zoo.predictor import Predictor
 from fpg_zoo.structures import Detections
 from fpg_zoo.structures.images import ANNOTATED_ENDING, SOFTWARE, SOFTWARE_TAG, is_url, label_of, read_image
 from fpg_zoo.text import printable

@@ -10,11 +10,11 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
+from fpg_zoo.inference.optimized.backbone import FusedResNet
+from fpg_zoo.inference.optimized.heads import FusedBoxHead, FusedMaskHead, FusedRetinaHead, FusedRPN
+from fpg_zoo.inference.optimized.necks import fold_within, fused_neck
+from fpg_zoo.inference.optimized.winograd import WinogradConvolution, has_every_digit
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, Sizes, TwoStageDetector
-from fpg_zoo.optimized.backbone import FusedResNet
-from fpg_zoo.optimized.heads import FusedBoxHead, FusedMaskHead, FusedRetinaHead, FusedRPN
-from fpg_zoo.optimized.pyramids import fold_within, fused_neck
-from fpg_zoo.optimized.winograd import WinogradConvolution, has_every_digit
 from fpg_zoo.structures import Instances
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)

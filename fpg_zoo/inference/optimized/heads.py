@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from fpg_zoo.inference.optimized.convolutions import Convolution
+from fpg_zoo.inference.optimized.winograd import WinogradConvolution, convolution, pays
 from fpg_zoo.modeling.heads.retina_head import RetinaHead, SharedConv
 from fpg_zoo.modeling.heads.roi_heads import BoxHead, MaskHead
 from fpg_zoo.modeling.heads.rpn import RPN
 from fpg_zoo.modeling.layers import ConvNorm
-from fpg_zoo.optimized.convolutions import Convolution
-from fpg_zoo.optimized.winograd import WinogradConvolution, convolution, pays
 
 _REGIONS = 32  # that the mask head takes at a time
 

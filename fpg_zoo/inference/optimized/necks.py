@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fpg_zoo.inference.optimized.convolutions import Convolution, EnlargedConvolution, folded
+from fpg_zoo.inference.optimized.winograd import WinogradConvolution, convolution, pays
 from fpg_zoo.modeling.layers import ConvNorm, subsample2
 from fpg_zoo.modeling.necks.fpg import FPG, FromCoarser, LevelInputs, Node, Pathway, Transition, check_halving, sources
 from fpg_zoo.modeling.necks.fpn import FPN
 from fpg_zoo.modeling.necks.nasfpn import NASFPN, Cell, Finish
-from fpg_zoo.optimized.convolutions import Convolution, EnlargedConvolution, folded
-from fpg_zoo.optimized.winograd import WinogradConvolution, convolution, pays
 
 # Quick convolutions have weights four times as large, quick enlargements eleven times, and the coarser a level the less
 # there is to gain: a form may have twice the model's memory.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from tqdm import tqdm
 
-from fpg_zoo.ahead import ahead
 from fpg_zoo.files import on_terminal
+from fpg_zoo.inference.prefetch import ahead
 from fpg_zoo.modeling.preprocess import padded_size, preprocess, resized_size
 from fpg_zoo.structures import Detections, check_score
 from fpg_zoo.structures.images import ImageLike, is_upright_rgb, read_image, to_pixels

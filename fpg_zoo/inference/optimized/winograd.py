@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpg_zoo.optimized.convolutions import OUTPUTS_AT_ONCE, Convolution, in_double, scale_and_shift
+from fpg_zoo.inference.optimized.convolutions import OUTPUTS_AT_ONCE, Convolution, in_double, scale_and_shift
 
 _LEAST_CHANNELS = 128  # with fewer, moving tiles about takes longer than the products that are saved
 
