@@ -18,9 +18,10 @@ from harness.measure import Row, write
 from harness.models import FORMS, PLAIN
 
 import fpg_zoo
+from fpg_zoo.data.open_split import held_out_scenes, open_held_out
 from fpg_zoo.distributed import Processes
-from fpg_zoo.evaluation import KINDS, figures_of, kinds_of
-from fpg_zoo.evaluation_run import categories_of, detect_all, held_out_scenes, open_held_out, parts_of
+from fpg_zoo.evaluation.coco_metrics import KINDS
+from fpg_zoo.evaluation.detect import categories_of, detect_all, figures_of, kinds_of, parts_of
 from fpg_zoo.weights.manifest import Published, load_manifest
 
 TOLERANCE = 0.1  # points of AP in percent

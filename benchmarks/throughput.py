@@ -22,7 +22,7 @@ from harness.options import named, parsed, parser_of, write_rows
 import fpg_zoo
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.shapes import ShapesDataset
-from fpg_zoo.evaluation import detected
+from fpg_zoo.evaluation.detect import detected
 from fpg_zoo.modeling.detectors import Detector
 
 UNITS = {

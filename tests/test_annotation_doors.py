@@ -18,9 +18,9 @@ from command import run
 
 from fpg_zoo.data.augment import AugmentConfig, augmented
 from fpg_zoo.data.coco import CocoDataset
+from fpg_zoo.data.open_split import open_held_out
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.evaluation import coco_scores
-from fpg_zoo.evaluation_run import open_held_out
+from fpg_zoo.evaluation.coco_metrics import coco_scores
 
 BOXES = ([2, 3, 20, 12], [5, 22, 10, 20], [20, 30, 15, 15])
 

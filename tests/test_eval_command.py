@@ -20,7 +20,8 @@ from tiny_models import tiny_model
 from training_runs import make_data, small_model
 
 from fpg_zoo.data.shapes import ShapesDataset
-from fpg_zoo.evaluation import FIGURES, detections_of, evaluate
+from fpg_zoo.evaluation.coco_metrics import FIGURES
+from fpg_zoo.evaluation.detect import detections_of, evaluate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PICTURES = 44

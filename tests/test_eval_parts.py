@@ -21,7 +21,7 @@ from training_runs import make_data, small_model
 from fpg_zoo import locks
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, StorageError
-from fpg_zoo.evaluation_parts import Parts
+from fpg_zoo.evaluation.partial_results import Parts
 from fpg_zoo.locks import file_lock
 
 SETTINGS: dict[str, Any] = {"model": "one", "number of pictures": 4}

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from test_evaluation import KNOWN
 
-from fpg_zoo.evaluation import FIGURES, Kind, coco_scores
+from fpg_zoo.evaluation.coco_metrics import FIGURES, Kind, coco_scores
 
 LABELS: dict[Kind, str] = {"bbox": "box", "segm": "mask"}
 

@@ -10,7 +10,8 @@ import pytest
 from tiny_models import tiny_model
 
 from fpg_zoo.data.coco import CocoDataset
-from fpg_zoo.evaluation import FIGURES, Kind, coco_figures, detections_of, evaluate
+from fpg_zoo.evaluation.coco_metrics import FIGURES, Kind, coco_figures
+from fpg_zoo.evaluation.detect import detections_of, evaluate
 from fpg_zoo.inference.predictor import Predictor
 
 # As COCO publishes them (val2014_fake_eval_res.txt), to three digits.

@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fpg_zoo.data.masks import Polygons, RunLengths, decode, rasterise
-from fpg_zoo.report.matching import (
+from fpg_zoo.evaluation.report.coco_rows import overlaps
+from fpg_zoo.evaluation.report.confusion import (
     IGNORED,
     NO_OBJECT,
     Matched,
@@ -23,8 +24,7 @@ from fpg_zoo.report.matching import (
     steps_of,
     thresholds_of,
 )
-from fpg_zoo.report.outlines import outlines
-from fpg_zoo.report.regions import overlaps
+from fpg_zoo.evaluation.report.mask_outlines import outlines
 
 # Three classes; two objects of class 0, one of class 1, and a crowd of class 1. Boxes are x, y, width, height.
 TRUTH = [([0, 0, 10, 10], 0, 0), ([20, 0, 10, 10], 1, 0), ([40, 0, 10, 10], 0, 0), ([60, 0, 40, 20], 1, 1)]

@@ -24,7 +24,7 @@ from pycocotools.cocoeval import COCOeval
 from reporting import HOSTILE, SIDES, write_eighty, write_hostile
 
 from fpg_zoo.config.coco_classes import COCO_CLASSES
-from fpg_zoo.report.markup import embedded, printable
+from fpg_zoo.evaluation.report.html import embedded, printable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

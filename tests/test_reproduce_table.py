@@ -21,7 +21,7 @@ from table import reproduce as reproduce_table
 import fpg_zoo
 from fpg_zoo.data.shapes import ShapesDataset, write_coco
 from fpg_zoo.errors import DigestError
-from fpg_zoo.evaluation import evaluate
+from fpg_zoo.evaluation.detect import evaluate
 from fpg_zoo.weights.manifest import Manifest, load_manifest
 
 NANO = ("mask_rcnn_nano_fpg.shapes", "retinanet_nano_fpg.shapes", "faster_rcnn_nano_fpg.shapes")

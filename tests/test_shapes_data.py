@@ -39,7 +39,7 @@ from fpg_zoo.data.shapes.outlines import (
 )
 from fpg_zoo.data.shapes.scenes import LEAST_PIXELS, LEAST_SHARE, MOST_OBJECTS, Draws, scene
 from fpg_zoo.errors import ConfigError, StorageError
-from fpg_zoo.evaluation import coco_figures
+from fpg_zoo.evaluation.coco_metrics import coco_figures
 
 SCENES = 60  # that are looked at, of each split
 

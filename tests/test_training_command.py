@@ -23,7 +23,7 @@ from training_runs import NAME, checkpoint, data, dataset_of, make_data, small_m
 import fpg_zoo
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.loader import train_loader
-from fpg_zoo.evaluation import evaluate
+from fpg_zoo.evaluation.detect import evaluate
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.recipes import RECIPES
 from fpg_zoo.training.run_checkpoints import newest_state

@@ -15,8 +15,8 @@ import torch
 
 import fpg_zoo
 from fpg_zoo.checkpoints.safetensors_files import save
-from fpg_zoo.evaluation import evaluate
-from fpg_zoo.evaluation_run import held_out_scenes
+from fpg_zoo.data.open_split import held_out_scenes
+from fpg_zoo.evaluation.detect import evaluate
 from fpg_zoo.files import sha256_of
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.weights.manifest import PACKAGED, manifest_path

@@ -26,7 +26,7 @@ from latency import alone
 from memory import measured as training_memory
 
 import fpg_zoo
-from fpg_zoo.evaluation_run import SHAPES
+from fpg_zoo.data.open_split import SHAPES
 from fpg_zoo.version import __version__
 from fpg_zoo.weights.manifest import Published
 

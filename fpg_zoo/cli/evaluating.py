@@ -16,7 +16,7 @@ from fpg_zoo.files import check_writable
 from fpg_zoo.text import printable
 
 if TYPE_CHECKING:
-    from fpg_zoo.evaluation import Kind, Scores
+    from fpg_zoo.evaluation.coco_metrics import Kind, Scores
 
 _OF_A_MODEL = ("model", "checkpoint", "data", "split", "limit", "device", "dtype", "save")  # options, without a default
 
@@ -78,8 +78,8 @@ def _eval(options: argparse.Namespace) -> int:
 
 
 def _eval_results(options: argparse.Namespace) -> int:
-    from fpg_zoo.evaluation import no_mask_note
-    from fpg_zoo.evaluation_results import read_results
+    from fpg_zoo.evaluation.coco_metrics import no_mask_note
+    from fpg_zoo.evaluation.results_file import read_results
 
     annotations, rows, kinds, report = read_results(
         options.results, options.annotations, allow_losses=options.allow_losses
@@ -92,7 +92,7 @@ def _eval_results(options: argparse.Namespace) -> int:
     scores = _scores(kinds, annotations, rows)
     _tell(scores, options.json)
     if options.report is not None:
-        from fpg_zoo.report.writing import about_results, pixels_in, write_report
+        from fpg_zoo.evaluation.report.writing import about_results, pixels_in, write_report
 
         about = about_results(options.results, options.annotations, options.given)
         pixels = None if options.images is None else pixels_in(options.images, annotations["images"])
@@ -115,9 +115,10 @@ def _eval_model(options: argparse.Namespace) -> int:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: it takes at least {least}")
     import torch
 
+    from fpg_zoo.data.open_split import open_held_out
     from fpg_zoo.distributed import device_of_process, joined
-    from fpg_zoo.evaluation import image_ids_of, kinds_of, no_mask_note
-    from fpg_zoo.evaluation_run import categories_of, detect_all, open_held_out, parts_of
+    from fpg_zoo.evaluation.coco_metrics import no_mask_note
+    from fpg_zoo.evaluation.detect import categories_of, detect_all, image_ids_of, kinds_of, parts_of
     from fpg_zoo.models.factory import check_source, create_model
 
     device = device_of_process(options.device)
@@ -157,7 +158,7 @@ def _eval_model(options: argparse.Namespace) -> int:
             if options.save is not None:
                 print_line(f"written: {options.save}")
             if options.report is not None:
-                from fpg_zoo.report.writing import about_model, pixels_of, write_report
+                from fpg_zoo.evaluation.report.writing import about_model, pixels_of, write_report
 
                 about = about_model(
                     model,
@@ -177,7 +178,7 @@ def _scores(
     kinds: Sequence[Kind], annotations: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> dict[Kind, Scores]:
     """Of all pictures of the annotations, by each kind that an object can be found by."""
-    from fpg_zoo.evaluation import coco_scores, kinds_with_truth
+    from fpg_zoo.evaluation.coco_metrics import coco_scores, kinds_with_truth
 
     ids = [image["id"] for image in annotations["images"]]
     return {kind: coco_scores(annotations, rows, kind, ids) for kind in kinds_with_truth(kinds, annotations)}
@@ -185,7 +186,7 @@ def _scores(
 
 def _tell(scores: Mapping[Kind, Scores], file: Path | None) -> None:
     """Print a table of the figures and one of the classes; write both to `file`."""
-    from fpg_zoo.evaluation import KINDS
+    from fpg_zoo.evaluation.coco_metrics import KINDS
     from fpg_zoo.files import aside, explained
 
     if file is not None:

@@ -12,8 +12,8 @@ from fpg_zoo.errors import ConfigError
 
 if TYPE_CHECKING:
     from fpg_zoo.data.dataset import Dataset
+    from fpg_zoo.data.open_split import HeldOut
     from fpg_zoo.distributed import Processes
-    from fpg_zoo.evaluation_run import HeldOut
     from fpg_zoo.modeling.detectors import Detector
     from fpg_zoo.training.trainer import Evaluate
 
@@ -72,7 +72,7 @@ def _train(options: argparse.Namespace) -> int:
     from fpg_zoo.config import TwoStageConfig
     from fpg_zoo.data.coco import CocoDataset
     from fpg_zoo.distributed import device_of_process, joined
-    from fpg_zoo.evaluation import no_mask_note
+    from fpg_zoo.evaluation.coco_metrics import no_mask_note
     from fpg_zoo.models.factory import model_info
     from fpg_zoo.training.recipes import recipe_named
     from fpg_zoo.training.trainer import TrainSettings, train
@@ -133,8 +133,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluation(held_out: HeldOut, options: argparse.Namespace, processes: Processes) -> Evaluate:
     """By all processes together; the leader has the figures."""
-    from fpg_zoo.evaluation import figures_of
-    from fpg_zoo.evaluation_run import detect_all
+    from fpg_zoo.evaluation.detect import detect_all, figures_of
 
     def evaluated(model: Detector) -> dict[str, float | None]:
         rows = detect_all(
@@ -153,8 +152,8 @@ def _evaluation(held_out: HeldOut, options: argparse.Namespace, processes: Proce
 def _data(options: argparse.Namespace, masks: bool) -> tuple[Dataset, HeldOut | None, str]:
     """What to train on, what to evaluate on if there is any, and a digest of the annotations trained on."""
     from fpg_zoo.data.coco import CocoDataset
+    from fpg_zoo.data.open_split import held_out_of, held_out_scenes
     from fpg_zoo.data.shapes import ShapesDataset
-    from fpg_zoo.evaluation_run import held_out_of, held_out_scenes
     from fpg_zoo.files import sha256_of
 
     if options.data == Path("shapes") and not options.data.exists():

@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from fpg_zoo.data.masks import Mask, RunLengths, compressed, from_coco
-from fpg_zoo.evaluation import Kind
+from fpg_zoo.evaluation.coco_metrics import Kind
 
 Row = Mapping[str, Any]  # of an annotation or a results file
 

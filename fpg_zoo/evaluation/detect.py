@@ -5,122 +5,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from fpg_zoo.config.serialization import to_dict
-from fpg_zoo.data.coco import CocoDataset
-from fpg_zoo.data.dataset import Dataset, Picture, Sample
+from fpg_zoo.data.dataset import Dataset
 from fpg_zoo.data.ground_truth import ground_truth
-from fpg_zoo.data.shapes import PICTURES, ShapesDataset
+from fpg_zoo.data.loader import evaluation_batches, evaluation_loader
+from fpg_zoo.data.open_split import HeldOut
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, FPGZooError
-from fpg_zoo.evaluation import detected, image_ids_of
-from fpg_zoo.evaluation_parts import Found, Parts
-from fpg_zoo.files import sha256_of
-from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.evaluation.coco_metrics import KINDS, Kind, Row, coco_figures, kinds_with_truth
+from fpg_zoo.evaluation.partial_results import Found, Parts
+from fpg_zoo.files import on_terminal
+from fpg_zoo.modeling.detectors import Detector, TwoStageDetector
 from fpg_zoo.text import quoted
 from fpg_zoo.version import __version__
 
-SHAPES = Path("shapes")  # stands for the procedural data set
-_SPLITS = ("val2017", "val")  # looked for in this order if none is named
 _MOST_SHOWN = 5  # class names on either side
-
-
-class HeldOut(NamedTuple):
-    """Pictures to evaluate on.
-
-    Attributes:
-        dataset: the pictures.
-        annotations: what detections are compared with, as of `fpg_zoo.data.ground_truth.ground_truth`.
-        category_ids: the file's id of each of the data set's classes.
-        digest: the file's SHA-256, or what else tells the data from any other.
-        summary: what there is and what was left out, for people; None where there is nothing to say.
-        split: of the data.
-    """
-
-    dataset: Dataset
-    annotations: dict[str, Any]
-    category_ids: tuple[int, ...]
-    digest: str
-    summary: str | None
-    split: str
-
-
-def open_held_out(
-    data: Path, split: str | None, *, limit: int | None, masks: bool, allow_losses: bool = False
-) -> HeldOut:
-    """The pictures to evaluate on.
-
-    Args:
-        data: a folder laid out as COCO is, or `SHAPES` for the procedural scenes unless there is a folder of this name.
-        split: of the folder; None for `val2017` or else `val`.
-        limit: the first so many pictures, at least 1; None for all.
-        masks: read masks, too.
-        allow_losses: as of `CocoDataset`.
-
-    Raises:
-        ConfigError: no such data, too much of it cannot be used, or there is nothing in it to evaluate.
-    """
-    if data == SHAPES and not data.exists():
-        if split is not None:
-            raise ConfigError(f"split {split!r}: the procedural scenes have none to choose from; leave it out")
-        return held_out_scenes(limit=limit, masks=masks)
-    files = {name: data / "annotations" / f"instances_{name}.json" for name in _SPLITS}
-    split = split or next((name for name, file in files.items() if file.is_file()), _SPLITS[0])
-    whole = CocoDataset.from_folder(data, split, masks=masks, training=False, allow_losses=allow_losses)
-    return held_out_of(whole, split, limit=limit)
-
-
-def held_out_of(whole: CocoDataset, split: str, *, limit: int | None = None) -> HeldOut:
-    """A data set to evaluate on.
-
-    Args:
-        whole: read with `training=False`.
-        split: its name.
-        limit: the first so many pictures; None for all.
-
-    Raises:
-        ConfigError: there is nothing in it to evaluate.
-    """
-    dataset, source = (whole, "") if limit is None else (_First(whole, limit), f", its first {limit} pictures")
-    truth = ground_truth(dataset, whole.category_ids, source=f"{whole.annotation_file}{source}", report=whole.report)
-    digest = sha256_of(whole.annotation_file)
-    return HeldOut(dataset, truth, whole.category_ids, digest, whole.summary(), split)
-
-
-def held_out_scenes(*, limit: int | None, masks: bool) -> HeldOut:
-    """The procedural scenes to evaluate on.
-
-    Args:
-        limit: the first so many; None for all.
-        masks: with masks.
-    """
-    most = PICTURES["val"]
-    shapes = ShapesDataset("val", most if limit is None else min(limit, most), masks=masks)
-    truth = ground_truth(shapes, shapes.category_ids)
-    return HeldOut(shapes, truth, shapes.category_ids, str(SHAPES), None, shapes.split)
-
-
-class _First:
-    """The first pictures of a data set."""
-
-    def __init__(self, dataset: Dataset, count: int) -> None:
-        self.class_names = dataset.class_names
-        self._dataset = dataset
-        self._count = min(count, len(dataset))
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._dataset[index]
-
-    def picture(self, index: int) -> Picture:
-        return self._dataset.picture(index)
 
 
 def categories_of(model: Detector, data: HeldOut) -> tuple[int, ...]:
@@ -192,7 +98,7 @@ def detect_all(
         dataset: the same in every process.
         category_ids: the data's id of each class of the model.
         processes: this one among those that share the pictures.
-        batch_size, workers: as of `fpg_zoo.evaluation.detected`, for each process.
+        batch_size, workers: as of `fpg_zoo.evaluation.detect.detected`, for each process.
         parts: where detections are kept as they come, and what is there already is taken from. None: nowhere.
 
     Returns:
@@ -241,3 +147,111 @@ def _begun(parts: Parts | None, processes: Processes) -> dict[int | str, list[di
     if refusal is not None:
         raise refusal
     return done
+
+
+def detected(
+    model: Detector,
+    dataset: Dataset,
+    category_ids: Sequence[int],
+    *,
+    batch_size: int = 1,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    done: Collection[int | str] = (),
+) -> Iterator[list[tuple[int | str, list[dict[str, Any]]]]]:
+    """What a model detects in the pictures of a data set, batch by batch.
+
+    Args:
+        model: in eval mode.
+        dataset: its pictures; its annotations are not looked at.
+        category_ids: the data's id of each class of the model.
+        batch_size: pictures in a pass, at most; those of a pass are of equal padded size.
+        workers: processes that read pictures ahead.
+        rank, world_size: this process among those that share the pictures.
+        done: ids of pictures to leave out.
+
+    Yields:
+        For each picture of a batch its id and the rows of a COCO results file.
+
+    Raises:
+        ConfigError: a number out of range.
+        ImageError: a picture cannot be read.
+    """
+    shares: dict[str, Any] = {"batch_size": batch_size, "rank": rank, "world_size": world_size, "done": done}
+    total = sum(map(len, evaluation_batches(dataset, model.config.preprocess, **shares)))
+    with tqdm(total=total, unit="image", disable=rank > 0 or not on_terminal(), leave=False) as bar:
+        for batch in evaluation_loader(dataset, model.config.preprocess, workers=workers, **shares):
+            images = batch.images.to(model.device, model.dtype)
+            found = model.detect(images, batch.sizes, batch.original_sizes)
+            yield [
+                (image_id, detections.to_coco(image_id, category_ids))
+                for image_id, detections in zip(batch.image_ids, found, strict=True)
+            ]
+            bar.update(len(found))
+
+
+def detections_of(
+    model: Detector, dataset: Dataset, category_ids: Sequence[int], *, batch_size: int = 1, workers: int = 0
+) -> list[dict[str, Any]]:
+    """What a model detects in every picture of a data set, as the rows of a COCO results file.
+
+    Args:
+        model, dataset, category_ids, batch_size, workers: as of `detected`.
+    """
+    batches = detected(model, dataset, category_ids, batch_size=batch_size, workers=workers)
+    return [row for batch in batches for _, rows in batch for row in rows]
+
+
+def kinds_of(model: Detector) -> tuple[Kind, ...]:
+    """What a model's detections are judged by: boxes, and masks if it has them."""
+    with_masks = isinstance(model, TwoStageDetector) and model.mask_head is not None
+    return ("bbox", "segm") if with_masks else ("bbox",)
+
+
+def image_ids_of(dataset: Dataset) -> list[int | str]:
+    """In the order of the data set."""
+    return [dataset.picture(index).image_id for index in range(len(dataset))]
+
+
+def evaluate(
+    model: Detector, dataset: Dataset, category_ids: Sequence[int], *, batch_size: int = 1, workers: int = 0
+) -> dict[str, float | None]:
+    """COCO's figures of a model on a data set.
+
+    Args:
+        model: in eval mode, for the data's classes.
+        dataset: its pictures, those without objects included.
+        category_ids: the data's id of each class of the model.
+        batch_size, workers: as of `detected`.
+
+    Returns:
+        `FIGURES` by name, with `box_` before it, and for a model with masks again with `mask_` where an object has one;
+        each 0..1, or None where there is no ground truth of that size.
+
+    Raises:
+        ConfigError: there is nothing to evaluate.
+        ImageError: a picture cannot be read.
+    """
+    annotations = ground_truth(dataset, category_ids)
+    rows = detections_of(model, dataset, category_ids, batch_size=batch_size, workers=workers)
+    return figures_of(model, rows, annotations)
+
+
+def figures_of(model: Detector, rows: Sequence[Row], annotations: Mapping[str, Any]) -> dict[str, float | None]:
+    """COCO's figures of what a model detected.
+
+    Args:
+        model: that detected.
+        rows: of a COCO results file.
+        annotations: as of `coco_scores`; all of their pictures count.
+
+    Returns:
+        As `evaluate`.
+    """
+    ids = [image["id"] for image in annotations["images"]]
+    return {
+        f"{KINDS[kind]}_{name}": value
+        for kind in kinds_with_truth(kinds_of(model), annotations)
+        for name, value in coco_figures(annotations, rows, kind, ids).items()
+    }

@@ -7,11 +7,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from fpg_zoo.evaluation import KINDS
-from fpg_zoo.report import charts, sections
-from fpg_zoo.report.curves import PARTS, embedded_curves
-from fpg_zoo.report.gathering import Contents
-from fpg_zoo.report.markup import embedded, escaped, name_of, printable
+from fpg_zoo.evaluation.coco_metrics import KINDS
+from fpg_zoo.evaluation.report import charts, sections
+from fpg_zoo.evaluation.report.analysis import Contents
+from fpg_zoo.evaluation.report.curves import PARTS, embedded_curves
+from fpg_zoo.evaluation.report.html import embedded, escaped, name_of, printable
 
 
 def page(contents: Contents) -> str:

@@ -15,14 +15,15 @@ from fpg_zoo.data.coco_images import find_image, name_of, resolve_inside, size_o
 from fpg_zoo.data.dataset import Dataset, read_pixels
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import ImageError
-from fpg_zoo.evaluation import Kind, Scores, image_ids_of
+from fpg_zoo.evaluation.coco_metrics import Kind, Scores
+from fpg_zoo.evaluation.detect import image_ids_of
+from fpg_zoo.evaluation.report.analysis import About, gather
+from fpg_zoo.evaluation.report.coco_rows import Row
+from fpg_zoo.evaluation.report.page import page
+from fpg_zoo.evaluation.report.worst_images import Pixels
 from fpg_zoo.files import aside, explained
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.models.factory import HUB, LOCAL, published
-from fpg_zoo.report.gathering import About, gather
-from fpg_zoo.report.page import page
-from fpg_zoo.report.pictures import Pixels
-from fpg_zoo.report.regions import Row
 from fpg_zoo.structures.images import read_image
 from fpg_zoo.version import __version__
 
@@ -40,7 +41,7 @@ def write_report(
 
     Args:
         file: to write; replaced if it is there.
-        about, annotations, rows, scores, image_ids, pixels: as of `fpg_zoo.report.gathering.gather`.
+        about, annotations, rows, scores, image_ids, pixels: as of `fpg_zoo.evaluation.report.analysis.gather`.
 
     Raises:
         StorageError: it cannot be written.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from fpg_zoo.report.markup import escaped
+from fpg_zoo.evaluation.report.html import escaped
 
 
 class Column(NamedTuple):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fpg_zoo.report.markup import coordinate, escaped
-from fpg_zoo.report.matching import MIDDLE
+from fpg_zoo.evaluation.report.confusion import MIDDLE
+from fpg_zoo.evaluation.report.html import coordinate, escaped
 
 # Of a chart, in its own pixels.
 WIDTH, HEIGHT = 440, 300

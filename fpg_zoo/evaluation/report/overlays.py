@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from fpg_zoo.report.markup import TIMES, coordinate, escaped
-from fpg_zoo.report.matching import MIDDLE
-from fpg_zoo.report.pictures import Shape, State, Worst
+from fpg_zoo.evaluation.report.confusion import MIDDLE
+from fpg_zoo.evaluation.report.html import TIMES, coordinate, escaped
+from fpg_zoo.evaluation.report.worst_images import Shape, State, Worst
 
 _LETTERS = (1 / 40, 1 / 60)  # height of a label's letters, at least, of the picture's width and height
 _CHARACTER = 0.66  # width of a letter, of its height, on average

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,12 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
-from fpg_zoo.data.dataset import Dataset
-from fpg_zoo.data.ground_truth import ground_truth
-from fpg_zoo.data.loader import evaluation_batches, evaluation_loader
 from fpg_zoo.data.masks import can_have_masks, filled
 from fpg_zoo.files import on_terminal
-from fpg_zoo.modeling.detectors import Detector, TwoStageDetector
 
 Kind = Literal["bbox", "segm"]
 KINDS: dict[Kind, str] = {"bbox": "box", "segm": "mask"}  # pycocotools' names, and ours in figures
@@ -194,111 +190,3 @@ def coco_figures(
         `FIGURES` by name, each 0..1, or None where there is no ground truth of that size.
     """
     return coco_scores(annotations, results, kind, image_ids).figures
-
-
-def detected(
-    model: Detector,
-    dataset: Dataset,
-    category_ids: Sequence[int],
-    *,
-    batch_size: int = 1,
-    workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    done: Collection[int | str] = (),
-) -> Iterator[list[tuple[int | str, list[dict[str, Any]]]]]:
-    """What a model detects in the pictures of a data set, batch by batch.
-
-    Args:
-        model: in eval mode.
-        dataset: its pictures; its annotations are not looked at.
-        category_ids: the data's id of each class of the model.
-        batch_size: pictures in a pass, at most; those of a pass are of equal padded size.
-        workers: processes that read pictures ahead.
-        rank, world_size: this process among those that share the pictures.
-        done: ids of pictures to leave out.
-
-    Yields:
-        For each picture of a batch its id and the rows of a COCO results file.
-
-    Raises:
-        ConfigError: a number out of range.
-        ImageError: a picture cannot be read.
-    """
-    shares: dict[str, Any] = {"batch_size": batch_size, "rank": rank, "world_size": world_size, "done": done}
-    total = sum(map(len, evaluation_batches(dataset, model.config.preprocess, **shares)))
-    with tqdm(total=total, unit="image", disable=rank > 0 or not on_terminal(), leave=False) as bar:
-        for batch in evaluation_loader(dataset, model.config.preprocess, workers=workers, **shares):
-            images = batch.images.to(model.device, model.dtype)
-            found = model.detect(images, batch.sizes, batch.original_sizes)
-            yield [
-                (image_id, detections.to_coco(image_id, category_ids))
-                for image_id, detections in zip(batch.image_ids, found, strict=True)
-            ]
-            bar.update(len(found))
-
-
-def detections_of(
-    model: Detector, dataset: Dataset, category_ids: Sequence[int], *, batch_size: int = 1, workers: int = 0
-) -> list[dict[str, Any]]:
-    """What a model detects in every picture of a data set, as the rows of a COCO results file.
-
-    Args:
-        model, dataset, category_ids, batch_size, workers: as of `detected`.
-    """
-    batches = detected(model, dataset, category_ids, batch_size=batch_size, workers=workers)
-    return [row for batch in batches for _, rows in batch for row in rows]
-
-
-def kinds_of(model: Detector) -> tuple[Kind, ...]:
-    """What a model's detections are judged by: boxes, and masks if it has them."""
-    with_masks = isinstance(model, TwoStageDetector) and model.mask_head is not None
-    return ("bbox", "segm") if with_masks else ("bbox",)
-
-
-def image_ids_of(dataset: Dataset) -> list[int | str]:
-    """In the order of the data set."""
-    return [dataset.picture(index).image_id for index in range(len(dataset))]
-
-
-def evaluate(
-    model: Detector, dataset: Dataset, category_ids: Sequence[int], *, batch_size: int = 1, workers: int = 0
-) -> dict[str, float | None]:
-    """COCO's figures of a model on a data set.
-
-    Args:
-        model: in eval mode, for the data's classes.
-        dataset: its pictures, those without objects included.
-        category_ids: the data's id of each class of the model.
-        batch_size, workers: as of `detected`.
-
-    Returns:
-        `FIGURES` by name, with `box_` before it, and for a model with masks again with `mask_` where an object has one;
-        each 0..1, or None where there is no ground truth of that size.
-
-    Raises:
-        ConfigError: there is nothing to evaluate.
-        ImageError: a picture cannot be read.
-    """
-    annotations = ground_truth(dataset, category_ids)
-    rows = detections_of(model, dataset, category_ids, batch_size=batch_size, workers=workers)
-    return figures_of(model, rows, annotations)
-
-
-def figures_of(model: Detector, rows: Sequence[Row], annotations: Mapping[str, Any]) -> dict[str, float | None]:
-    """COCO's figures of what a model detected.
-
-    Args:
-        model: that detected.
-        rows: of a COCO results file.
-        annotations: as of `coco_scores`; all of their pictures count.
-
-    Returns:
-        As `evaluate`.
-    """
-    ids = [image["id"] for image in annotations["images"]]
-    return {
-        f"{KINDS[kind]}_{name}": value
-        for kind in kinds_with_truth(kinds_of(model), annotations)
-        for name, value in coco_figures(annotations, rows, kind, ids).items()
-    }

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fpg_zoo.evaluation import Scores
+from fpg_zoo.evaluation.coco_metrics import Scores
 
 NAMES = ("IoU 0.50", "IoU 0.75", "mean of IoU 0.50 to 0.95")
 _PLACES = {"IoU 0.50": 0, "IoU 0.75": 5}  # of the ten IoUs

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from fpg_zoo.errors import ImageError
-from fpg_zoo.report.markup import coordinate, printable
-from fpg_zoo.report.matching import IGNORED, NO_OBJECT, Matched
-from fpg_zoo.report.outlines import outlines
-from fpg_zoo.report.regions import Row, box_of, mask_of, size_of
+from fpg_zoo.evaluation.report.coco_rows import Row, box_of, mask_of, size_of
+from fpg_zoo.evaluation.report.confusion import IGNORED, NO_OBJECT, Matched
+from fpg_zoo.evaluation.report.html import coordinate, printable
+from fpg_zoo.evaluation.report.mask_outlines import outlines
 
 LONGEST_SIDE = 640  # pixels of an embedded picture
 MOST_DETECTIONS = 100  # drawn on a picture, the best

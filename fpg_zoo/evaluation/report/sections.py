@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpg_zoo.evaluation import FIGURES, KINDS
-from fpg_zoo.report import charts, overlays
-from fpg_zoo.report.curves import NAMES, aps, curves_of, overall
-from fpg_zoo.report.gathering import Contents
-from fpg_zoo.report.markup import TIMES, escaped, fraction, name_of, text_of
-from fpg_zoo.report.matching import MIDDLE, MOST_SHOWN, rates
-from fpg_zoo.report.pictures import MOST_DETECTIONS, MOST_OBJECTS, Worst
-from fpg_zoo.report.tables import Column, table
+from fpg_zoo.evaluation.coco_metrics import FIGURES, KINDS
+from fpg_zoo.evaluation.report import charts, overlays
+from fpg_zoo.evaluation.report.analysis import Contents
+from fpg_zoo.evaluation.report.confusion import MIDDLE, MOST_SHOWN, rates
+from fpg_zoo.evaluation.report.curves import NAMES, aps, curves_of, overall
+from fpg_zoo.evaluation.report.html import TIMES, escaped, fraction, name_of, text_of
+from fpg_zoo.evaluation.report.tables import Column, table
+from fpg_zoo.evaluation.report.worst_images import MOST_DETECTIONS, MOST_OBJECTS, Worst
 
 _MANY = 25  # classes, whose matrix needs the whole width
 _CURVES = ("at50", "at75", "mean")  # their classes in the style sheet

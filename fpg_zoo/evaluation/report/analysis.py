@@ -11,11 +11,11 @@ import numpy as np
 from pycocotools.cocoeval import Params
 from tqdm import tqdm
 
-from fpg_zoo.evaluation import KINDS, Kind, Scores, judged_by
+from fpg_zoo.evaluation.coco_metrics import KINDS, Kind, Scores, judged_by
+from fpg_zoo.evaluation.report.coco_rows import Row, overlaps, size_of
+from fpg_zoo.evaluation.report.confusion import Confusion, Matched, Tally, match, rates, steps_of, thresholds_of
+from fpg_zoo.evaluation.report.worst_images import Judged, Pixels, Worst, drawn
 from fpg_zoo.files import on_terminal
-from fpg_zoo.report.matching import Confusion, Matched, Tally, match, rates, steps_of, thresholds_of
-from fpg_zoo.report.pictures import Judged, Pixels, Worst, drawn
-from fpg_zoo.report.regions import Row, overlaps, size_of
 
 MOST_PICTURES = 12
 
@@ -88,10 +88,10 @@ def gather(
 
     Args:
         about: what was evaluated.
-        annotations, rows, image_ids: as of `fpg_zoo.evaluation.coco_scores`. Objects without a mask count as crowds
+        annotations, rows, image_ids: as of `fpg_zoo.evaluation.coco_metrics.coco_scores`. Objects without a mask count as crowds
             where the detections have masks alone.
         scores: its answer, by kind; boxes, masks or both.
-        pixels: reads a picture by its id, as of `fpg_zoo.report.pictures.drawn`. None: without pictures.
+        pixels: reads a picture by its id, as of `fpg_zoo.evaluation.report.worst_images.drawn`. None: without pictures.
     """
     kind: Kind = "bbox" if "bbox" in scores else "segm"
     categories = sorted(annotations["categories"], key=lambda category: category["id"])

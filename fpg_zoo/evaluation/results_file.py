@@ -18,7 +18,7 @@ from fpg_zoo.data.ground_truth import check_objects, truth_of
 from fpg_zoo.data.masks import MAX_PIXELS, MAX_SIDE, can_have_masks, compressed, read_mask
 from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.evaluation import Kind, kinds_with_truth, no_mask_note
+from fpg_zoo.evaluation.coco_metrics import Kind, kinds_with_truth, no_mask_note
 from fpg_zoo.files import on_terminal
 
 _KEYS: dict[Kind, str] = {"bbox": "bbox", "segm": "segmentation"}
@@ -30,7 +30,7 @@ _Sizes = Mapping[int | str, tuple[int, int] | None]  # (height, width) in pixels
 
 
 class Results(NamedTuple):
-    """Detections that `fpg_zoo.evaluation.coco_scores` takes.
+    """Detections that `fpg_zoo.evaluation.coco_metrics.coco_scores` takes.
 
     Attributes:
         annotations: what they are compared with, as of `fpg_zoo.data.ground_truth.ground_truth`.

@@ -1,0 +1,1 @@
+"""How good detections are: COCO's figures and the report."""
