@@ -38,15 +38,15 @@ __all__ = [
 _HOMES = {
     "Detections": "structures",
     "FPGZooError": "errors",
-    "ModelInfo": "factory",
-    "Predictor": "predictor",
-    "create_model": "factory",
-    "list_models": "factory",
-    "load_reference_state_dict": "reference",
-    "model_info": "factory",
-    "optimize": "optimized.detectors",
-    "push_to_hub": "hub_push",
-    "reference_state_dict": "reference",
+    "ModelInfo": "models.factory",
+    "Predictor": "inference.predictor",
+    "create_model": "models.factory",
+    "list_models": "models.factory",
+    "load_reference_state_dict": "models.loading",
+    "model_info": "models.factory",
+    "optimize": "inference.optimized.detectors",
+    "push_to_hub": "weights.hub.push",
+    "reference_state_dict": "models.loading",
 }
 
 

@@ -13,7 +13,10 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fpg_zoo.cli import evaluating, models, predicting, training, weights
+from fpg_zoo.cli import eval as evaluating
+from fpg_zoo.cli import models, weights
+from fpg_zoo.cli import predict as predicting
+from fpg_zoo.cli import train as training
 from fpg_zoo.cli.exit_codes import DONE, INTERRUPTED, REFUSED
 from fpg_zoo.cli.printing import print_notice
 from fpg_zoo.errors import FPGZooError, is_out_of_memory
