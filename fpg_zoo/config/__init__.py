@@ -20,8 +20,8 @@ from fpg_zoo.config.necks import (
 )
 
 __all__ = [
-    "AnchorConfig",
     "BACKBONE_STAGES",
+    "AnchorConfig",
     "BoxHeadConfig",
     "DetectorConfig",
     "Direction",
