@@ -8,7 +8,6 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from training_runs import (
     CLASSES,
     NAME,
-    checkpoint,
-    data,
     dataset_of,
-    make_data,
     settings,
     small_model,
     start,

@@ -1,6 +1,6 @@
 """A hub on loopback, in a process of its own, that speaks what huggingface_hub asks of a real one.
 
-    python tests/hub_server.py --folder DIR --port 0
+    python tests/support/hub_server.py --folder DIR --port 0
 
 prints its port. What it holds is on the disk in DIR: contents under `objects`, each repository as
 `repos/OWNER/NAME.json`, and every request as a line of `requests.jsonl`. Large files go through LFS ("basic" transfer)

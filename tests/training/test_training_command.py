@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from command import environment, run
 from conftest import ROOT
 from tiny_models import tiny_model
-from training_runs import NAME, checkpoint, data, dataset_of, make_data, small_model, start, steps_logged, weights_of
+from training_runs import NAME, dataset_of, make_data, small_model, start, steps_logged, weights_of
 
 import fpg_zoo
 from fpg_zoo.data.coco import CocoDataset

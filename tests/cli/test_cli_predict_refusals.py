@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from command import environment, run
-from predicting import NO_COCO_IDS, SCORE, add, checkpoint, predict, rows_of, working_folder, written
+from predicting import SCORE, add, predict, written
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -21,10 +21,8 @@ from predicting import (
     SCORE,
     WIDTH,
     add,
-    checkpoint,
     predict,
     rows_of,
-    working_folder,
     written,
 )
 from pycocotools import mask as mask_api
