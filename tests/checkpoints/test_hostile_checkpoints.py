@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import hostile
 import numpy as np
 import pytest
 import torch
@@ -45,7 +46,7 @@ def outcomes(folder: Path) -> dict[str, Outcome]:
     """They are read in another process, which nothing has made to take memory before."""
     paths = [str(Path(fpg_zoo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("hostile.py"), folder],
+        [sys.executable, hostile.__file__, folder],
         capture_output=True,
         text=True,
         check=False,

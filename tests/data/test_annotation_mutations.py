@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import annotation_mutations
 import pytest
 
-PROGRAM = Path(__file__).with_name("annotation_mutations.py")
+PROGRAM = Path(annotation_mutations.__file__)
 
 
 @pytest.mark.slow

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import data_mutations
 from command import environment, python
+from conftest import ROOT
 
 
 def test_mutated_folders_and_entries() -> None:
-    tests = Path(__file__).parent
-    paths = environment(PYTHONPATH=f"{tests.parent}:{tests}")
-    done = python(str(tests / "data_mutations.py"), "0", "40", "20", env=paths, timeout=300)
+    support = Path(data_mutations.__file__).parent
+    paths = environment(PYTHONPATH=f"{ROOT}:{support}")
+    done = python(data_mutations.__file__, "0", "40", "20", env=paths, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     counts = json.loads(done.stdout)
     assert {name: sum(one.values()) for name, one in counts.items()} == {"folders": 40, "entries": 20}
