@@ -2,7 +2,7 @@
 
 Each kind that the detectors have at 640 x 640, on a map or on one enlarged by 2, as oneDNN computes it and in
 Winograd's form, in turn in one run, and how far either is from the sum in double precision; float32 on the CPU.
-`fpg_zoo/inference/optimized/winograd.py` chooses by these figures.
+`fpg_zoo/optimized/winograd.py` chooses by these figures.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from harness.measure import command_line, commit, measure_in_turn, write
 from torch import Tensor, nn
 
-from fpg_zoo.inference.optimized.convolutions import Convolution, EnlargedConvolution, folded
+from fpg_zoo.inference.optimized.convolutions import Convolution, UpsampleConvolution
 from fpg_zoo.inference.optimized.winograd import WinogradConvolution
 from fpg_zoo.modeling.layers import upsample2
 
@@ -58,8 +58,8 @@ def row_of(images: int, channels: int, outputs: int, side: int, *, enlarged: boo
     torch.manual_seed(0)
     conv = nn.Conv2d(channels, outputs, 3, padding=1)
     x = torch.randn(images, channels, side, side).relu().contiguous(memory_format=torch.channels_last)
-    plain = EnlargedConvolution(*folded(conv)) if enlarged else Convolution.of(conv)
-    quick = WinogradConvolution.of(conv, enlarged=enlarged)
+    plain = UpsampleConvolution.of(conv) if enlarged else Convolution.of(conv)
+    quick = WinogradConvolution.of(conv, upsample=enlarged)
     exact = conv.double()(upsample2(x.double()) if enlarged else x.double())
     before, after, ratio = measure_in_turn(lambda: plain(x), lambda: quick(x), runs=runs)
     return {
@@ -73,7 +73,7 @@ def row_of(images: int, channels: int, outputs: int, side: int, *, enlarged: boo
         "plain_over_this": dataclasses.asdict(ratio),
         "plain_error": apart(exact, plain(x)),
         "error": apart(exact, quick(x)),
-        "size": round(quick.products.numel() / conv.weight.numel(), 2),
+        "size": round(quick.weight.numel() / conv.weight.numel(), 2),
     }
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
+import weakref
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -23,9 +26,11 @@ from fpg_zoo.config import (
     ResNetConfig,
     triangle_grid,
 )
-from fpg_zoo.inference.optimized.convolutions import Convolution, EnlargedConvolution, folded
+from fpg_zoo.inference.optimized.convolutions import Convolution, UpsampleConvolution
 from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
+from fpg_zoo.modeling.layers import ConvNorm
+from fpg_zoo.modeling.necks.fpn import FPN
 
 NANO = ("faster_rcnn_nano_fpg", "mask_rcnn_nano_fpg", "retinanet_nano_fpg")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -73,12 +78,12 @@ def _random_norm(channels: int) -> nn.BatchNorm2d:
 
 
 @torch.no_grad()
-def test_folding_and_enlarging_are_identities() -> None:
+def test_folding_and_upsampling_are_identities() -> None:
     torch.manual_seed(0)
     conv, norm, x = nn.Conv2d(6, 8, 3, padding=1), _random_norm(8), torch.randn(2, 6, 5, 7)
     assert _apart(norm(conv(x)), Convolution.of(conv, norm)(x)) < 1e-6
     large = F.interpolate(x, scale_factor=2, mode="nearest")
-    assert _apart(norm(conv(large)), EnlargedConvolution(*folded(conv, norm))(x)) < 1e-6
+    assert _apart(norm(conv(large)), UpsampleConvolution.of(conv, norm)(x)) < 1e-6
 
 
 @torch.no_grad()
@@ -154,7 +159,7 @@ def test_a_dense_detectors_other_necks(neck: FPNConfig | NASFPNConfig) -> None:
 TWO_STAGE, DENSE = (fpg_zoo.model_info(name).config for name in NANO[1:])
 WIDE = ResNetConfig(block="basic", depths=(1, 2, 2, 1), width=64)  # 64, 128, 256 and 512 channels
 GRID = triangle_grid(pathways=4)
-QUICK = {
+WINOGRAD = {
     "Mask R-CNN": dataclasses.replace(
         TWO_STAGE,
         backbone=WIDE,
@@ -173,7 +178,7 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize("config", QUICK.values(), ids=QUICK)
+@pytest.mark.parametrize("config", WINOGRAD.values(), ids=WINOGRAD)
 def test_wide_ones_with_fewer_multiplications(config: DetectorConfig) -> None:
     _check_random(build_detector(config))
 
@@ -237,7 +242,63 @@ def test_pictures_go_through_a_predictor() -> None:
     assert _matched(before, after) >= 0.99 * len(before) > 0
 
 
-def test_what_an_optimised_form_cannot_is_said() -> None:
+class PooledNeck(nn.Module):
+    """A neck of one's own: each level is the one before at half the size."""
+
+    def __init__(self, config: FPNConfig, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.lateral = ConvNorm(channels[1], config.width, 3)
+        self.levels = config.levels
+
+    def forward(self, stages: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        maps = [self.lateral(stages[1])]
+        while len(maps) < self.levels:
+            maps.append(F.max_pool2d(maps[-1], 2))
+        return tuple(maps)
+
+
+class NegatedFPN(FPN):
+    """A subclass of a neck with a fused form, which does not compute the same."""
+
+    def forward(self, stages: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        return tuple(-x for x in super().forward(stages))
+
+
+@pytest.mark.parametrize("neck_class", [PooledNeck, NegatedFPN])
+def test_a_neck_without_a_fused_form_stays_plain(neck_class: type[nn.Module]) -> None:
+    plain = build_detector(DENSE)
+    config = FPNConfig(start=1, width=DENSE.neck.width, extra_levels="conv")
+    plain.neck = neck_class(config, plain.backbone.channels)
+    _check_random(plain)
+    form = fpg_zoo.optimize(plain)
+    assert type(form.neck) is neck_class
+    assert form.neck is not plain.neck
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in form.neck.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in plain.neck.modules())
+    images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    (expected,), (output,) = (model.detect(images, [(128, 128)]) for model in (plain, form))
+    assert _matched(expected, output) >= 0.99 * len(expected)
+
+
+def test_a_detector_class_without_a_form_is_refused_by_name() -> None:
+    class Unknown(RetinaNet):
+        pass
+
+    with pytest.raises(TypeError, match="Unknown has no inference form"):
+        fpg_zoo.optimize(Unknown(DENSE).eval())
+
+
+def test_a_form_does_not_keep_the_plain_model_in_memory() -> None:
+    plain = build_detector(WINOGRAD["NAS-FPN"]).eval()
+    layers = [weakref.ref(module) for module in plain.modules()]
+    form = fpg_zoo.optimize(plain)
+    del plain
+    gc.collect()
+    assert form.neck is not None
+    assert not any(layer() for layer in layers)
+
+
+def test_what_an_optimized_form_cannot_is_said() -> None:
     made = fpg_zoo.optimize(tiny_model(NANO[2]))
     assert made.eval() is made
     assert not made.training
@@ -245,7 +306,7 @@ def test_what_an_optimised_form_cannot_is_said() -> None:
         made.train()
     with pytest.raises(ValueError, match="cannot be saved to out"):
         made.save_pretrained("out")
-    with pytest.raises(ValueError, match="already optimised"):
+    with pytest.raises(ValueError, match="already optimized"):
         fpg_zoo.optimize(made)
     with pytest.raises(ValueError, match=r"dtype=torch.int8: the network computes in one of"):
         fpg_zoo.optimize(tiny_model(NANO[2]), dtype=torch.int8)

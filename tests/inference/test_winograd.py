@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fpg_zoo
-from fpg_zoo.inference.optimized.winograd import WinogradConvolution, pays, toom_cook
+from fpg_zoo.inference.optimized.convolutions import Source
+from fpg_zoo.inference.optimized.winograd import WinogradConvolution, is_eligible, toom_cook
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,17 +28,17 @@ def _random(channels: int = 5, outputs: int = 7, *, bias: bool = True) -> tuple[
     return nn.Conv2d(channels, outputs, 3, padding=1, bias=bias), norm
 
 
-def _expected(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor, *, enlarged: bool) -> Tensor:
-    x = F.interpolate(x, scale_factor=2, mode="nearest") if enlarged else x
+def _expected(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor, *, upsample: bool) -> Tensor:
+    x = F.interpolate(x, scale_factor=2, mode="nearest") if upsample else x
     bias = None if conv.bias is None else conv.bias.double()
-    made = F.conv2d(x.double(), conv.weight.double(), bias, padding=1)
+    output = F.conv2d(x.double(), conv.weight.double(), bias, padding=1)
     if norm is not None:
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        made = F.batch_norm(
-            made, norm.running_mean.double(), norm.running_var.double(), norm.weight.double(), norm.bias.double()
+        output = F.batch_norm(
+            output, norm.running_mean.double(), norm.running_var.double(), norm.weight.double(), norm.bias.double()
         )
-    return made
+    return output
 
 
 def _apart(expected: Tensor, found: Tensor) -> float:
@@ -56,32 +57,32 @@ def test_matrices_are_those_of_the_paper() -> None:
 
 # Smaller than a tile, whole tiles, tiles that reach beyond the map, more tiles than are taken at a time.
 SIZES = [(1, 1), (3, 2), (4, 4), (8, 12), (13, 7), (20, 171), (4, 700)]
-# The last: images that are taken some at a time, as the regions of a mask head.
+# The last: images that are computed some at a time, as the RoIs of a mask head.
 CASES = [*((images, size) for images in (1, 3) for size in SIZES), (33, (14, 14))]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("images", "size"), CASES)
-@pytest.mark.parametrize("enlarged", [False, True], ids=["map", "enlarged"])
-def test_it_is_the_convolution(enlarged: bool, images: int, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("upsample", [False, True], ids=["map", "upsampled"])
+def test_it_is_the_convolution(upsample: bool, images: int, size: tuple[int, int]) -> None:
     conv, norm = _random()
     x = torch.randn(images, 5, *size).contiguous(memory_format=torch.channels_last)
-    made = WinogradConvolution.of(conv, [norm], enlarged=enlarged)
-    expected = _expected(conv, norm, x, enlarged=enlarged)
-    found = made(x)
+    output = WinogradConvolution.of(conv, [norm], upsample=upsample)
+    expected = _expected(conv, norm, x, upsample=upsample)
+    found = output(x)
     assert found.shape == expected.shape
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert _apart(expected, found) < 2e-6
     total = torch.randn(expected.shape)
-    assert _apart((expected + total).relu(), made(x, total.clone(), relu=True)) < 2e-6
+    assert _apart((expected + total).relu(), output(x, total.clone(), relu=True)) < 2e-6
 
 
 @torch.no_grad()
 def test_maps_in_any_order_of_memory() -> None:
     conv, _ = _random(bias=False)
     x = torch.randn(2, 5, 9, 11)
-    made = WinogradConvolution.of(conv)
-    assert _apart(_expected(conv, None, x, enlarged=False), made(x)) < 2e-6
+    output = WinogradConvolution.of(conv)
+    assert _apart(_expected(conv, None, x, upsample=False), output(x)) < 2e-6
 
 
 @torch.no_grad()
@@ -96,20 +97,20 @@ def test_levels_go_together_each_with_its_norm(images: int) -> None:
     conv, norm = _random()
     maps = [torch.randn(images, 5, *size) for size in ((40, 171), (20, 30), (5, 7), (1, 1))]
     norms = [norm, None, norm, None]
-    each = WinogradConvolution.of(conv, norms).on_levels(maps, relu=True)
-    alike = WinogradConvolution.of(conv, [norm]).on_levels(maps)
+    each = WinogradConvolution.of(conv, norms).forward_levels(maps, relu=True)
+    alike = WinogradConvolution.of(conv, [norm]).forward_levels(maps)
     for x, own, with_norm, without in zip(maps, norms, each, alike, strict=True):
-        assert _apart(_expected(conv, own, x, enlarged=False).relu(), with_norm) < 2e-6
-        assert _apart(_expected(conv, norm, x, enlarged=False), without) < 2e-6
+        assert _apart(_expected(conv, own, x, upsample=False).relu(), with_norm) < 2e-6
+        assert _apart(_expected(conv, norm, x, upsample=False), without) < 2e-6
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("enlarged", [False, True], ids=["map", "enlarged"])
-def test_rounding_errors_are_small_with_many_channels(enlarged: bool) -> None:
+@pytest.mark.parametrize("upsample", [False, True], ids=["map", "upsampled"])
+def test_rounding_errors_are_small_with_many_channels(upsample: bool) -> None:
     conv, _ = _random(256, 256)
     x = torch.randn(1, 256, 24, 24).relu()
-    made = WinogradConvolution.of(conv, enlarged=enlarged)
-    assert _apart(_expected(conv, None, x, enlarged=enlarged), made(x)) < 2e-6
+    output = WinogradConvolution.of(conv, upsample=upsample)
+    assert _apart(_expected(conv, None, x, upsample=upsample), output(x)) < 2e-6
 
 
 @pytest.mark.parametrize(
@@ -125,59 +126,59 @@ def test_rounding_errors_are_small_with_many_channels(enlarged: bool) -> None:
     ],
 )
 def test_others_stay_plain(conv: nn.Conv2d) -> None:
-    assert not pays(conv)
+    assert not is_eligible(Source(conv))
 
 
 def test_who_takes_it() -> None:
-    assert pays(nn.Conv2d(128, 128, 3, padding=1))
+    assert is_eligible(Source(nn.Conv2d(128, 128, 3, padding=1)))
     plain = fpg_zoo.create_model("retinanet_r50_fpn").eval()
 
-    def quick(model: nn.Module) -> int:
+    def count(model: nn.Module) -> int:
         return sum(isinstance(module, WinogradConvolution) for module in model.modules())
 
     # In float32 on the CPU: 3 and 5 of the backbone's second and third stage, 2 of the pyramid, 4 of each of two
     # towers, and the layer of classes. That of boxes has 36 channels.
-    assert quick(fpg_zoo.optimize(plain)) == 3 + 5 + 2 + 4 * 2 + 1
-    assert quick(fpg_zoo.optimize(plain, dtype=torch.bfloat16)) == 0
-    assert quick(fpg_zoo.optimize(plain, compile=True)) == 0
-    assert quick(fpg_zoo.optimize(copy.deepcopy(plain).to(torch.bfloat16), dtype=torch.float32)) == 0
+    assert count(fpg_zoo.optimize(plain)) == 3 + 5 + 2 + 4 * 2 + 1
+    assert count(fpg_zoo.optimize(plain, dtype=torch.bfloat16)) == 0
+    assert count(fpg_zoo.optimize(plain, compile=True)) == 0
+    assert count(fpg_zoo.optimize(copy.deepcopy(plain).to(torch.bfloat16), dtype=torch.float32)) == 0
     with torch.device("meta"):  # the default for new tensors is not for these
-        assert quick(fpg_zoo.optimize(plain)) > 0
+        assert count(fpg_zoo.optimize(plain)) > 0
 
 
 PRECISION = """
 import torch
-from fpg_zoo.inference.optimized.winograd import has_every_digit
-print(has_every_digit(torch.device("cpu"), torch.float32))
+from fpg_zoo.inference.optimized.winograd import has_full_precision_matmul
+print(has_full_precision_matmul(torch.device("cpu"), torch.float32))
 if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
     torch.backends.cuda.matmul.fp32_precision = "tf32"  # of another device
-print(has_every_digit(torch.device("cpu"), torch.float32))
+print(has_full_precision_matmul(torch.device("cpu"), torch.float32))
 """
 LOWER = """
 import torch
-from fpg_zoo.inference.optimized.winograd import has_every_digit
+from fpg_zoo.inference.optimized.winograd import has_full_precision_matmul
 torch.set_float32_matmul_precision("medium")  # whose few digits these sums cannot do with
-print(has_every_digit(torch.device("cpu"), torch.float32))
+print(has_full_precision_matmul(torch.device("cpu"), torch.float32))
 """
 
 
-@pytest.mark.parametrize(("script", "told"), [(PRECISION, ["True", "True"]), (LOWER, ["False"])])
-def test_the_precision_of_products_decides(script: str, told: list[str]) -> None:
+@pytest.mark.parametrize(("script", "expected"), [(PRECISION, ["True", "True"]), (LOWER, ["False"])])
+def test_the_precision_of_products_decides(script: str, expected: list[str]) -> None:
     # In a process of its own: one way of setting it forbids the other.
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == told, done.stderr
+    assert done.stdout.split() == expected, done.stderr
 
 
-def test_a_quick_form_is_neither_moved_nor_converted() -> None:
+def test_a_form_is_neither_moved_nor_converted() -> None:
     form = fpg_zoo.optimize(fpg_zoo.create_model("retinanet_r50_fpn").eval())
     assert form.to(torch.float32).to("cpu") is form
-    with pytest.raises(ValueError, match=r"cannot be made torch.bfloat16 on cpu: use the one it was made of"):
+    with pytest.raises(ValueError, match=r"cannot be converted to torch.bfloat16 on cpu: use the one it was output of"):
         form.to(torch.bfloat16)
-    with pytest.raises(ValueError, match=r"cannot be made torch.float32 on meta"):
+    with pytest.raises(ValueError, match=r"cannot be converted to torch.float32 on meta"):
         form.to("meta")
 
 
-def test_a_grid_enlarges_so_at_its_finest_level_alone() -> None:
+def test_a_grid_upsamples_so_at_its_finest_level_alone() -> None:
     form = fpg_zoo.optimize(fpg_zoo.create_model("faster_rcnn_r50_fpg").eval())
     pathways = form.neck.get_submodule("pathways")
     # Of nine pathways, five reach the finest level, which each takes from the next.

@@ -3,86 +3,69 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from fpg_zoo.inference.optimized.convolutions import Convolution
-from fpg_zoo.inference.optimized.winograd import WinogradConvolution, convolution, pays
+from fpg_zoo.inference.optimized.convolutions import Convolution, LevelConvolution
 from fpg_zoo.modeling.heads.retina_head import RetinaHead, SharedConv
 from fpg_zoo.modeling.heads.roi_heads import BoxHead, MaskHead
 from fpg_zoo.modeling.heads.rpn import RPN
 from fpg_zoo.modeling.layers import ConvNorm
 
-_REGIONS = 32  # that the mask head takes at a time
+_ROIS_PER_CHUNK = 32  # that the mask head takes at a time
 
 
 class FusedRPN(nn.Module):
     """As `fpg_zoo.modeling.heads.rpn.RPN`."""
 
-    def __init__(self, plain: RPN, *, quick: bool) -> None:
+    def __init__(self, plain: RPN) -> None:
         super().__init__()
-        self.conv = convolution(plain.conv, quick=quick)
+        self.conv = Convolution.of(plain.conv)
         self.objectness = Convolution.of(plain.objectness)
         self.deltas = Convolution.of(plain.deltas)
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        hidden = self.conv.on_levels(pyramid, relu=True)
+        hidden = self.conv.forward_levels(pyramid, relu=True)
         return [self.objectness(x) for x in hidden], [self.deltas(x) for x in hidden]
 
 
 class FusedRetinaHead(nn.Module):
     """As `fpg_zoo.modeling.heads.retina_head.RetinaHead`."""
 
-    def __init__(self, plain: RetinaHead, *, quick: bool) -> None:
+    def __init__(self, plain: RetinaHead) -> None:
         super().__init__()
         self.class_tower, self.box_tower = (
-            nn.Sequential(*(FusedSharedConv(layer, quick=quick) for layer in tower if isinstance(layer, SharedConv)))
+            nn.Sequential(*(FusedSharedConv(layer) for layer in tower if isinstance(layer, SharedConv)))
             for tower in (plain.class_tower, plain.box_tower)
         )
-        self.classes, self.deltas = (convolution(conv, quick=quick) for conv in (plain.classes, plain.deltas))
+        self.classes, self.deltas = Convolution.of(plain.classes), Convolution.of(plain.deltas)
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        return self.classes.on_levels(self.class_tower(pyramid)), self.deltas.on_levels(self.box_tower(pyramid))
+        logits = self.classes.forward_levels(self.class_tower(pyramid))
+        return logits, self.deltas.forward_levels(self.box_tower(pyramid))
 
 
 class FusedSharedConv(nn.Module):
-    """As `fpg_zoo.modeling.heads.retina_head.SharedConv`, for all levels at once: it stands once for each, with its norm, or
-    once for all if it is a quick one, whose weights are large.
+    """As `fpg_zoo.modeling.heads.retina_head.SharedConv`, for all levels in one call.
 
     `forward`: the levels' maps (N, in, H_l, W_l) to (N, out, H_l, W_l), after ReLU.
     """
 
-    def __init__(self, plain: SharedConv, *, quick: bool) -> None:
+    def __init__(self, plain: SharedConv) -> None:
         super().__init__()
         norms = [norm for norm in plain.norms if isinstance(norm, nn.BatchNorm2d)]
-        self.for_all = WinogradConvolution.of(plain.conv, norms) if quick and pays(plain.conv) else None
-        self.for_each = nn.ModuleList([] if self.for_all else [Convolution.of(plain.conv, norm) for norm in norms])
+        self.conv = LevelConvolution.of(plain.conv, norms)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        if self.for_all is not None:
-            return self.for_all.on_levels(maps, relu=True)
-        return [conv(x, relu=True) for conv, x in zip(self.for_each, maps, strict=True)]
-
-
-class FusedTower(nn.Module):
-    """Convolutions one after the other, each with ReLU; (N, in, H, W) to (N, out, H, W)."""
-
-    def __init__(self, convs: Iterable[Convolution | WinogradConvolution]) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(convs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for conv in self.convs:
-            x = conv(x, relu=True)
-        return x
+        return self.conv.forward_levels(maps, relu=True)
 
 
 class FusedBoxHead(nn.Module):
-    """As `fpg_zoo.modeling.heads.roi_heads.BoxHead`; the first layer takes pooled regions in channels-last order.
+    """As `fpg_zoo.modeling.heads.roi_heads.BoxHead`.
 
-    Its weight is put into that order, so that no region is.
+    The first layer's weight is put into channels-last order, which the pooled RoIs have, so that no RoI is copied.
     """
 
     def __init__(self, plain: BoxHead) -> None:
@@ -100,8 +83,8 @@ class FusedBoxHead(nn.Module):
             torch.cat([layer.weight for layer in outputs]), torch.cat([layer.bias for layer in outputs])
         )
 
-    def forward(self, pyramid: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.pooling(pyramid, regions).permute(0, 2, 3, 1).flatten(1)
+    def forward(self, pyramid: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.pooling(pyramid, rois).permute(0, 2, 3, 1).flatten(1)
         x = self.fc1(x).relu_()
         x = self.fc2(x).relu_()
         logits, deltas = self.last(x).split(self.sizes, dim=1)
@@ -109,17 +92,17 @@ class FusedBoxHead(nn.Module):
 
 
 class FusedMaskHead(nn.Module):
-    """As `fpg_zoo.modeling.heads.roi_heads.MaskHead`, some regions at a time, whose maps then stay in the cache.
+    """As `fpg_zoo.modeling.heads.roi_heads.MaskHead`, a chunk of RoIs at a time, whose maps then stay in the cache.
 
-    The transposed convolution makes 2x2 pixels of each by itself: a 1x1 convolution to four times the channels. They
-    are put into their places after the last layer, which has fewer channels and looks at single pixels.
+    Each pixel gives the transposed convolution's 2x2 outputs by itself: a 1x1 convolution to four times the channels.
+    The outputs are put into their places after the last layer, which has fewer channels and looks at single pixels.
     """
 
-    def __init__(self, plain: MaskHead, *, quick: bool) -> None:
+    def __init__(self, plain: MaskHead) -> None:
         super().__init__()
         self.pooling = plain.pooling
         blocks = [block for block in plain.convs if isinstance(block, ConvNorm)]
-        self.tower = FusedTower(convolution(block.conv, block.norm, quick=quick) for block in blocks)
+        self.convs = nn.ModuleList(Convolution.of(block.conv, block.norm) for block in blocks)
         weight = plain.upsample.weight.detach()  # (in, out, 2, 2)
         assert plain.upsample.bias is not None
         self.upsample = Convolution(
@@ -128,19 +111,22 @@ class FusedMaskHead(nn.Module):
         assert plain.classes.bias is not None
         self.classes = _linear(plain.classes.weight.flatten(1), plain.classes.bias)
 
-    def forward(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
-        pooled = self.pooling(pyramid, regions)
+    def forward(self, pyramid: Sequence[Tensor], rois: Tensor) -> Tensor:
+        pooled = self.pooling(pyramid, rois)
         side, classes = pooled.shape[-1], self.classes.out_features
-        logits = pooled.new_empty(len(regions), side, 2, side, 2, classes)
-        for target, part in zip(torch.split(logits, _REGIONS), torch.split(pooled, _REGIONS), strict=True):
-            x = self.upsample(self.tower(part), relu=True).permute(0, 2, 3, 1)
+        logits = pooled.new_empty(len(rois), side, 2, side, 2, classes)
+        chunks = zip(torch.split(logits, _ROIS_PER_CHUNK), torch.split(pooled, _ROIS_PER_CHUNK), strict=True)
+        for output, x in chunks:
+            for conv in self.convs:
+                x = conv(x, relu=True)
+            x = self.upsample(x, relu=True).permute(0, 2, 3, 1)
             x = self.classes(x.reshape(*x.shape[:3], 4, -1))  # (R', side, side, 2 * 2, C)
-            target.copy_(x.view(*x.shape[:3], 2, 2, classes).transpose(2, 3))
-        return logits.view(len(regions), 2 * side, 2 * side, classes).permute(0, 3, 1, 2)
+            output.copy_(x.view(*x.shape[:3], 2, 2, classes).transpose(2, 3))
+        return logits.view(len(rois), 2 * side, 2 * side, classes).permute(0, 3, 1, 2)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A layer with copies of these, made without a random number."""
+    """A layer with copies of these, built without drawing random numbers."""
     outputs, inputs = weight.shape
     layer = nn.Linear(inputs, outputs, device="meta", dtype=weight.dtype).to_empty(device=weight.device)
     with torch.no_grad():
