@@ -3,7 +3,8 @@
 Each model's plain form (float32, channels first) and its inference forms on drawn scenes of 640 x 640 pixels (the nano
 models': 384), in turn in rounds; of each round the ratio. Beside it what postprocessing takes (selecting
 detections and pasting masks), how much of the machine's own rate of matrix products is reached, and what making the
-form takes. Weights are random (`subjects.at_random`). That the forms compute the same is for `tests/inference/test_optimized.py`.
+form takes. Weights are random (`harness.models.at_random`). That the forms compute the same is for
+`tests/inference/test_optimized.py`.
 """
 
 from __future__ import annotations

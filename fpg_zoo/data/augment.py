@@ -146,7 +146,7 @@ class View:
     def image(self, image: Tensor) -> Tensor:
         """The pixels seen.
 
-        Resized bilinearly with half-pixel centres and without antialiasing, as `fpg_zoo.modeling.preprocess.resize` does to a
+        Resized bilinearly with half-pixel centres and without antialiasing, as `modeling.preprocess.resize` does to a
         grey level, by torch's own arithmetic: it takes a twentieth of the time, and what is trained on is scaled at
         random anyway.
 

@@ -120,7 +120,7 @@ def evaluation_loader(
     world_size: int = 1,
     done: Collection[int | str] = (),
 ) -> Iterator[EvaluationBatch]:
-    """Every picture once, as `fpg_zoo.modeling.preprocess.preprocess` makes it; batches hold pictures of equal padded size.
+    """Every picture once, as `modeling.preprocess.preprocess` makes it; batches hold pictures of equal padded size.
 
     Padding beyond a picture's own would change what is detected in it. So batches are not all full, and their pictures
     not in the order of the dataset.

@@ -1,1 +1,5 @@
 """How good detections are: COCO's figures and the report."""
+
+from fpg_zoo.evaluation.coco_metrics import coco_scores
+
+__all__ = ["coco_scores"]

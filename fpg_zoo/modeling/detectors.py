@@ -7,11 +7,13 @@ padding. Boxes are xyxy in pixels of that frame, 0 <= x1 <= x2 <= width.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -233,3 +235,9 @@ def _float32_by_default() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "build_detector":  # which was here, and other people's code imports it from here
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module("fpg_zoo.modeling.build").build_detector

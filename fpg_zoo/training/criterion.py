@@ -1,6 +1,6 @@
 """The losses of the published training schedule (mmdetection's names), from images and ground truth.
 
-Legend: N images, A anchors over all levels, R sampled regions, C classes. Deltas and boxes are as in `fpg_zoo.structures.boxes`.
+Legend: N images, A anchors over all levels, R sampled regions, C classes. Deltas and boxes are as in `structures.boxes`.
 """
 
 from __future__ import annotations

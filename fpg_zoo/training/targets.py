@@ -70,7 +70,7 @@ def _truth(index: int, target: Mapping[str, Tensor], classes: int, with_masks: b
 
 
 def encode(boxes: Tensor, truths: Tensor, std: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
-    """The deltas that `fpg_zoo.structures.boxes.decode` turns boxes (..., 4) with into truths (..., 4), divided by `std`."""
+    """The deltas that `structures.boxes.decode` turns boxes (..., 4) with into truths (..., 4), divided by `std`."""
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     wanted_width, wanted_height = truths[..., 2] - truths[..., 0], truths[..., 3] - truths[..., 1]
     centres = (truths[..., :2] + truths[..., 2:] - boxes[..., :2] - boxes[..., 2:]) * 0.5

@@ -172,7 +172,7 @@ def test_the_precision_of_products_decides(script: str, expected: list[str]) -> 
 def test_a_form_is_neither_moved_nor_converted() -> None:
     form = fpg_zoo.optimize(fpg_zoo.create_model("retinanet_r50_fpn").eval())
     assert form.to(torch.float32).to("cpu") is form
-    with pytest.raises(ValueError, match=r"cannot be converted to torch.bfloat16 on cpu: use the one it was output of"):
+    with pytest.raises(ValueError, match=r"cannot be converted to torch.bfloat16 on cpu: use the one it was made of"):
         form.to(torch.bfloat16)
     with pytest.raises(ValueError, match=r"cannot be converted to torch.float32 on meta"):
         form.to("meta")
