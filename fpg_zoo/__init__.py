@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fpg_zoo.errors import FPGZooError
     from fpg_zoo.inference.optimized.detectors import optimize
     from fpg_zoo.inference.predictor import Predictor
+    from fpg_zoo.modeling.build import register_backbone, register_neck
     from fpg_zoo.models.factory import ModelInfo, create_model, list_models, model_info
     from fpg_zoo.models.loading import load_reference_state_dict, reference_state_dict
     from fpg_zoo.structures import Detections
@@ -33,6 +34,8 @@ __all__ = [
     "optimize",
     "push_to_hub",
     "reference_state_dict",
+    "register_backbone",
+    "register_neck",
 ]
 
 _HOMES = {
@@ -47,6 +50,8 @@ _HOMES = {
     "optimize": "inference.optimized.detectors",
     "push_to_hub": "weights.hub.push",
     "reference_state_dict": "models.loading",
+    "register_backbone": "modeling.build",
+    "register_neck": "modeling.build",
 }
 
 

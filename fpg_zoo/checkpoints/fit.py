@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fpg_zoo.config import DetectorConfig, TwoStageConfig
+from fpg_zoo.config import DetectorConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config.validation import MOST_CLASSES
 from fpg_zoo.errors import CheckpointError
 from fpg_zoo.text import printable
@@ -36,13 +37,25 @@ def fitted_to(config: DetectorConfig, tensors: Mapping[str, Tensor]) -> Detector
         config: the catalogue's, say.
         tensors: under our names. One that is missing or of another rank decides nothing; `check_forms` tells of it.
     """
-    if isinstance(config, TwoStageConfig):
-        return with_classes(config, _count(_channels(tensors, "box_head.classes.weight", rank=2, less=1)))
+    return _FITS[type(config)](config, tensors)
+
+
+def _fit_two_stage(config: TwoStageConfig, tensors: Mapping[str, Tensor]) -> DetectorConfig:
+    return with_classes(config, _count(_channels(tensors, "box_head.classes.weight", rank=2, less=1)))
+
+
+def _fit_retinanet(config: RetinaNetConfig, tensors: Mapping[str, Tensor]) -> DetectorConfig:
     width = _channels(tensors, "head.class_tower.0.conv.weight", rank=4)
     if width:
         config = dataclasses.replace(config, head=dataclasses.replace(config.head, width=width))
     scores = _channels(tensors, "head.classes.weight", rank=4)
     return with_classes(config, _count(scores // config.head.anchors.per_cell if scores else None))
+
+
+_FITS: dict[type, Callable[[Any, Mapping[str, Tensor]], DetectorConfig]] = {
+    TwoStageConfig: _fit_two_stage,
+    RetinaNetConfig: _fit_retinanet,
+}
 
 
 def _count(classes: int | None) -> int | None:

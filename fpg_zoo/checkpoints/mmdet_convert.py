@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Set
 
 import torch
 from torch import Tensor
 
 from fpg_zoo.checkpoints.fit import some
-from fpg_zoo.checkpoints.mmdet_names import reference_names
-from fpg_zoo.config import DetectorConfig
 from fpg_zoo.errors import CheckpointError
-from fpg_zoo.modeling.build import build_on_meta
+
+# Of each tensor of ours, the reference's names; several where it repeats a tensor that levels share.
+Names = Mapping[str, tuple[str, ...]]
 
 
-@functools.lru_cache(maxsize=32)
-def _mapping(config: DetectorConfig) -> dict[str, tuple[str, ...]]:
-    """The reference's names of each tensor of ours; kept, as building a model on the meta device takes a while."""
-    return reference_names(build_on_meta(config, "reference").state_dict(), config)
-
-
-def from_reference(state_dict: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
+def from_reference(state_dict: Mapping[str, Tensor], mapped: Names) -> dict[str, Tensor]:
     """Tensors of a published file under our names.
 
     Args:
         state_dict: under the reference's names.
-        config: the architecture they are of; tower width and number of classes may differ.
+        mapped: the names of the architecture that they are of.
 
     Returns:
         The same tensors, not copied; what the reference repeats per level is there once.
@@ -34,18 +27,17 @@ def from_reference(state_dict: Mapping[str, Tensor], config: DetectorConfig) -> 
     Raises:
         CheckpointError: a tensor is missing or left over, or copies of a shared tensor differ.
     """
-    mapped = _mapping(config)
-    expected = _all_names(mapped)
+    expected = all_names(mapped)
     refuse_differences(missing=expected - state_dict.keys(), unexpected=state_dict.keys() - expected)
     return under_our_names(state_dict, mapped)
 
 
-def names_in(stored: Set[str], config: DetectorConfig) -> dict[str, tuple[str, ...]]:
+def names_in(stored: Set[str], mapped: Names) -> Names:
     """Under which names a file has each tensor of a detector: ours, or the reference's.
 
     Args:
         stored: the names in the file.
-        config: the architecture that its tensors are of; tower width and number of classes may differ.
+        mapped: the names of the architecture that its tensors are of.
 
     Returns:
         Per name of ours, the one in the file; several where the reference repeats a shared tensor.
@@ -53,14 +45,14 @@ def names_in(stored: Set[str], config: DetectorConfig) -> dict[str, tuple[str, .
     Raises:
         CheckpointError: a name is missing or left over, or some are ours and others the reference's.
     """
-    names = _names_used(stored, config)
-    _refuse_both(stored, config)
-    expected = _all_names(names)
+    names = names_used(stored, mapped)
+    refuse_both(stored, mapped)
+    expected = all_names(names)
     refuse_differences(missing=expected - stored, unexpected=stored - expected)
     return names
 
 
-def under_our_names(state_dict: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
+def under_our_names(state_dict: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     """Tensors of a file under our names, not copied.
 
     Args:
@@ -80,20 +72,23 @@ def under_our_names(state_dict: Mapping[str, Tensor], names: Mapping[str, tuple[
     return tensors
 
 
-def _all_names(mapped: Mapping[str, tuple[str, ...]]) -> set[str]:
+def all_names(mapped: Names) -> set[str]:
+    """All of the reference's names."""
     return {name for names in mapped.values() for name in names}
 
 
-def _names_used(stored: Set[str], config: DetectorConfig) -> dict[str, tuple[str, ...]]:
+def names_used(stored: Set[str], mapped: Names) -> Names:
     """Our names for a detector's tensors if a file has any that is ours alone, else the reference's."""
-    mapped = _mapping(config)
-    return {name: (name,) for name in mapped} if stored & (mapped.keys() - _all_names(mapped)) else mapped
+    return {name: (name,) for name in mapped} if stored & (mapped.keys() - all_names(mapped)) else mapped
 
 
-def _refuse_both(stored: Set[str], config: DetectorConfig) -> None:
-    """Refuse a file in which some of a detector's tensors have our names and others the reference's."""
-    mapped = _mapping(config)
-    ours, theirs = mapped.keys() - _all_names(mapped), _all_names(mapped) - mapped.keys()
+def refuse_both(stored: Set[str], mapped: Names) -> None:
+    """Refuse a file in which some of a detector's tensors have our names and others the reference's.
+
+    Raises:
+        CheckpointError: with some of the names.
+    """
+    ours, theirs = mapped.keys() - all_names(mapped), all_names(mapped) - mapped.keys()
     if stored & ours and stored & theirs:
         raise CheckpointError(
             f"it names some tensors as the zoo does ({some(sorted(stored & ours))}) and others as the reference does "
@@ -101,13 +96,8 @@ def _refuse_both(stored: Set[str], config: DetectorConfig) -> None:
         )
 
 
-def to_reference(tensors: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
-    """Our tensors under the published files' names, not copied; a shared tensor appears once per level.
-
-    Raises:
-        CheckpointError: the reference has no name for one of them.
-    """
-    mapped = reference_names(tensors, config)
+def to_reference(tensors: Mapping[str, Tensor], mapped: Names) -> dict[str, Tensor]:
+    """Our tensors under the reference's names, not copied; a shared tensor appears once per level."""
     return {theirs: tensors[ours] for ours, names in mapped.items() for theirs in names}
 
 

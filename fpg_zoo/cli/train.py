@@ -69,7 +69,6 @@ def _train(options: argparse.Namespace) -> int:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(options, name)}: it takes at least 1")
     import torch
 
-    from fpg_zoo.config import TwoStageConfig
     from fpg_zoo.data.coco import CocoDataset
     from fpg_zoo.distributed import device_of_process, joined
     from fpg_zoo.evaluation.coco_metrics import no_mask_note
@@ -79,7 +78,7 @@ def _train(options: argparse.Namespace) -> int:
 
     info = model_info(options.model)
     config = info.config
-    masks = isinstance(config, TwoStageConfig) and config.mask is not None
+    masks = config.has_masks
     recipe = recipe_named(options.recipe, epochs=options.epochs)
     begins_at_random = not (options.pretrained or options.checkpoint or "." in options.model)
     if recipe.frozen_stages and begins_at_random:

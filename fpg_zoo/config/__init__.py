@@ -1,11 +1,11 @@
-"""What a detector is made of, as data: frozen dataclasses without torch; `config_io` writes and reads them as JSON.
+"""What a detector is made of, as data: frozen dataclasses without torch; `serialization` writes and reads them as JSON.
 
 A detector config holds everything that decides the tensors of a model and the arithmetic of its detections.
 Each config is consumed once, by the module of the same name in `fpg_zoo.modeling`. All raise ConfigError when they are
 made of values that describe no detector.
 """
 
-from fpg_zoo.config.backbones import BACKBONE_STAGES, ResNetConfig
+from fpg_zoo.config.backbones import BACKBONE_STAGES, BackboneConfig, ResNetConfig
 from fpg_zoo.config.detectors import DetectorConfig, PreprocessConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, MaskHeadConfig, RetinaHeadConfig, RPNConfig
 from fpg_zoo.config.necks import (
@@ -22,6 +22,7 @@ from fpg_zoo.config.necks import (
 __all__ = [
     "BACKBONE_STAGES",
     "AnchorConfig",
+    "BackboneConfig",
     "BoxHeadConfig",
     "DetectorConfig",
     "Direction",

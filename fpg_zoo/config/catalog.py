@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fpg_zoo.config.backbones import ResNetConfig
+from fpg_zoo.config.backbones import BackboneConfig, ResNetConfig
 from fpg_zoo.config.coco_classes import COCO_CLASSES
 from fpg_zoo.config.detectors import DetectorConfig, PreprocessConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, MaskHeadConfig, RetinaHeadConfig, RPNConfig
@@ -31,7 +31,7 @@ def _two_stage(
     *,
     neck: NeckConfig,
     mask: MaskHeadConfig | None,
-    backbone: ResNetConfig = R50,
+    backbone: BackboneConfig = R50,
     rpn_width: int = 256,
     box_width: int = 1024,
     longest_side: int = 640,
@@ -50,7 +50,7 @@ def _two_stage(
 def _retinanet(
     *,
     neck: NeckConfig,
-    backbone: ResNetConfig = R50,
+    backbone: BackboneConfig = R50,
     head_width: int = 256,
     head_depth: int = 4,
     longest_side: int = 640,

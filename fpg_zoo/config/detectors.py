@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from fpg_zoo.config.backbones import BACKBONE_STAGES, ResNetConfig
+from fpg_zoo.config.backbones import BackboneConfig
 from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, MaskHeadConfig, RetinaHeadConfig, RPNConfig
-from fpg_zoo.config.necks import FPNConfig, NeckConfig
+from fpg_zoo.config.necks import NeckConfig
 from fpg_zoo.config.validation import (
     check_above_zero,
     check_multiple,
@@ -44,7 +45,7 @@ class PreprocessConfig:
 class TwoStageConfig:
     """Faster R-CNN (`mask` is None) or Mask R-CNN. Regions are pooled from the `roi_levels` finest levels."""
 
-    backbone: ResNetConfig
+    backbone: BackboneConfig
     neck: NeckConfig
     rpn: RPNConfig
     box: BoxHeadConfig
@@ -52,26 +53,40 @@ class TwoStageConfig:
     class_names: tuple[str, ...]
     preprocess: PreprocessConfig
     roi_levels: int = 4
+    keep_empty_crops: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_classes(self.class_names)
-        _check_pyramid(self.rpn.anchors, self.neck, self.preprocess)
+        _check_pyramid(self.rpn.anchors, self.backbone, self.neck, self.preprocess)
         check_one_of(tuple(range(1, self.neck.levels + 1)), roi_levels=self.roi_levels)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether it detects masks."""
+        return self.mask is not None
+
+    @property
+    def method(self) -> str:
+        """Its name for people."""
+        return "Mask R-CNN" if self.has_masks else "Faster R-CNN"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetinaNetConfig:
     """RetinaNet: one dense head on every pyramid level."""
 
-    backbone: ResNetConfig
+    backbone: BackboneConfig
     neck: NeckConfig
     head: RetinaHeadConfig
     class_names: tuple[str, ...]
     preprocess: PreprocessConfig
+    has_masks: ClassVar[bool] = False
+    method: ClassVar[str] = "RetinaNet"
+    keep_empty_crops: ClassVar[bool] = False  # of training images, as its published schedule has it
 
     def __post_init__(self) -> None:
         _check_classes(self.class_names)
-        _check_pyramid(self.head.anchors, self.neck, self.preprocess)
+        _check_pyramid(self.head.anchors, self.backbone, self.neck, self.preprocess)
 
 
 def _check_classes(names: tuple[str, ...]) -> None:
@@ -86,16 +101,17 @@ def _check_classes(names: tuple[str, ...]) -> None:
         seen.add(name)
 
 
-def _check_pyramid(anchors: AnchorConfig, neck: NeckConfig, preprocess: PreprocessConfig) -> None:
-    check_one_of(tuple(range(BACKBONE_STAGES)), **{"neck.start": neck.start})
-    # C2 has stride 4, and each stage or level half the cells of the one before.
-    strides = tuple(4 * 2 ** (neck.start + level) for level in range(neck.levels))
+def _check_pyramid(
+    anchors: AnchorConfig, backbone: BackboneConfig, neck: NeckConfig, preprocess: PreprocessConfig
+) -> None:
+    check_one_of(tuple(range(len(backbone.strides))), **{"neck.start": neck.start})
+    strides = tuple(backbone.strides[neck.start] * 2**level for level in range(neck.levels))
     if anchors.strides != strides:
         raise ConfigError(
             f"anchors have strides {quoted(anchors.strides)}: the neck's {neck.levels} levels from backbone stage "
             f"{neck.start} have {strides}, give the anchors those or choose another neck"
         )
-    if not isinstance(neck, FPNConfig):  # whose additions take maps of any size
+    if neck.halves_exactly:
         check_multiple(strides[-1], **{"preprocess.pad_divisor": preprocess.pad_divisor})
 
 

@@ -4,11 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, Protocol
 
 from fpg_zoo.config.validation import MAX_LEVELS, MAX_REPEATS, check_one_of, check_positive, check_tuples
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
+
+
+class NeckConfig(Protocol):
+    """What any neck's config says; one of your own is a frozen dataclass with these attributes or properties."""
+
+    @property
+    def start(self) -> int:
+        """The finest backbone stage used; 0 is the backbone's finest."""
+
+    @property
+    def width(self) -> int:
+        """Channels of every output level."""
+
+    @property
+    def levels(self) -> int:
+        """Output levels, fine to coarse; the first has the stride of stage `start`, each other twice the one before."""
+
+    @property
+    def halves_exactly(self) -> bool:
+        """Whether each level must have exactly half the height and width of the one before.
+
+        Images are then padded to a multiple of the coarsest stride.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +49,7 @@ class FPNConfig:
     start: int
     width: int = 256
     levels: int = 5
+    halves_exactly: ClassVar[bool] = False  # its additions take maps of any size
     extra_levels: Literal["pool", "conv"] = "pool"
 
     def __post_init__(self) -> None:
@@ -40,6 +64,7 @@ class NASFPNConfig:
 
     width: int = 256
     stacks: int = 7
+    halves_exactly: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive(width=self.width)
@@ -187,6 +212,7 @@ class FPGConfig:
     width: int = 256
     grid: FPGGrid = dataclasses.field(default_factory=triangle_grid)
     extra_levels: Literal["pool", "conv"] = "pool"
+    halves_exactly: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive(width=self.width)
@@ -195,6 +221,3 @@ class FPGConfig:
     @property
     def levels(self) -> int:
         return self.grid.levels
-
-
-NeckConfig = FPNConfig | FPGConfig | NASFPNConfig

@@ -8,12 +8,14 @@ import sys
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from fpg_zoo.config.backbones import ResNetConfig
+from fpg_zoo.config.backbones import BackboneConfig, ResNetConfig
 from fpg_zoo.config.detectors import PreprocessConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, MaskHeadConfig, RetinaHeadConfig, RPNConfig
-from fpg_zoo.config.necks import FPGConfig, FPGGrid, FPNConfig, NASFPNConfig
+from fpg_zoo.config.necks import FPGConfig, FPGGrid, FPNConfig, NASFPNConfig, NeckConfig
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
+
+SCHEMA_VERSION = 1
 
 # These names are part of the file format: a class may be renamed, its name here must stay.
 _TYPES: dict[str, type] = {
@@ -32,8 +34,29 @@ _TYPES: dict[str, type] = {
     "RetinaNetConfig": RetinaNetConfig,
 }
 _NAMES = {cls: name for name, cls in _TYPES.items()}
+# What a field may hold whose annotation is a protocol; `register_config` adds to it.
+_PARTS: dict[Any, list[type]] = {BackboneConfig: [ResNetConfig], NeckConfig: [FPNConfig, FPGConfig, NASFPNConfig]}
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
 _INT64 = 2**63
+
+
+def register_config(cls: type, part: Any) -> None:
+    """Let files hold a config of another class, under the class's name.
+
+    Args:
+        cls: a frozen dataclass.
+        part: what it is the config of: `BackboneConfig` or `NeckConfig`.
+
+    Raises:
+        ConfigError: it is no frozen dataclass, or there is a config of this name.
+    """
+    if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise ConfigError(f"{cls.__name__} is no frozen dataclass: decorate it with @dataclass(frozen=True)")
+    if cls.__name__ in _TYPES:
+        raise ConfigError(f"there is a config class of the name {cls.__name__}: choose another")
+    _TYPES[cls.__name__] = cls
+    _NAMES[cls] = cls.__name__
+    _PARTS[part].append(cls)
 
 
 def to_dict(config: Any) -> Any:
@@ -62,7 +85,7 @@ def from_dict(data: Any) -> Any:
 
 def _value(data: Any, expected: Any, path: str) -> Any:
     """`data`, found at `path`, as the annotation `expected` wants it."""
-    options = get_args(expected) if get_origin(expected) in (Union, UnionType) else (expected,)
+    options = _options(expected)
     if isinstance(data, dict) and any(option in _NAMES for option in options):
         return _config(data, [_NAMES[option] for option in options if option in _NAMES], path)
     for option in options:
@@ -78,6 +101,13 @@ def _value(data: Any, expected: Any, path: str) -> Any:
         if option in (str, bool, NoneType) and type(data) is option:
             return data
     raise ConfigError(f"{path}={quoted(data)}: it takes {_words(expected)}")
+
+
+def _options(expected: Any) -> tuple[Any, ...]:
+    """The types that an annotation allows."""
+    if get_origin(expected) in (Union, UnionType):
+        return get_args(expected)
+    return tuple(_PARTS.get(expected, (expected,)))
 
 
 def _tuple(data: list[Any], entries: tuple[Any, ...], path: str) -> tuple[Any, ...]:
@@ -124,13 +154,10 @@ def _fields(cls: Any) -> dict[str, tuple[Any, bool]]:
 
 def _words(expected: Any) -> str:
     origin, arguments = get_origin(expected), get_args(expected)
-    if origin in (Union, UnionType):
-        return " or ".join(map(_words, arguments))
+    if origin in (Union, UnionType) or expected in _PARTS:
+        return " or ".join(map(_words, _options(expected)))
     if origin is Literal:
         return " or ".join(map(repr, arguments))
     if origin is tuple:
         return "a list" if arguments[-1] is Ellipsis else f"a list of {len(arguments)}"
     return _WORDS.get(expected) or f"an object of type {_NAMES[expected]}"
-
-
-SCHEMA_VERSION = 1

@@ -22,7 +22,7 @@ from fpg_zoo.errors import ConfigError, FPGZooError
 from fpg_zoo.evaluation.coco_metrics import KINDS, Kind, Row, coco_figures, kinds_with_truth
 from fpg_zoo.evaluation.partial_results import Found, Parts
 from fpg_zoo.files import on_terminal
-from fpg_zoo.modeling.detectors import Detector, TwoStageDetector
+from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.text import quoted
 from fpg_zoo.version import __version__
 
@@ -205,8 +205,7 @@ def detections_of(
 
 def kinds_of(model: Detector) -> tuple[Kind, ...]:
     """What a model's detections are judged by: boxes, and masks if it has them."""
-    with_masks = isinstance(model, TwoStageDetector) and model.mask_head is not None
-    return ("bbox", "segm") if with_masks else ("bbox",)
+    return ("bbox", "segm") if model.config.has_masks else ("bbox",)
 
 
 def image_ids_of(dataset: Dataset) -> list[int | str]:

@@ -6,11 +6,10 @@ padding. Boxes are xyxy in pixels of that frame, 0 <= x1 <= x2 <= width.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,36 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fpg_zoo.checkpoints.mmdet_names import NameTable
 from fpg_zoo.checkpoints.safetensors_files import save
-from fpg_zoo.config import (
-    DetectorConfig,
-    FPGConfig,
-    FPNConfig,
-    NeckConfig,
-    RetinaNetConfig,
-    TwoStageConfig,
-)
-from fpg_zoo.modeling.backbones.resnet import ResNet
+from fpg_zoo.config import DetectorConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.modeling.heads.retina_head import DenseSelection, RetinaHead
 from fpg_zoo.modeling.heads.roi_align import regions_of
 from fpg_zoo.modeling.heads.roi_heads import BoxHead, BoxSelection, MaskHead, maps_of_class
 from fpg_zoo.modeling.heads.rpn import RPN, ProposalSelection
-from fpg_zoo.modeling.necks.fpg import FPG
-from fpg_zoo.modeling.necks.fpn import FPN
-from fpg_zoo.modeling.necks.nasfpn import NASFPN
+from fpg_zoo.modeling.parts import Backbone, Neck, Part
 from fpg_zoo.modeling.postprocess import to_detections
 from fpg_zoo.structures import Detections, Instances, check_score
 
 Sizes = Sequence[tuple[int, int]]
-
-
-def build_neck(config: NeckConfig, channels: Sequence[int]) -> FPG | FPN | NASFPN:
-    """The neck that `config` describes, on backbone stages of `channels`."""
-    if isinstance(config, FPGConfig):
-        return FPG(config, channels)
-    if isinstance(config, FPNConfig):
-        return FPN(config, channels)
-    return NASFPN(config, channels)
 
 
 class Detector(nn.Module, ABC):
@@ -56,12 +37,12 @@ class Detector(nn.Module, ABC):
     # The layers whose shape follows the number of classes, as prefixes of tensor names.
     class_dependent: tuple[str, ...]
 
-    def __init__(self, config: DetectorConfig, name: str) -> None:
+    def __init__(self, config: DetectorConfig, backbone: Backbone, neck: Neck, name: str) -> None:
         super().__init__()
         self.config = config
         self.name = name
-        self.backbone = ResNet(config.backbone)
-        self.neck = build_neck(config.neck, self.backbone.channels)
+        self.backbone = backbone
+        self.neck = neck
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -70,12 +51,17 @@ class Detector(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the parameters are, and images are to be."""
-        return self.backbone.conv1.weight.device
+        return next(self.backbone.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The floating-point type of the parameters, and of images."""
-        return self.backbone.conv1.weight.dtype
+        return next(self.backbone.parameters()).dtype
+
+    @property
+    def mmdet_tables(self) -> dict[str, NameTable | None]:
+        """The names of each part's tensors in mmdetection's files, by the part; None for a part that it has not."""
+        return {name: part.mmdet_names for name, part in self.named_children() if isinstance(part, Part)}
 
     def save_pretrained(self, target: str | Path) -> None:
         """Write the model so that `create_model("local-dir:" + target)` builds it again.
@@ -172,8 +158,8 @@ class TwoStageDetector(Detector):
     config: TwoStageConfig
     class_dependent = ("box_head.classes.", "box_head.deltas.", "mask_head.classes.")
 
-    def __init__(self, config: TwoStageConfig, name: str = "custom") -> None:
-        super().__init__(config, name)
+    def __init__(self, config: TwoStageConfig, backbone: Backbone, neck: Neck, name: str) -> None:
+        super().__init__(config, backbone, neck, name)
         width, classes = self.neck.width, len(config.class_names)
         strides = config.rpn.anchors.strides[: config.roi_levels]
         self.rpn = RPN(config.rpn, width)
@@ -212,8 +198,8 @@ class RetinaNet(Detector):
     config: RetinaNetConfig
     class_dependent = ("head.classes.",)
 
-    def __init__(self, config: RetinaNetConfig, name: str = "custom") -> None:
-        super().__init__(config, name)
+    def __init__(self, config: RetinaNetConfig, backbone: Backbone, neck: Neck, name: str) -> None:
+        super().__init__(config, backbone, neck, name)
         classes = len(config.class_names)
         self.head = RetinaHead(config.head, self.neck.width, classes)
         self.select = DenseSelection(config.head, classes)
@@ -225,16 +211,6 @@ class RetinaNet(Detector):
         pyramid = self.neck(self.backbone(images))
         logits, deltas = self.head(pyramid)
         return self.select(logits, deltas, sizes)
-
-
-@contextlib.contextmanager
-def _float32_by_default() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -16,17 +17,19 @@ from torch import Tensor
 
 from fpg_zoo.checkpoints.fit import check_forms, fitted_to, shape_differences, some, with_classes
 from fpg_zoo.checkpoints.mmdet_convert import (
-    _all_names,
-    _names_used,
-    _refuse_both,
+    Names,
+    all_names,
     differences,
     from_reference,
     names_in,
+    names_used,
+    refuse_both,
     refuse_differences,
     to_reference,
     under_our_names,
 )
 from fpg_zoo.checkpoints.mmdet_files import Checkpoint, read_checkpoint
+from fpg_zoo.checkpoints.mmdet_names import reference_names
 from fpg_zoo.checkpoints.plain_names import with_plain_names
 from fpg_zoo.checkpoints.safetensors_files import WeightsFile, metadata_of, read_folder, write_safetensors
 from fpg_zoo.checkpoints.tensor_memory import with_own_memory
@@ -119,7 +122,7 @@ def _open_bare(
     """
     name = architecture or architecture_of(forms)
     config = ARCHITECTURES[name].build_config()
-    names = names_in(forms.keys(), config)
+    names = names_in(forms.keys(), names_or_ours(config))
     ours = {name: forms[first] for name, (first, *_) in names.items()}
     return Source(path, fitted_to(config, ours), name, ours, lambda: under_our_names(read(), names))
 
@@ -215,7 +218,7 @@ def fetch(entry: Published, config: DetectorConfig, store: Store | None = None) 
     """
 
     def convert(file: Path, origin: Mapping[str, str], target: Path) -> None:
-        tensors = from_reference(read_checkpoint(file).state_dict, config)
+        tensors = from_reference(read_checkpoint(file).state_dict, names_of(config))
         fitted = fitted_to(config, tensors)
         check_forms(build_on_meta(fitted, entry.architecture).state_dict(), tensors)
         if len(fitted.class_names) != len(entry.class_names):
@@ -230,6 +233,25 @@ def fetch(entry: Published, config: DetectorConfig, store: Store | None = None) 
     return (store or Store()).obtain(entry, convert)
 
 
+@functools.lru_cache(maxsize=32)
+def names_of(config: DetectorConfig) -> Names:
+    """The reference's names of each tensor of ours.
+
+    Raises:
+        CheckpointError: it has none for one of them.
+    """
+    model = build_on_meta(config, "reference")  # which takes a while: so they are kept
+    return reference_names(model.state_dict(), model.mmdet_tables, config.neck.levels)
+
+
+def names_or_ours(config: DetectorConfig) -> Names:
+    """As `names_of`; where the reference has no such detector, our own names alone."""
+    try:
+        return names_of(config)
+    except CheckpointError:
+        return {name: (name,) for name in build_on_meta(config, "reference").state_dict()}
+
+
 def load_reference_state_dict(model: Detector, state_dict: Mapping[str, Tensor]) -> None:
     """Copy the tensors of a published file into a model, device and dtype of the model kept.
 
@@ -241,7 +263,7 @@ def load_reference_state_dict(model: Detector, state_dict: Mapping[str, Tensor])
         CheckpointError: a tensor is missing, left over, of another shape or kind, or copies of a shared one differ.
             The model is unchanged then.
     """
-    tensors = from_reference(state_dict, model.config)
+    tensors = from_reference(state_dict, names_of(model.config))
     check_forms(model.state_dict(), tensors)
     model.load_state_dict(tensors)
 
@@ -252,7 +274,7 @@ def reference_state_dict(model: Detector) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the model is of no published architecture.
     """
-    return to_reference(model.state_dict(), model.config)
+    return to_reference(model.state_dict(), names_of(model.config))
 
 
 def save_reference(model: Detector, target: Path) -> int:
@@ -297,8 +319,8 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
     nearest: tuple[int, Architecture, str] | None = None
     for architecture in ARCHITECTURES.values():
         config = architecture.build_config()
-        names = _names_used(state_dict.keys(), config)
-        expected = _all_names(names)
+        names = names_used(state_dict.keys(), names_or_ours(config))
+        expected = all_names(names)
         missing, unexpected = expected - state_dict.keys(), state_dict.keys() - expected
         count, reason = len(missing) + len(unexpected), differences(missing=missing, unexpected=unexpected)
         if not count:
@@ -311,7 +333,7 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
         if nearest is None or count < nearest[0]:
             nearest = (count, architecture, reason)
     assert nearest is not None  # the catalogue is not empty
-    _refuse_both(state_dict.keys(), nearest[1].build_config())
+    refuse_both(state_dict.keys(), names_or_ours(nearest[1].build_config()))
     raise CheckpointError(
         f"no model of the zoo: against the nearest, {nearest[1].name}, {nearest[2]}. A file that describes no model "
         "must be a whole checkpoint of one that `fpg-zoo list` has; model.save_pretrained(...) writes a description"

@@ -196,8 +196,8 @@ class Detections:
         """A copy of the picture with masks, boxes, names and scores drawn on it; `image` itself is unchanged.
 
         Args:
-            image: the picture they were found in, as anything that `structures.images.read_image` takes, and read in the same
-                way: an EXIF rotation is applied, 16 bits are scaled to 8.
+            image: the picture they were found in, as anything that `structures.images.read_image` takes, and read in
+                the same way: an EXIF rotation is applied, 16 bits are scaled to 8.
 
         Returns:
             A PIL image in mode RGB, of this frame's size.

@@ -12,7 +12,6 @@ from torch.utils.checkpoint import checkpoint
 
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.modeling.necks.fpg import FPG
 
 
 def recompute_grid(model: Detector) -> None:
@@ -23,11 +22,12 @@ def recompute_grid(model: Detector) -> None:
     Raises:
         ConfigError: the model's neck is no grid.
     """
-    if not isinstance(model.neck, FPG):
+    segments = model.neck.segments()
+    if not segments:
         raise ConfigError(
             f"{model.name} has a {type(model.neck).__name__} neck: activation checkpointing is for FPG's grid"
         )
-    for pathway in model.neck.pathways:
+    for pathway in segments:
         pathway.forward = functools.partial(
             checkpoint,
             pathway.forward,

@@ -1,13 +1,14 @@
 """The losses of the published training schedule (mmdetection's names), from images and ground truth.
 
-Legend: N images, A anchors over all levels, R sampled regions, C classes. Deltas and boxes are as in `structures.boxes`.
+Legend: N images, A anchors over all levels, R sampled regions, C classes. Deltas and boxes: see `structures.boxes`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,6 @@ _RPN_MATCHER = Matcher(positive=0.7, negative=0.3, rescue=0.3)
 _RPN_SAMPLER = Sampler(number=256, positive_fraction=0.5)
 _POSITIVE_REGIONS = 0.25  # of those sampled for the box head, at most
 _DENSE_MATCHER = Matcher(positive=0.5, negative=0.5, rescue=0.0)
-_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,30 +64,26 @@ class Criterion(nn.Module):
         Args:
             model: a `TwoStageDetector` or `RetinaNet`; it is trained in place.
             sample_all: use every anchor and proposal in place of a random sample.
-            frozen_stages: backbone stages that are not trained, 0..4, with the stem. 0 trains the stem, too, as
-                training from scratch needs it.
+            frozen_stages: backbone stages that are not trained, with the stem; 0..4 of a ResNet. 0 trains the stem,
+                too, as training from scratch needs it.
             sampling: of regions; the published schedule's by default.
 
         Raises:
-            ValueError: `frozen_stages` is outside 0..4.
+            ValueError: the backbone has not so many stages.
+            TypeError: the detector's class has no losses.
         """
         super().__init__()
-        if not 0 <= frozen_stages <= len(_STAGES):
-            raise ValueError(f"frozen_stages={frozen_stages}: the backbone has stages 0..{len(_STAGES)}")
+        stem, *stages = model.backbone.stages()
+        if not 0 <= frozen_stages <= len(stages):
+            raise ValueError(f"frozen_stages={frozen_stages}: the backbone has stages 0..{len(stages)}")
+        if type(model) not in _LOSSES:
+            raise TypeError(f"{type(model).__name__} is no detector that has a published schedule")
         self.model = model
-        backbone = model.backbone
-        frozen = ("conv1", "bn1", *_STAGES[:frozen_stages]) if frozen_stages else ()
-        self._frozen = [backbone.get_submodule(name) for name in frozen]
+        frozen = [stem, *stages[:frozen_stages]] if frozen_stages else []
+        self._frozen = [part for parts in frozen for part in parts]
         for part in self._frozen:
             part.requires_grad_(False)
-        if isinstance(model, TwoStageDetector):
-            self._losses: _TwoStageLosses | _DenseLosses = _TwoStageLosses(
-                model, sample_all, sampling or RegionSampling()
-            )
-        elif isinstance(model, RetinaNet):
-            self._losses = _DenseLosses(model)
-        else:
-            raise TypeError(f"{type(model).__name__} is no detector that has a published schedule")
+        self._losses = _LOSSES[type(model)](model, sample_all, sampling or RegionSampling())
 
     def forward(
         self,
@@ -131,7 +127,7 @@ class Criterion(nn.Module):
             targets,
             images=len(images),
             classes=len(model.class_names),
-            masks=isinstance(model, TwoStageDetector) and model.mask_head is not None,
+            masks=model.config.has_masks,
             device=images.device,
         )
         pyramid = model.neck(model.backbone(images))
@@ -244,7 +240,9 @@ class _TwoStageLosses:
 
 
 class _DenseLosses:
-    def __init__(self, model: RetinaNet) -> None:
+    """RetinaNet's, on every anchor: there is nothing to sample."""
+
+    def __init__(self, model: RetinaNet, _sample_all: bool, _sampling: RegionSampling) -> None:
         self.model = model
 
     def __call__(
@@ -306,3 +304,11 @@ def class_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def nothing_of(*outputs: Tensor) -> Tensor:
     """A zero that depends on the outputs, so that their parameters have gradients (of zero) on every process."""
     return torch.stack([output.float().sum() * 0 for output in outputs]).sum()
+
+
+_Losses = Callable[[Sequence[Tensor], Sizes, Sizes, Sequence[Truth]], dict[str, Tensor]]
+# By the detector's class, exactly that: a subclass may compute something else.
+_LOSSES: dict[type[Detector], Callable[[Any, bool, RegionSampling], _Losses]] = {
+    TwoStageDetector: _TwoStageLosses,
+    RetinaNet: _DenseLosses,
+}

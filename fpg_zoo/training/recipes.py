@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from fpg_zoo.config import DetectorConfig, RetinaNetConfig
+from fpg_zoo.config import DetectorConfig
 from fpg_zoo.data.augment import AugmentConfig
 from fpg_zoo.errors import UnknownNameError
 from fpg_zoo.training.criterion import RegionSampling
@@ -43,7 +43,7 @@ class Recipe:
             crop=side,
             factors=self.factors,
             flip=self.flip,
-            keep_empty_crops=not isinstance(config, RetinaNetConfig),
+            keep_empty_crops=config.keep_empty_crops,
         )
 
 

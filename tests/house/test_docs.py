@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-_TEST = re.compile(r"`(tests/\w+\.py)(?:::(\w+))?`")
+_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 _PROMISE = re.compile(r"^\d+\. \*\*", re.MULTILINE)
 
 

@@ -48,7 +48,7 @@ class Installation:
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         variables = {key: value for key, value in os.environ.items() if key not in ("FPG_ZOO_MIRROR", "HF_HUB_OFFLINE")}
-        variables |= {"PYTHONPATH": f"{self.site}{os.pathsep}{ROOT / 'tests'}", **environment}
+        variables |= {"PYTHONPATH": f"{self.site}{os.pathsep}{ROOT / 'tests' / 'support'}", **environment}
         return subprocess.run(
             [sys.executable, *arguments], cwd=self.work, env=variables, capture_output=True, text=True, timeout=300
         )

@@ -10,10 +10,10 @@ from conftest import GOLDEN, PUBLISHED
 
 import fpg_zoo
 from fpg_zoo.checkpoints.mmdet_convert import from_reference, to_reference
-from fpg_zoo.checkpoints.mmdet_names import reference_names
+from fpg_zoo.checkpoints.mmdet_names import FPG, reference_names
 from fpg_zoo.errors import CheckpointError
 from fpg_zoo.modeling.build import build_on_meta
-from fpg_zoo.models.loading import architecture_of
+from fpg_zoo.models.loading import architecture_of, names_of
 
 SCHEMAS = {
     name: {tensor: (tuple(shape), getattr(torch, dtype)) for tensor, shape, dtype in rows}
@@ -36,8 +36,8 @@ def test_reference_state_dict_is_the_published_schema(name: str) -> None:
 def test_loading_and_reading_back_is_the_identity(name: str) -> None:
     given = _numbered(name)
     config = fpg_zoo.model_info(name).config
-    ours = from_reference(given, config)
-    back = to_reference(ours, config)
+    ours = from_reference(given, names_of(config))
+    back = to_reference(ours, names_of(config))
     assert list(ours) == list(build_on_meta(config, name).state_dict())
     assert back.keys() == given.keys()
     assert all(torch.equal(back[key], given[key]) for key in given)
@@ -75,20 +75,20 @@ def test_a_missing_tensor_is_named() -> None:
     tensors = _numbered(RETINA)
     del tensors["bbox_head.retina_cls.bias"]
     with pytest.raises(CheckpointError, match=r"1 tensor missing: bbox_head\.retina_cls\.bias"):
-        from_reference(tensors, fpg_zoo.model_info(RETINA).config)
+        from_reference(tensors, names_of(fpg_zoo.model_info(RETINA).config))
 
 
 def test_a_tensor_too_many_is_named() -> None:
     tensors = _numbered(RETINA) | {"bbox_head.centerness.weight": torch.zeros(1)}
     with pytest.raises(CheckpointError, match=r"1 tensor too many: bbox_head\.centerness\.weight"):
-        from_reference(tensors, fpg_zoo.model_info(RETINA).config)
+        from_reference(tensors, names_of(fpg_zoo.model_info(RETINA).config))
 
 
 def test_unequal_copies_of_a_shared_convolution_are_refused() -> None:
     tensors = _numbered(RETINA)
     tensors["bbox_head.cls_convs.3.1.conv.weight"] = torch.zeros(256, 256, 3, 3)
     with pytest.raises(CheckpointError, match=r"cls_convs\.3\.1\.conv\.weight differs from .*cls_convs\.0\.1"):
-        from_reference(tensors, fpg_zoo.model_info(RETINA).config)
+        from_reference(tensors, names_of(fpg_zoo.model_info(RETINA).config))
 
 
 def test_another_shape_is_refused_and_the_model_left_alone() -> None:
@@ -103,9 +103,7 @@ def test_another_shape_is_refused_and_the_model_left_alone() -> None:
 
 def test_an_unpublished_grid_has_no_reference_names() -> None:
     with pytest.raises(CheckpointError, match=r"across_from_finer.*only published architectures"):
-        reference_names(
-            ["neck.pathways.0.nodes.1.across_from_finer.conv.weight"], fpg_zoo.model_info("faster_rcnn_r50_fpg").config
-        )
+        reference_names(["neck.pathways.0.nodes.1.across_from_finer.conv.weight"], {"neck": FPG}, levels=5)
 
 
 @pytest.mark.parametrize(

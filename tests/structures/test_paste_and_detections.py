@@ -15,7 +15,8 @@ from pycocotools import mask as mask_api
 
 from fpg_zoo.config.coco_classes import COCO_CLASSES
 from fpg_zoo.modeling.postprocess import paste_mask, to_detections
-from fpg_zoo.structures import Detections, Instances, _encode
+from fpg_zoo.structures import Detections, Instances
+from fpg_zoo.structures.detections import _encode
 
 
 def _picture_of(rows):

@@ -14,7 +14,7 @@ from conftest import golden_state_dict
 import fpg_zoo
 from fpg_zoo.checkpoints.mmdet_convert import from_reference
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.models.loading import Source, assemble
+from fpg_zoo.models.loading import Source, assemble, names_of
 
 LONGEST_SIDE = 128
 
@@ -24,5 +24,5 @@ def tiny_model(name: str = "mask_rcnn_nano_fpg") -> Detector:
     """A nano model in eval mode; the same object for every test, not to be changed."""
     config = fpg_zoo.model_info(name).config
     config = dataclasses.replace(config, preprocess=dataclasses.replace(config.preprocess, longest_side=LONGEST_SIDE))
-    tensors = from_reference(golden_state_dict(fpg_zoo.create_model(name)), config)
+    tensors = from_reference(golden_state_dict(fpg_zoo.create_model(name)), names_of(config))
     return assemble(Source(Path(name), config, name, tensors, lambda: tensors), None)[0]

@@ -69,7 +69,7 @@ def torchrun(count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_gradients_of_two_processes_are_the_mean_of_what_each_has_alone(data: Path, tmp_path: Path) -> None:
     script = tmp_path / "gradients.py"
     script.write_text(GRADIENTS)
-    done = torchrun(2, str(script), str(ROOT / "tests"), str(data), str(tmp_path))
+    done = torchrun(2, str(script), str(ROOT / "tests" / "support"), str(data), str(tmp_path))
     assert done.returncode == 0, done.stderr
     alone = []
     for rank in range(2):
@@ -158,7 +158,7 @@ def test_losses_that_are_no_numbers_in_one_process_spoil_no_state(data: Path, tm
     script = tmp_path / "no_numbers.py"
     script.write_text(NO_NUMBERS)
     run = tmp_path / "run"
-    done = torchrun(2, str(script), str(ROOT / "tests"), str(data), str(run))
+    done = torchrun(2, str(script), str(ROOT / "tests" / "support"), str(data), str(run))
     assert done.returncode == 0, done.stderr
     told = [(run / f"rank{rank}").read_text() for rank in range(2)]
     assert "step 2: the gradient is nan; the losses of this process are numbers" in told[0]

@@ -168,7 +168,7 @@ except StorageError as error:
 
 @pytest.mark.parametrize("code", ["ENOLCK", "EOPNOTSUPP", "EIO", "ENOSYS", "EINVAL"])
 def test_a_file_system_without_locks_is_told(code: str, tmp_path: Path) -> None:
-    ended = python("-c", WITHOUT_LOCKS, code, str(ROOT / "tests"), str(tmp_path / "weights"))
+    ended = python("-c", WITHOUT_LOCKS, code, str(ROOT / "tests" / "support"), str(tmp_path / "weights"))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith(
         f"StorageError cannot write in {tmp_path / 'weights'}, or its file system has no locks"
@@ -329,7 +329,7 @@ def test_nothing_is_left_of_a_real_conversion_that_was_killed(
     published = publish(fpg_zoo.reference_state_dict(fpg_zoo.create_model(name)), tmp_path, name)
     entry = entry_of(name, mirror.add(published))
     monkeypatch.setenv("FPG_ZOO_MIRROR", mirror.url)
-    ended = python("-c", KILLED, str(ROOT / "tests"), str(limit), name, entry.url, str(store.folder))
+    ended = python("-c", KILLED, str(ROOT / "tests" / "support"), str(limit), name, entry.url, str(store.folder))
     assert ended.returncode == -getattr(signal, death), ended.stderr
     final = store.path(entry)
     kept = {item.path.name: item.kind for item in contents(store)}

@@ -301,7 +301,7 @@ except fpg_zoo.FPGZooError as error:
 
 def child(entry: Published, folder: Path, before: str = "") -> subprocess.Popen[str]:
     script = textwrap.dedent(CHILD).format(
-        tests=str(ROOT / "tests"), name=NAME, url=entry.url, folder=str(folder), before=before
+        tests=str(ROOT / "tests" / "support"), name=NAME, url=entry.url, folder=str(folder), before=before
     )
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -88,7 +88,8 @@ def gather(
 
     Args:
         about: what was evaluated.
-        annotations, rows, image_ids: as of `coco_metrics.coco_scores`. Objects without a mask count as crowds where the detections have masks alone.
+        annotations, rows, image_ids: as of `coco_metrics.coco_scores`. Objects without a mask count as crowds where
+            the detections have masks alone.
         scores: its answer, by kind; boxes, masks or both.
         pixels: reads a picture by its id, as of `fpg_zoo.evaluation.report.worst_images.drawn`. None: without pictures.
     """

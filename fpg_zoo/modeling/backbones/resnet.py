@@ -6,14 +6,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from fpg_zoo.checkpoints import mmdet_names
 from fpg_zoo.config import ResNetConfig
+from fpg_zoo.modeling.parts import Backbone
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """The stem and four stages; the stride of a bottleneck sits in its 3x3 convolution.
 
     `forward`: (N, 3, H, W) to C2..C5, (N, channels[i], H / 2^(i+2), W / 2^(i+2)), sizes rounded up.
     """
+
+    mmdet_names = mmdet_names.RESNET
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -30,6 +34,9 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def stages(self) -> list[list[nn.Module]]:
+        return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         x = F.relu(self.bn1(self.conv1(images)))

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fpg_zoo.checkpoints import mmdet_names
 from fpg_zoo.config import RetinaHeadConfig
 from fpg_zoo.modeling.heads.anchors import anchors_like, per_anchor
 from fpg_zoo.modeling.layers import init_normal
+from fpg_zoo.modeling.parts import Part
 from fpg_zoo.structures import Instances
 from fpg_zoo.structures.boxes import best_first, clip, decode, has_area, nms_within
 
@@ -34,12 +36,14 @@ class SharedConv(nn.Module):
         return F.relu(self.norms[level](self.conv(x)))
 
 
-class RetinaHead(nn.Module):
+class RetinaHead(Part):
     """A tower for classes and one for boxes.
 
     `forward`: maps (N, W, H_l, W_l) to (logits, deltas), lists of (N, A * C, H_l, W_l) and (N, A * 4, H_l, W_l),
     anchor-major.
     """
+
+    mmdet_names = mmdet_names.RETINA_HEAD
 
     def __init__(self, config: RetinaHeadConfig, in_channels: int, num_classes: int) -> None:
         super().__init__()

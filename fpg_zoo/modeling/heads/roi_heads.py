@@ -12,18 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fpg_zoo.checkpoints import mmdet_names
 from fpg_zoo.config import BoxHeadConfig, MaskHeadConfig
 from fpg_zoo.modeling.heads.roi_align import RegionPooling
 from fpg_zoo.modeling.layers import ConvNorm, init_kaiming, init_normal
+from fpg_zoo.modeling.parts import Part
 from fpg_zoo.structures import Instances
 from fpg_zoo.structures.boxes import clip, decode, nms_within
 
 
-class BoxHead(nn.Module):
+class BoxHead(Part):
     """Two fully connected layers on pooled regions.
 
     `forward`: pyramid and regions (R, 5) to (logits (R, C + 1), background last; deltas (R, C, 4)).
     """
+
+    mmdet_names = mmdet_names.BOX_HEAD
 
     def __init__(self, config: BoxHeadConfig, in_channels: int, num_classes: int, strides: Sequence[int]) -> None:
         super().__init__()
@@ -88,11 +92,13 @@ class BoxSelection:
         return Instances(boxes=boxes[keep], scores=candidates[keep], labels=label[keep])
 
 
-class MaskHead(nn.Module):
+class MaskHead(Part):
     """Convolutions and one transposed convolution on pooled regions.
 
     `forward`: pyramid and regions (R, 5) to mask logits (R, C, 2P, 2P).
     """
+
+    mmdet_names = mmdet_names.MASK_HEAD
 
     def __init__(self, config: MaskHeadConfig, in_channels: int, num_classes: int, strides: Sequence[int]) -> None:
         super().__init__()

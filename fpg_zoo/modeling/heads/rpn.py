@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import nms
 
+from fpg_zoo.checkpoints import mmdet_names
 from fpg_zoo.config import RPNConfig
 from fpg_zoo.modeling.heads.anchors import anchors_like, per_anchor
 from fpg_zoo.modeling.layers import init_normal
+from fpg_zoo.modeling.parts import Part
 from fpg_zoo.structures.boxes import best_first, clip, decode, has_area, moved_apart
 
 
@@ -23,12 +25,14 @@ class Proposals(NamedTuple):
     scores: Tensor
 
 
-class RPN(nn.Module):
+class RPN(Part):
     """The head that runs on every level with the same weights.
 
     `forward`: maps (N, C, H_l, W_l) to (objectness, deltas), lists of (N, A, H_l, W_l) logits and
     (N, 4A, H_l, W_l) box deltas, anchor-major.
     """
+
+    mmdet_names = mmdet_names.RPN
 
     def __init__(self, config: RPNConfig, in_channels: int) -> None:
         super().__init__()

@@ -20,8 +20,10 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fpg_zoo.checkpoints import mmdet_names
 from fpg_zoo.config import FPGConfig
 from fpg_zoo.modeling.layers import ConvNorm, check_levels, init_xavier, subsample2, upsample2
+from fpg_zoo.modeling.parts import Neck
 
 
 class Transition(ConvNorm):
@@ -146,7 +148,7 @@ class Pathway(nn.Module):
         return column
 
 
-class FPG(nn.Module):
+class FPG(Neck):
     """The grid between a backbone and heads.
 
     `forward`: C2..C5 to a tuple of `levels` maps (N, width, H_l, W_l), fine to coarse. The stages' sizes must halve
@@ -157,6 +159,8 @@ class FPG(nn.Module):
         ValueError: in `forward`, two neighbouring levels' sizes are not in the ratio 2.
     """
 
+    mmdet_names = mmdet_names.FPG
+
     def __init__(self, config: FPGConfig, channels: Sequence[int]) -> None:
         super().__init__()
         check_levels(config.start, config.levels, len(channels))
@@ -165,6 +169,9 @@ class FPG(nn.Module):
         self.pathways = nn.ModuleList(Pathway(config, index) for index in range(config.grid.pathways))
         self.outputs = nn.ModuleList(nn.Conv2d(config.width, config.width, 3, 1, 1) for _ in range(config.levels))
         init_xavier(self)
+
+    def segments(self) -> list[nn.Module]:
+        return list(self.pathways)
 
     def forward(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
         inputs = self.inputs(stages)

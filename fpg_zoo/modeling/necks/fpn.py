@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fpg_zoo.checkpoints import mmdet_names
 from fpg_zoo.config import FPNConfig
 from fpg_zoo.modeling.layers import ConvNorm, check_levels, init_xavier, subsample2
+from fpg_zoo.modeling.parts import Neck
 
 
-class FPN(nn.Module):
+class FPN(Neck):
     """Lateral 1x1 convolutions, a top-down pathway of nearest-neighbour additions, 3x3 output convolutions.
 
     `forward`: C2..C5 to a tuple of `levels` maps (N, width, H_l, W_l), fine to coarse.
@@ -27,6 +29,7 @@ class FPN(nn.Module):
         extra_levels = config.levels - len(used)
         self.width = width
         self.start = config.start
+        self.mmdet_names = mmdet_names.FPN_POOLED if config.extra_levels == "pool" else mmdet_names.FPN_CONVOLVED
         self.extra = nn.ModuleList()
         self.subsampled_levels = 0
         if config.extra_levels == "pool":

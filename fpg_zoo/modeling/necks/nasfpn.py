@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fpg_zoo.checkpoints import mmdet_names
 from fpg_zoo.config import NASFPNConfig
 from fpg_zoo.modeling.layers import ConvNorm, init_xavier
+from fpg_zoo.modeling.parts import Neck
 
 EXTRA_LEVELS = 2  # P6 and P7, beyond the backbone's C3..C5
 
@@ -70,7 +72,7 @@ class Cell(nn.Module):
         return [p3, p4, p5, p6, p7]
 
 
-class NASFPN(nn.Module):
+class NASFPN(Neck):
     """Lateral 1x1 convolutions of C3..C5, P6 and P7 by 1x1 convolution and pooling, then the cell, repeated.
 
     `forward`: C2..C5 to P3..P7, a tuple of five maps (N, width, H_l, W_l), fine to coarse.
@@ -78,6 +80,8 @@ class NASFPN(nn.Module):
     Raises:
         ValueError: in `forward`, a level's size is no whole multiple of a coarser level's.
     """
+
+    mmdet_names = mmdet_names.NASFPN
 
     def __init__(self, config: NASFPNConfig, channels: Sequence[int]) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from fpg_zoo.config import DetectorConfig, FPGConfig, TwoStageConfig
+from fpg_zoo.config import DetectorConfig, FPGConfig
 from fpg_zoo.config.catalog import ARCHITECTURES
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
@@ -132,7 +132,7 @@ def _front_matter(
 
     results = [*_published_results(published), *_measured_results(_task(model.config), measured)]
     tags = ["object-detection"]
-    if _has_masks(model.config):
+    if model.config.has_masks:
         tags.append("instance-segmentation")
     if isinstance(model.config.neck, FPGConfig):
         tags.append("feature-pyramid-grids")
@@ -183,13 +183,9 @@ def _measured_results(task: str, measured: Mapping[str, float]) -> Iterator[Eval
         )
 
 
-def _has_masks(config: DetectorConfig) -> bool:
-    return isinstance(config, TwoStageConfig) and config.mask is not None
-
-
 def _task(config: DetectorConfig) -> str:
     """The hub's name of what the model does."""
-    return "image-segmentation" if _has_masks(config) else "object-detection"
+    return "image-segmentation" if config.has_masks else "object-detection"
 
 
 def _title(model: Detector, repo_id: str) -> str:
@@ -198,26 +194,15 @@ def _title(model: Detector, repo_id: str) -> str:
     if known:
         method, neck = known.method, known.neck
     else:
-        method = ("Mask R-CNN" if _has_masks(config) else "Faster R-CNN") if _is_two_stage(config) else "RetinaNet"
+        method = config.method
         neck = type(config.neck).__name__.removesuffix("Config")
-    does = "boxes, classes and masks" if _has_masks(config) else "boxes and classes"
+    does = "boxes, classes and masks" if config.has_masks else "boxes and classes"
     return (
         f"# {_escaped(repo_id.partition('/')[2])}\n\n"
-        f"{_escaped(method)} on a {_backbone(config)} with the neck {_escaped(neck)} "
+        f"{_escaped(method)} on a {_escaped(config.backbone.label)} with the neck {_escaped(neck)} "
         f"(`fpg_zoo` architecture {_escaped(model.name)}): finds objects in pictures, as {does}. Of the zoo of "
         "[Feature Pyramid Grids](https://arxiv.org/abs/2004.03580)."
     )
-
-
-def _is_two_stage(config: DetectorConfig) -> bool:
-    return isinstance(config, TwoStageConfig)
-
-
-def _backbone(config: DetectorConfig) -> str:
-    backbone = config.backbone
-    if backbone.block == "bottleneck" and backbone.depths == (3, 4, 6, 3) and backbone.width == 64:
-        return "ResNet-50"
-    return f"ResNet of {backbone.block} blocks ({', '.join(map(str, backbone.depths))}), {backbone.width} channels wide"
 
 
 def _usage(repo_id: str, revision: str | None) -> str:
@@ -248,7 +233,7 @@ def _facts(model: Detector) -> str:
 
 
 def _figures(config: DetectorConfig, published: Published | None, measured: Mapping[str, float]) -> str:
-    wanted = ["box_ap", *(["mask_ap"] if _has_masks(config) else [])]
+    wanted = ["box_ap", *(["mask_ap"] if config.has_masks else [])]
     rows = [
         (_LABELS.get(name, name), getattr(published, name, None) if name in _LABELS else None, measured.get(name))
         for name in [*wanted, *(name for name in measured if name not in wanted)]
