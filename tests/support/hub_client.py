@@ -26,7 +26,7 @@ PRELUDE = """
 import json, os, pathlib, shutil, sys
 sys.path.insert(0, os.environ["TESTS"])
 import hub_client
-from fpg_zoo import hub
+from fpg_zoo.weights.hub import fetch as hub
 from fpg_zoo.errors import FPGZooError
 
 server = hub_client.Hub(os.environ["HF_ENDPOINT"], pathlib.Path(os.environ["SERVER_FOLDER"]))

@@ -130,7 +130,7 @@ import torch
 sys.path.insert(0, sys.argv[1])
 from training_runs import checkpoint, data, dataset_of, settings, small_model
 from fpg_zoo.errors import TrainingError
-from fpg_zoo.training import loop
+from fpg_zoo.training import trainer as loop
 from fpg_zoo.distributed import joined
 
 torch.set_num_threads(1)

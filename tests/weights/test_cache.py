@@ -301,7 +301,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from serving import entry_of
 import fpg_zoo
-from fpg_zoo import model_files
+from fpg_zoo.checkpoints import safetensors_files as model_files
 from fpg_zoo.models.loading import fetch
 from fpg_zoo.weights.store import Store
 

@@ -12,6 +12,7 @@ import torch
 from hub_client import OWNER, Client, Hub, running
 from tiny_models import tiny_model
 
+from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.weights.hub import push as hub_push
 from fpg_zoo.weights.manifest import Manifest, load_manifest
 from fpg_zoo.weights.store import Pin, Store, pin_path
@@ -19,7 +20,7 @@ from fpg_zoo.weights.store import Pin, Store, pin_path
 PUSHING = f"""
 import warnings
 import torch, fpg_zoo
-from fpg_zoo import hub_push
+from fpg_zoo.weights.hub import push as hub_push
 os.environ["HF_TOKEN"] = {OWNER!r}
 
 def same(first, second):
@@ -174,7 +175,7 @@ def test_only_equal_weights_count_as_published(monkeypatch):
     ]
     manifest = Manifest(host="", recipes={}, checkpoints=tuple(rows))
     monkeypatch.setattr(hub_push, "load_manifest", lambda: manifest)
-    other = tiny_model("retinanet_nano_fpg").__class__(model.config, model.name).eval()
+    other = build_detector(model.config, model.name).eval()
     assert hub_push.published_as(model) is None  # nothing in the cache
     _publish(other, rows[0])
     assert hub_push.published_as(model) is None  # other weights
@@ -187,10 +188,10 @@ def test_only_equal_weights_count_as_published(monkeypatch):
         model.config, preprocess=dataclasses.replace(model.config.preprocess, longest_side=256)
     )
     for config in (renamed, resized):
-        changed = model.__class__(config, model.name).eval()
+        changed = build_detector(config, model.name).eval()
         changed.load_state_dict(model.state_dict())
         assert hub_push.published_as(changed) is None
-    nudged = model.__class__(model.config, model.name).eval()
+    nudged = build_detector(model.config, model.name).eval()
     nudged.load_state_dict(model.state_dict())
     assert hub_push.published_as(nudged) == rows[1]
     with torch.no_grad():

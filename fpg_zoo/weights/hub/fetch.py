@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 PREFIX = "hf-hub:"
-# As in model_files, which imports torch; fetching does without.
+# As in safetensors_files, which imports torch; fetching does without.
 CONFIG, WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
