@@ -21,8 +21,10 @@ from predicting import (
     SCORE,
     WIDTH,
     add,
+    checkpoint,
     predict,
     rows_of,
+    working_folder,
     written,
 )
 from pycocotools import mask as mask_api

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from command import environment, run
-from predicting import SCORE, add, predict, written
+from predicting import SCORE, add, checkpoint, predict, working_folder, written
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

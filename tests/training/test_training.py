@@ -16,6 +16,8 @@ from torch.optim.swa_utils import AveragedModel
 from training_runs import (
     CLASSES,
     NAME,
+    checkpoint,
+    data,
     dataset_of,
     settings,
     small_model,

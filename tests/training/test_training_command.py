@@ -17,7 +17,7 @@ import torch
 from command import environment, run
 from conftest import ROOT
 from tiny_models import tiny_model
-from training_runs import NAME, dataset_of, make_data, small_model, start, steps_logged, weights_of
+from training_runs import NAME, checkpoint, data, dataset_of, make_data, small_model, start, steps_logged, weights_of
 
 import fpg_zoo
 from fpg_zoo.data.coco import CocoDataset

@@ -21,7 +21,7 @@ from command import run
 from safetensors.torch import load_file, save_file
 from small_disks import fill, small_disk
 from test_training_command import torchrun
-from training_runs import NAME, dataset_of, settings, small_model, start, steps_logged, weights_of
+from training_runs import NAME, checkpoint, data, dataset_of, settings, small_model, start, steps_logged, weights_of
 
 from fpg_zoo import locks
 from fpg_zoo.distributed import Processes
