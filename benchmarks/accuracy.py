@@ -20,8 +20,8 @@ from harness.models import FORMS, PLAIN
 import fpg_zoo
 from fpg_zoo.data.open_split import held_out_scenes, open_held_out
 from fpg_zoo.distributed import Processes
-from fpg_zoo.evaluation.coco_metrics import KINDS
-from fpg_zoo.evaluation.detect import categories_of, detect_all, figures_of, kinds_of, parts_of
+from fpg_zoo.evaluation.coco_metrics import IOU_TYPES
+from fpg_zoo.evaluation.detect import categories_of, detect_all, figures_of, iou_types_of, parts_of
 from fpg_zoo.weights.manifest import Published, load_manifest
 
 TOLERANCE = 0.1  # points of AP in percent
@@ -54,7 +54,7 @@ def average_precision(
         WeightsError: the weights cannot be had.
     """
     model = FORMS[form](fpg_zoo.create_model(name, device=device))
-    kinds = kinds_of(model)
+    kinds = iou_types_of(model)
     masks = "segm" in kinds
     if data is None:
         held_out = held_out_scenes(limit=limit, masks=masks)
@@ -70,7 +70,7 @@ def average_precision(
         parts=None if parts is None else parts_of(parts / "detections.json", model, held_out),
     )
     figures = figures_of(model, rows, held_out.annotations)
-    found = {KINDS[kind]: figures.get(f"{KINDS[kind]}_AP") for kind in kinds}
+    found = {IOU_TYPES[kind]: figures.get(f"{IOU_TYPES[kind]}_AP") for kind in kinds}
     return {label: 100 * value for label, value in found.items() if value is not None}
 
 

@@ -28,7 +28,7 @@ from fpg_zoo.config import DetectorConfig, FPGConfig, RetinaNetConfig
 from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.training import Criterion
-from fpg_zoo.training.activation_checkpointing import recompute_grid
+from fpg_zoo.training.activation_checkpointing import apply_activation_checkpointing
 from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import RECIPES
 
@@ -71,7 +71,7 @@ def fresh(config: DetectorConfig, *, saving: bool, device: str) -> Detector:
     """A model in train mode; its grid is computed twice if memory is to be saved and it has one."""
     model = build_detector(config).to(device)
     if saving and isinstance(config.neck, FPGConfig):
-        recompute_grid(model)
+        apply_activation_checkpointing(model)
     return model
 
 

@@ -20,7 +20,7 @@ from harness.measure import command_line, commit, measure_in_turn, write
 import fpg_zoo
 from fpg_zoo.modeling.heads import roi_align as pooling
 from fpg_zoo.training import Criterion
-from fpg_zoo.training.activation_checkpointing import recompute_grid
+from fpg_zoo.training.activation_checkpointing import apply_activation_checkpointing
 from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import RECIPES
 
@@ -42,7 +42,7 @@ def stepper(name: str, *, plain: bool = False, bf16: bool = False, twice: bool =
     form = torch.contiguous_format if plain else torch.channels_last
     model.to(memory_format=form)
     if twice:
-        recompute_grid(model)
+        apply_activation_checkpointing(model)
     side = model.config.preprocess.longest_side
     side += -side % model.config.preprocess.pad_divisor
     recipe = RECIPES["scratch" if "nano" in name else "crop640_50e"]

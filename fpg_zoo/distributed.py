@@ -36,52 +36,52 @@ class Processes:
 
     Attributes:
         rank: its number, 0 for the one that writes files and progress.
-        count: how many there are.
+        world_size: how many there are.
         local_rank: its number on this machine, which is its GPU's.
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     local_rank: int = 0
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all are here."""
-        if self.count > 1:
+        if self.world_size > 1:
             dist.barrier()
 
-    def alike(self, module: nn.Module) -> None:
+    def broadcast_module(self, module: nn.Module) -> None:
         """Give everyone the leader's parameters and buffers."""
-        if self.count > 1:
+        if self.world_size > 1:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, 0)
 
-    def told(self, value: int) -> list[int]:
+    def all_gather(self, value: int) -> list[int]:
         """The value of each process, by rank."""
-        values = [value] * self.count
-        if self.count > 1:
+        values = [value] * self.world_size
+        if self.world_size > 1:
             dist.all_gather_object(values, value)
         return values
 
-    def shared(self, value: _Value) -> _Value:
+    def broadcast(self, value: _Value) -> _Value:
         """What the leader gives here; what the others give is not looked at."""
         values = [value]
-        if self.count > 1:
+        if self.world_size > 1:
             dist.broadcast_object_list(values)
         return values[0]
 
-    def gathered(self, value: _Value) -> list[_Value]:
+    def gather(self, value: _Value) -> list[_Value]:
         """For the leader the value of each process, by rank; for the others nothing."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        values: list[_Value] | None = [value] * self.count if self.leads else None
+        values: list[_Value] | None = [value] * self.world_size if self.is_main else None
         dist.gather_object(value, values)
         return values or []
 
-    def by_leader(self, function: Callable[[], _Value]) -> _Value:
+    def on_main(self, function: Callable[[], _Value]) -> _Value:
         """What a function gives that the leader calls for all.
 
         Raises:
@@ -89,12 +89,12 @@ class Processes:
         """
         value: _Value | None = None
         error: FPGZooError | None = None
-        if self.leads:
+        if self.is_main:
             try:
                 value = function()
             except FPGZooError as raised:
                 error = raised
-        value, error = self.shared((value, error))
+        value, error = self.broadcast((value, error))
         if error is not None:
             raise error
         return value  # type: ignore[return-value]
@@ -114,7 +114,7 @@ class Processes:
             StorageError: another run has the lock, or the file cannot be written; in every process.
         """
         with contextlib.ExitStack() as held:
-            self.by_leader(lambda: held.enter_context(_exclusive(lock, subject)))
+            self.on_main(lambda: held.enter_context(_exclusive(lock, subject)))
             yield
 
 
@@ -166,7 +166,7 @@ def device_of_process(name: str | None) -> torch.device:
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[Processes]:
+def process_group(device: torch.device) -> Iterator[Processes]:
     """Join the group that torchrun's variables describe; alone where there are none.
 
     Args:

@@ -58,16 +58,9 @@ def data_folder() -> Path:
     return folder
 
 
-def golden_state_dict(model: Detector) -> dict[str, torch.Tensor]:
-    """The golden weights under the reference's names."""
-    return {
-        name: golden_weights.tensor(name, tensor.shape) for name, tensor in fpg_zoo.reference_state_dict(model).items()
-    }
-
-
 @functools.lru_cache(maxsize=1)
 def golden_model(name: str) -> Detector:
     """A model with the golden weights; the last one is kept, as tests ask for the same one in a row."""
     model = fpg_zoo.create_model(name)
-    fpg_zoo.load_reference_state_dict(model, golden_state_dict(model))
+    fpg_zoo.load_reference_state_dict(model, golden_weights.golden_state_dict(model))
     return model

@@ -16,7 +16,7 @@ from fpg_zoo.files import check_writable
 from fpg_zoo.text import printable
 
 if TYPE_CHECKING:
-    from fpg_zoo.evaluation.coco_metrics import Kind, Scores
+    from fpg_zoo.evaluation.coco_metrics import IouType, Scores
 
 _OF_A_MODEL = ("model", "checkpoint", "data", "split", "limit", "device", "dtype", "save")  # options, without a default
 
@@ -116,9 +116,9 @@ def _eval_model(options: argparse.Namespace) -> int:
     import torch
 
     from fpg_zoo.data.open_split import open_held_out
-    from fpg_zoo.distributed import device_of_process, joined
+    from fpg_zoo.distributed import device_of_process, process_group
     from fpg_zoo.evaluation.coco_metrics import no_mask_note
-    from fpg_zoo.evaluation.detect import categories_of, detect_all, image_ids_of, kinds_of, parts_of
+    from fpg_zoo.evaluation.detect import categories_of, detect_all, image_ids_of, iou_types_of, parts_of
     from fpg_zoo.models.factory import check_source, create_model
 
     device = device_of_process(options.device)
@@ -129,16 +129,16 @@ def _eval_model(options: argparse.Namespace) -> int:
     )
     if options.dtype is not None:
         model = model.to(torch.bfloat16)
-    kinds = kinds_of(model)
+    kinds = iou_types_of(model)
     data = open_held_out(
         options.data, options.split, limit=options.limit, masks="segm" in kinds, allow_losses=options.allow_losses
     )
     category_ids = categories_of(model, data)
     parts = parts_of(options.save, model, data) if options.save is not None else None
-    with joined(device) as processes, parts.exclusive(processes) if parts else contextlib.nullcontext():
-        if processes.leads and data.summary is not None:
+    with process_group(device) as processes, parts.exclusive(processes) if parts else contextlib.nullcontext():
+        if processes.is_main and data.summary is not None:
             print_lines(data.summary, to_stderr=True)
-        if processes.leads and (note := no_mask_note(kinds, data.annotations)):
+        if processes.is_main and (note := no_mask_note(kinds, data.annotations)):
             print_line(note, to_stderr=True)
         rows = detect_all(
             model,
@@ -149,7 +149,7 @@ def _eval_model(options: argparse.Namespace) -> int:
             workers=options.workers,
             parts=parts,
         )
-        if processes.leads:
+        if processes.is_main:
             if parts is not None:
                 parts.finish(rows)
             ids = image_ids_of(data.dataset)
@@ -175,26 +175,26 @@ def _eval_model(options: argparse.Namespace) -> int:
 
 
 def _scores(
-    kinds: Sequence[Kind], annotations: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
-) -> dict[Kind, Scores]:
+    kinds: Sequence[IouType], annotations: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> dict[IouType, Scores]:
     """Of all pictures of the annotations, by each kind that an object can be found by."""
-    from fpg_zoo.evaluation.coco_metrics import coco_scores, kinds_with_truth
+    from fpg_zoo.evaluation.coco_metrics import coco_scores, iou_types_with_objects
 
     ids = [image["id"] for image in annotations["images"]]
-    return {kind: coco_scores(annotations, rows, kind, ids) for kind in kinds_with_truth(kinds, annotations)}
+    return {kind: coco_scores(annotations, rows, kind, ids) for kind in iou_types_with_objects(kinds, annotations)}
 
 
-def _tell(scores: Mapping[Kind, Scores], file: Path | None) -> None:
+def _tell(scores: Mapping[IouType, Scores], file: Path | None) -> None:
     """Print a table of the figures and one of the classes; write both to `file`."""
-    from fpg_zoo.evaluation.coco_metrics import KINDS
+    from fpg_zoo.evaluation.coco_metrics import IOU_TYPES
     from fpg_zoo.files import aside, explained
 
     if file is not None:
-        content = {KINDS[kind]: {"figures": one.figures, "classes": one.classes} for kind, one in scores.items()}
+        content = {IOU_TYPES[kind]: {"figures": one.figures, "classes": one.classes} for kind, one in scores.items()}
         with aside(file.parent, ".json") as temporary, explained(file.parent):
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             temporary.replace(file)
-    labels = [KINDS[kind] for kind in scores]
+    labels = [IOU_TYPES[kind] for kind in scores]
     _print_table("", labels, [one.figures for one in scores.values()])
     print_line()
     _print_table("AP of class", labels, [one.classes for one in scores.values()])

@@ -70,7 +70,7 @@ def _train(options: argparse.Namespace) -> int:
     import torch
 
     from fpg_zoo.data.coco import CocoDataset
-    from fpg_zoo.distributed import device_of_process, joined
+    from fpg_zoo.distributed import device_of_process, process_group
     from fpg_zoo.evaluation.coco_metrics import no_mask_note
     from fpg_zoo.models.factory import model_info
     from fpg_zoo.training.recipes import recipe_named
@@ -99,8 +99,8 @@ def _train(options: argparse.Namespace) -> int:
     )
     dataset, held_out, digest = _data(options, masks)
     device = device_of_process(options.device)
-    with joined(device) as processes:
-        if processes.leads:
+    with process_group(device) as processes:
+        if processes.is_main:
             if isinstance(dataset, CocoDataset):
                 print_lines(dataset.summary(), to_stderr=True)
             if held_out is not None:
@@ -120,10 +120,10 @@ def _train(options: argparse.Namespace) -> int:
             save_every=options.save_every,
             evaluate=_evaluation(held_out, options, processes) if held_out else None,
             evaluate_every=options.evaluate_every,
-            go_on=options.resume,
+            resume=options.resume,
             data=digest,
         )
-        if processes.leads:
+        if processes.is_main:
             known = [(name, figures.get(name)) for name in ("box_AP", "mask_AP")]
             told = "".join(f", {name} {value:.3f}" for name, value in known if value is not None)
             print_line(f"{options.output}: trained{told}")
@@ -143,7 +143,7 @@ def _evaluation(held_out: HeldOut, options: argparse.Namespace, processes: Proce
             batch_size=options.batch_size,
             workers=options.workers,
         )
-        return figures_of(model, rows, held_out.annotations) if processes.leads else {}
+        return figures_of(model, rows, held_out.annotations) if processes.is_main else {}
 
     return evaluated
 

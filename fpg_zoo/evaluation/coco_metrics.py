@@ -17,8 +17,8 @@ from tqdm import tqdm
 from fpg_zoo.data.masks import can_have_masks, filled
 from fpg_zoo.files import on_terminal
 
-Kind = Literal["bbox", "segm"]
-KINDS: dict[Kind, str] = {"bbox": "box", "segm": "mask"}  # pycocotools' names, and ours in figures
+IouType = Literal["bbox", "segm"]
+IOU_TYPES: dict[IouType, str] = {"bbox": "box", "segm": "mask"}  # pycocotools' names, and ours in figures
 Row = Mapping[str, Any]  # of a COCO results file
 # What pycocotools prints, in its order. AP and AR are over IoU 0.5..0.95 unless they name one, and over 100 detections
 # of a picture unless they name a number; small, medium and large are by area in pixels, parted at 32^2 and 96^2.
@@ -55,21 +55,21 @@ class Scores:
     precisions: np.ndarray
 
 
-def kinds_with_truth(kinds: Sequence[Kind], annotations: Mapping[str, Any]) -> tuple[Kind, ...]:
+def iou_types_with_objects(kinds: Sequence[IouType], annotations: Mapping[str, Any]) -> tuple[IouType, ...]:
     """Of kinds, those that some object can be found by: boxes, and masks if one has a mask."""
     masks = any(row.get("segmentation") and not row["iscrowd"] for row in annotations["annotations"])
     return tuple(kind for kind in kinds if kind == "bbox" or masks)
 
 
-def no_mask_note(kinds: Sequence[Kind], annotations: Mapping[str, Any]) -> str | None:
+def no_mask_note(kinds: Sequence[IouType], annotations: Mapping[str, Any]) -> str | None:
     """Why detections that have masks are not judged by them; None where they are, or have none."""
-    if "segm" not in kinds or "segm" in kinds_with_truth(kinds, annotations):
+    if "segm" not in kinds or "segm" in iou_types_with_objects(kinds, annotations):
         return None
     objects = sum(not row["iscrowd"] for row in annotations["annotations"])
     return f"no mask AP, as none of the {objects} objects has a mask"
 
 
-def judged_by(kind: Kind, annotations: Mapping[str, Any]) -> list[Row]:
+def judged_by(kind: IouType, annotations: Mapping[str, Any]) -> list[Row]:
     """Annotations as detections of a kind are compared with them.
 
     Masks cannot be compared with an object that has none. It is not to be found then, and what lies on it does not
@@ -93,7 +93,7 @@ def judged_by(kind: Kind, annotations: Mapping[str, Any]) -> list[Row]:
 
 
 def coco_scores(
-    annotations: Mapping[str, Any], results: Sequence[Row], kind: Kind, image_ids: Sequence[int | str]
+    annotations: Mapping[str, Any], results: Sequence[Row], kind: IouType, image_ids: Sequence[int | str]
 ) -> Scores:
     """COCO's figures of detections, over all classes and of each.
 
@@ -122,7 +122,7 @@ def coco_scores(
             _indexed(images, annotations["categories"], found),
             kind,
         )
-        with _progress(evaluation, f"{KINDS[kind]} AP"):
+        with _progress(evaluation, f"{IOU_TYPES[kind]} AP"):
             evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -179,7 +179,7 @@ def _progress(evaluation: Any, label: str) -> Iterator[None]:
 
 
 def coco_figures(
-    annotations: Mapping[str, Any], results: Sequence[Row], kind: Kind, image_ids: Sequence[int | str]
+    annotations: Mapping[str, Any], results: Sequence[Row], kind: IouType, image_ids: Sequence[int | str]
 ) -> dict[str, float | None]:
     """COCO's figures of detections.
 

@@ -19,7 +19,7 @@ from fpg_zoo.data.loader import evaluation_batches, evaluation_loader
 from fpg_zoo.data.open_split import HeldOut
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, FPGZooError
-from fpg_zoo.evaluation.coco_metrics import KINDS, Kind, Row, coco_figures, kinds_with_truth
+from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, IouType, Row, coco_figures, iou_types_with_objects
 from fpg_zoo.evaluation.partial_results import Found, Parts
 from fpg_zoo.files import on_terminal
 from fpg_zoo.modeling.detectors import Detector
@@ -110,7 +110,7 @@ def detect_all(
         StorageError: `parts` cannot be written.
     """
     by_picture = _begun(parts, processes)
-    done = frozenset(processes.shared(list(by_picture)))
+    done = frozenset(processes.broadcast(list(by_picture)))
     found: list[Found] = []
     with contextlib.ExitStack() as stack:
         keep: Callable[[Sequence[Found]], None] | None = None
@@ -123,27 +123,27 @@ def detect_all(
             batch_size=batch_size,
             workers=workers,
             rank=processes.rank,
-            world_size=processes.count,
+            world_size=processes.world_size,
             done=done,
         ):
             if keep is not None:
                 keep(batch)
             found += batch
-    for share in processes.gathered(found):
+    for share in processes.gather(found):
         by_picture.update(share)
-    return [row for image_id in image_ids_of(dataset) for row in by_picture[image_id]] if processes.leads else []
+    return [row for image_id in image_ids_of(dataset) for row in by_picture[image_id]] if processes.is_main else []
 
 
 def _begun(parts: Parts | None, processes: Processes) -> dict[int | str, list[dict[str, Any]]]:
     """What the leader finds done; for the others nothing. All of them refuse, or none."""
     done: dict[int | str, list[dict[str, Any]]] = {}
     refusal: FPGZooError | None = None
-    if parts is not None and processes.leads:
+    if parts is not None and processes.is_main:
         try:
             done = parts.done()
         except FPGZooError as error:
             refusal = error
-    refusal = processes.shared(refusal)
+    refusal = processes.broadcast(refusal)
     if refusal is not None:
         raise refusal
     return done
@@ -203,7 +203,7 @@ def detections_of(
     return [row for batch in batches for _, rows in batch for row in rows]
 
 
-def kinds_of(model: Detector) -> tuple[Kind, ...]:
+def iou_types_of(model: Detector) -> tuple[IouType, ...]:
     """What a model's detections are judged by: boxes, and masks if it has them."""
     return ("bbox", "segm") if model.config.has_masks else ("bbox",)
 
@@ -250,7 +250,7 @@ def figures_of(model: Detector, rows: Sequence[Row], annotations: Mapping[str, A
     """
     ids = [image["id"] for image in annotations["images"]]
     return {
-        f"{KINDS[kind]}_{name}": value
-        for kind in kinds_with_truth(kinds_of(model), annotations)
+        f"{IOU_TYPES[kind]}_{name}": value
+        for kind in iou_types_with_objects(iou_types_of(model), annotations)
         for name, value in coco_figures(annotations, rows, kind, ids).items()
     }

@@ -18,10 +18,10 @@ from fpg_zoo.data.ground_truth import check_objects, truth_of
 from fpg_zoo.data.masks import MAX_PIXELS, MAX_SIDE, can_have_masks, compressed, read_mask
 from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.evaluation.coco_metrics import Kind, kinds_with_truth, no_mask_note
+from fpg_zoo.evaluation.coco_metrics import IouType, iou_types_with_objects, no_mask_note
 from fpg_zoo.files import on_terminal
 
-_KEYS: dict[Kind, str] = {"bbox": "bbox", "segm": "segmentation"}
+_KEYS: dict[IouType, str] = {"bbox": "bbox", "segm": "segmentation"}
 _FAR = 1e9  # pixels; no coordinate is as large
 _LARGEST = sys.float_info.max
 _MOST_SHOWN = 5  # entries that are wrong
@@ -41,7 +41,7 @@ class Results(NamedTuple):
 
     annotations: dict[str, Any]
     rows: list[dict[str, Any]]
-    kinds: tuple[Kind, ...]
+    kinds: tuple[IouType, ...]
     report: Report
 
 
@@ -93,7 +93,7 @@ def read_results(results_file: Path, annotation_file: Path, *, allow_losses: boo
             {"id": identity, "name": name} for identity, name in zip(category_ids, class_names, strict=True)
         ],
     }
-    if not kinds_with_truth(kinds, annotations):
+    if not iou_types_with_objects(kinds, annotations):
         raise ConfigError(
             f"{annotation_file}: nothing to evaluate: {no_mask_note(kinds, annotations)}, and no detection a box; give "
             "the detections boxes, or the annotations masks"
@@ -107,7 +107,7 @@ def _kind_of(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _kinds(rows: list[Any], annotations: list[Any]) -> tuple[Kind, ...]:
+def _kinds(rows: list[Any], annotations: list[Any]) -> tuple[IouType, ...]:
     """What any row has; where there are no rows, what any ground truth has. Boxes if nobody has anything."""
     told = rows or annotations
     return tuple(kind for kind, key in _KEYS.items() if any(isinstance(row, dict) and key in row for row in told)) or (
@@ -170,7 +170,7 @@ def _faults(entries: Iterable[Any], fault_of: Callable[[Any], str | None]) -> It
 
 
 def _checked_rows(
-    file: Path, rows: list[Any], truth: str, sizes: _Sizes, category_ids: Sequence[int], kinds: tuple[Kind, ...]
+    file: Path, rows: list[Any], truth: str, sizes: _Sizes, category_ids: Sequence[int], kinds: tuple[IouType, ...]
 ) -> list[dict[str, Any]]:
     """The rows with what is needed of them; `truth` is the name of the annotation file."""
     wanted = ("image_id", "category_id", "score", *(_KEYS[kind] for kind in kinds))

@@ -22,7 +22,7 @@ from fpg_zoo.distributed import usable_device
 from fpg_zoo.errors import ConfigError, ImageError, is_out_of_memory
 from fpg_zoo.files import aside, check_writable, explained, on_terminal
 from fpg_zoo.inference.predictor import Predictor
-from fpg_zoo.inference.prefetch import ahead
+from fpg_zoo.inference.prefetch import prefetch
 from fpg_zoo.models.factory import check_source, create_model
 from fpg_zoo.structures import Detections
 from fpg_zoo.structures.images import ANNOTATED_ENDING, SOFTWARE, SOFTWARE_TAG, is_url, label_of, read_image
@@ -87,7 +87,7 @@ def predict_files(
     predictor, summary, rows = Predictor(model), Summary(), []
     ids, targets = _image_ids(files), _targets(files, output) if output else {}
     with tqdm(total=len(files), unit="image", disable=not on_terminal()) as bar:
-        for file, coming in zip(files, ahead(read_image, files), strict=True):
+        for file, coming in zip(files, prefetch(read_image, files), strict=True):
             try:
                 objects, line = _predict_file(predictor, file, coming, score, ids[file], targets.get(file))
             except ImageError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast, get_args
 from tqdm import tqdm
 
 from fpg_zoo.files import on_terminal
-from fpg_zoo.inference.prefetch import ahead
+from fpg_zoo.inference.prefetch import prefetch
 from fpg_zoo.modeling.preprocess import padded_size, preprocess, resized_size
 from fpg_zoo.structures import Detections, check_score
 from fpg_zoo.structures.images import ImageLike, is_upright_rgb, read_image, to_pixels
@@ -56,7 +56,7 @@ class Predictor:
         given: list[ImageLike] = list(images) if isinstance(images, (list, tuple)) else [cast(ImageLike, images)]
         batches = [given[first : first + batch_size] for first in range(0, len(given), batch_size)]
         # A single batch needs no thread.
-        read = (coming.result() for coming in ahead(_read, batches)) if len(batches) > 1 else map(_read, batches)
+        read = (coming.result() for coming in prefetch(_read, batches)) if len(batches) > 1 else map(_read, batches)
         # For a single picture a bar would tell nothing, and it would stand under the bar of a caller's own loop.
         with tqdm(total=len(given), unit="image", disable=len(given) == 1 or not on_terminal(), leave=False) as bar:
             results = []

@@ -10,7 +10,7 @@ Given = TypeVar("Given")
 Found = TypeVar("Found")
 
 
-def ahead(function: Callable[[Given], Found], things: Iterable[Given]) -> Iterator[Future[Found]]:
+def prefetch(function: Callable[[Given], Found], things: Iterable[Given]) -> Iterator[Future[Found]]:
     """A thread's results of the function for each thing, in order; it is one thing ahead of what was asked for.
 
     Its errors are raised by the future they belong to. What has not been begun when the iterator is closed is not done.

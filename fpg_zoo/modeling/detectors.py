@@ -7,6 +7,7 @@ padding. Boxes are xyxy in pixels of that frame, 0 <= x1 <= x2 <= width.
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from fpg_zoo.checkpoints.mmdet_names import NameTable
 from fpg_zoo.checkpoints.safetensors_files import save
 from fpg_zoo.config import DetectorConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.modeling.heads.retina_head import DenseSelection, RetinaHead
-from fpg_zoo.modeling.heads.roi_align import regions_of
+from fpg_zoo.modeling.heads.roi_align import boxes_to_rois
 from fpg_zoo.modeling.heads.roi_heads import BoxHead, BoxSelection, MaskHead, maps_of_class
 from fpg_zoo.modeling.heads.rpn import RPN, ProposalSelection
 from fpg_zoo.modeling.parts import Backbone, Neck, Part
@@ -51,12 +52,16 @@ class Detector(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the parameters are, and images are to be."""
-        return next(self.backbone.parameters()).device
+        return self._any_weight().device
 
     @property
     def dtype(self) -> torch.dtype:
         """The floating-point type of the parameters, and of images."""
-        return next(self.backbone.parameters()).dtype
+        return self._any_weight().dtype
+
+    def _any_weight(self) -> Tensor:
+        # Inference forms keep their weights in buffers.
+        return next(itertools.chain(self.backbone.parameters(), self.backbone.buffers()))
 
     @property
     def mmdet_tables(self) -> dict[str, NameTable | None]:
@@ -177,7 +182,7 @@ class TwoStageDetector(Detector):
         pyramid = self.neck(self.backbone(images))
         objectness, deltas = self.rpn(pyramid)
         proposals = [found.boxes for found in self.select_proposals(objectness, deltas, sizes)]
-        logits, refinements = self.box_head(pyramid, regions_of(proposals))
+        logits, refinements = self.box_head(pyramid, boxes_to_rois(proposals))
         instances = self.select_boxes(logits, refinements, proposals, sizes)
         return instances if self.mask_head is None else self._with_masks(self.mask_head, pyramid, instances)
 
@@ -187,7 +192,7 @@ class TwoStageDetector(Detector):
         if not any(counts):  # not every device has convolutions of an empty batch
             side = 2 * head.pooling.pool
             return [replace(found, mask_maps=found.boxes.new_zeros(0, side, side)) for found in instances]
-        logits = head(pyramid, regions_of([found.boxes for found in instances]))
+        logits = head(pyramid, boxes_to_rois([found.boxes for found in instances]))
         maps = torch.split(maps_of_class(logits, torch.cat([found.labels for found in instances])), counts)
         return [replace(found, mask_maps=image_maps) for found, image_maps in zip(instances, maps, strict=True)]
 

@@ -14,7 +14,7 @@ from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.detectors import Detector
 
 
-def recompute_grid(model: Detector) -> None:
+def apply_activation_checkpointing(model: Detector) -> None:
     """Have every pathway of the model's grid keep its inputs alone, and compute itself again for the gradients.
 
     The losses, gradients and statistics are those without it, bit for bit.

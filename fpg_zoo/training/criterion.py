@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
 from fpg_zoo.modeling.heads.anchors import anchors_like, anchors_within, per_anchor
-from fpg_zoo.modeling.heads.roi_align import regions_of
+from fpg_zoo.modeling.heads.roi_align import boxes_to_rois
 from fpg_zoo.modeling.heads.rpn import ProposalSelection
 from fpg_zoo.modeling.preprocess import padded_size
 from fpg_zoo.training.matching import Matcher, Sampler
-from fpg_zoo.training.targets import Truth, encode, masks_in, truths_of
+from fpg_zoo.training.targets import Targets, encode, masks_in, parse_targets
 
 Sizes = Sequence[tuple[int, int]]
 
-_RPN_MATCHER = Matcher(positive=0.7, negative=0.3, rescue=0.3)
+_RPN_MATCHER = Matcher(positive=0.7, negative=0.3, allow_low_quality=0.3)
 _RPN_SAMPLER = Sampler(number=256, positive_fraction=0.5)
 _POSITIVE_REGIONS = 0.25  # of those sampled for the box head, at most
-_DENSE_MATCHER = Matcher(positive=0.5, negative=0.5, rescue=0.0)
+_DENSE_MATCHER = Matcher(positive=0.5, negative=0.5, allow_low_quality=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionSampling:
+class RoISampling:
     """How many regions a two-stage detector trains on; RetinaNet, which trains on every anchor, has no use for it.
 
     Attributes:
@@ -57,7 +57,7 @@ class Criterion(nn.Module):
         *,
         sample_all: bool = False,
         frozen_stages: int = 1,
-        sampling: RegionSampling | None = None,
+        sampling: RoISampling | None = None,
     ) -> None:
         """Freeze what is to be frozen.
 
@@ -83,7 +83,7 @@ class Criterion(nn.Module):
         self._frozen = [part for parts in frozen for part in parts]
         for part in self._frozen:
             part.requires_grad_(False)
-        self._losses = _LOSSES[type(model)](model, sample_all, sampling or RegionSampling())
+        self._losses = _LOSSES[type(model)](model, sample_all, sampling or RoISampling())
 
     def forward(
         self,
@@ -123,7 +123,7 @@ class Criterion(nn.Module):
         for part in self._frozen:
             part.eval()
         model = self.model
-        truths = truths_of(
+        truths = parse_targets(
             targets,
             images=len(images),
             classes=len(model.class_names),
@@ -136,7 +136,7 @@ class Criterion(nn.Module):
 
 
 class _TwoStageLosses:
-    def __init__(self, model: TwoStageDetector, sample_all: bool, sampling: RegionSampling) -> None:
+    def __init__(self, model: TwoStageDetector, sample_all: bool, sampling: RoISampling) -> None:
         self.model = model
         box_sampler = Sampler(number=sampling.regions, positive_fraction=_POSITIVE_REGIONS)
         self.rpn_sampler, self.box_sampler = (
@@ -144,13 +144,15 @@ class _TwoStageLosses:
             for sampler in (_RPN_SAMPLER, box_sampler)
         )
         # Mask R-CNN's schedule also takes a ground truth's best proposal, if it overlaps by half.
-        self.box_matcher = Matcher(positive=0.5, negative=0.5, rescue=0.5 if model.mask_head is not None else None)
+        self.box_matcher = Matcher(
+            positive=0.5, negative=0.5, allow_low_quality=0.5 if model.mask_head is not None else None
+        )
         self.select_proposals = ProposalSelection(
             dataclasses.replace(model.config.rpn, candidates_per_level=sampling.candidates_per_level)
         )
 
     def __call__(
-        self, pyramid: Sequence[Tensor], sizes: Sizes, padded_sizes: Sizes, truths: Sequence[Truth]
+        self, pyramid: Sequence[Tensor], sizes: Sizes, padded_sizes: Sizes, truths: Sequence[Targets]
     ) -> dict[str, Tensor]:
         objectness, deltas = self.model.rpn(pyramid)
         losses = self._rpn_losses(objectness, deltas, padded_sizes, truths)
@@ -163,13 +165,13 @@ class _TwoStageLosses:
         return losses
 
     def _rpn_losses(
-        self, objectness: Sequence[Tensor], deltas: Sequence[Tensor], padded_sizes: Sizes, truths: Sequence[Truth]
+        self, objectness: Sequence[Tensor], deltas: Sequence[Tensor], padded_sizes: Sizes, truths: Sequence[Targets]
     ) -> dict[str, Tensor]:
         config = self.model.config.rpn.anchors
         all_anchors = torch.cat(anchors_like(objectness, config))
         scores = torch.cat([per_anchor(x, 1).squeeze(-1) for x in objectness], dim=1)  # (N, A)
         moves = torch.cat([per_anchor(x, 4) for x in deltas], dim=1)  # (N, A, 4)
-        told, moved, count = nothing_of(scores), nothing_of(moves), 0
+        told, moved, count = zero_loss(scores), zero_loss(moves), 0
         for score, move, size, truth in zip(scores, moves, padded_sizes, truths, strict=True):
             inside = anchors_within(objectness, config, size)
             score, move, anchors = score[inside], move[inside], all_anchors[inside]
@@ -177,12 +179,12 @@ class _TwoStageLosses:
             positive, negative = self.rpn_sampler(match)
             chosen = torch.cat((positive, negative))
             told = told + binary_cross_entropy(score[chosen], match[chosen] >= 0)
-            moved = moved + absolute_error(move[positive], encode(anchors[positive], truth.boxes[match[positive]]))
+            moved = moved + l1_loss(move[positive], encode(anchors[positive], truth.boxes[match[positive]]))
             # As the reference counts, which reckons with one of either kind at least.
             count += max(len(positive), 1) + max(len(negative), 1)
         return {"loss_rpn_cls": told / count, "loss_rpn_bbox": moved / count}
 
-    def _sampled(self, proposals: Tensor, truth: Truth) -> tuple[Tensor, Tensor, int]:
+    def _sampled(self, proposals: Tensor, truth: Targets) -> tuple[Tensor, Tensor, int]:
         """Regions chosen of one image, the positive ones first; their matches, -1 for none; number of positive ones."""
         boxes = torch.cat((truth.boxes, proposals))
         # The truths join after the matching: among the proposals, each would be the best that it has itself.
@@ -193,9 +195,9 @@ class _TwoStageLosses:
         return boxes[chosen], match[chosen], len(positive)
 
     def _box_losses(
-        self, pyramid: Sequence[Tensor], sampled: Sequence[tuple[Tensor, Tensor, int]], truths: Sequence[Truth]
+        self, pyramid: Sequence[Tensor], sampled: Sequence[tuple[Tensor, Tensor, int]], truths: Sequence[Targets]
     ) -> dict[str, Tensor]:
-        logits, deltas = self.model.box_head(pyramid, regions_of([boxes for boxes, _, _ in sampled]))
+        logits, deltas = self.model.box_head(pyramid, boxes_to_rois([boxes for boxes, _, _ in sampled]))
         background = logits.shape[1] - 1
         labels, wanted = [], []
         for (boxes, match, positives), truth in zip(sampled, truths, strict=True):
@@ -208,12 +210,12 @@ class _TwoStageLosses:
         label = torch.cat(labels)
         positive = (label != background).nonzero().squeeze(1)
         count = max(len(label), 1)
-        told = class_cross_entropy(logits, label)
-        moved = absolute_error(deltas[positive, label[positive]], torch.cat(wanted)) + nothing_of(deltas)
+        told = cross_entropy(logits, label)
+        moved = l1_loss(deltas[positive, label[positive]], torch.cat(wanted)) + zero_loss(deltas)
         return {"loss_cls": told / count, "loss_bbox": moved / count}
 
     def _mask_loss(
-        self, pyramid: Sequence[Tensor], sampled: Sequence[tuple[Tensor, Tensor, int]], truths: Sequence[Truth]
+        self, pyramid: Sequence[Tensor], sampled: Sequence[tuple[Tensor, Tensor, int]], truths: Sequence[Targets]
     ) -> Tensor:
         head = self.model.mask_head
         assert head is not None
@@ -226,8 +228,8 @@ class _TwoStageLosses:
             regions.append(region)
             matches.append(found)
         if not any(len(region) for region in regions):
-            return nothing_of(*head.parameters())  # BatchNorm has no use for an empty batch
-        logits = head(pyramid, regions_of(regions))
+            return zero_loss(*head.parameters())  # BatchNorm has no use for an empty batch
+        logits = head(pyramid, boxes_to_rois(regions))
         labels, masks = [], []
         for region, found, truth in zip(regions, matches, truths, strict=True):
             assert truth.masks is not None
@@ -242,11 +244,11 @@ class _TwoStageLosses:
 class _DenseLosses:
     """RetinaNet's, on every anchor: there is nothing to sample."""
 
-    def __init__(self, model: RetinaNet, _sample_all: bool, _sampling: RegionSampling) -> None:
+    def __init__(self, model: RetinaNet, _sample_all: bool, _sampling: RoISampling) -> None:
         self.model = model
 
     def __call__(
-        self, pyramid: Sequence[Tensor], sizes: Sizes, padded_sizes: Sizes, truths: Sequence[Truth]
+        self, pyramid: Sequence[Tensor], sizes: Sizes, padded_sizes: Sizes, truths: Sequence[Targets]
     ) -> dict[str, Tensor]:
         logits, deltas = self.model.head(pyramid)
         classes = len(self.model.class_names)
@@ -254,7 +256,7 @@ class _DenseLosses:
         all_anchors = torch.cat(anchors_like(logits, config))
         scores = torch.cat([per_anchor(x, classes) for x in logits], dim=1)  # (N, A, C)
         moves = torch.cat([per_anchor(x, 4) for x in deltas], dim=1)  # (N, A, 4)
-        told, moved, count = nothing_of(scores), nothing_of(moves), 0
+        told, moved, count = zero_loss(scores), zero_loss(moves), 0
         for score, move, size, truth in zip(scores, moves, padded_sizes, truths, strict=True):
             inside = anchors_within(logits, config, size)
             score, move, anchors = score[inside], move[inside], all_anchors[inside]
@@ -264,7 +266,7 @@ class _DenseLosses:
             wanted = torch.zeros_like(score, dtype=torch.bool)
             wanted[positive, truth.labels[found]] = True
             told = told + focal(score, wanted)
-            moved = moved + absolute_error(move[positive], encode(anchors[positive], truth.boxes[found]))
+            moved = moved + l1_loss(move[positive], encode(anchors[positive], truth.boxes[found]))
             count += max(len(positive), 1)
         return {"loss_cls": told / count, "loss_bbox": moved / count}
 
@@ -274,7 +276,7 @@ def binary_cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), positive.float(), reduction="sum")
 
 
-def absolute_error(deltas: Tensor, wanted: Tensor) -> Tensor:
+def l1_loss(deltas: Tensor, wanted: Tensor) -> Tensor:
     """Sum of |deltas - wanted|."""
     return F.l1_loss(deltas.float(), wanted, reduction="sum")
 
@@ -296,19 +298,19 @@ def focal(logits: Tensor, positive: Tensor, *, alpha: float = 0.25, gamma: float
     return (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum()
 
 
-def class_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum over rows of (R, C) logits with (R,) int64 labels."""
     return F.cross_entropy(logits.float(), labels, reduction="sum")
 
 
-def nothing_of(*outputs: Tensor) -> Tensor:
+def zero_loss(*outputs: Tensor) -> Tensor:
     """A zero that depends on the outputs, so that their parameters have gradients (of zero) on every process."""
     return torch.stack([output.float().sum() * 0 for output in outputs]).sum()
 
 
-_Losses = Callable[[Sequence[Tensor], Sizes, Sizes, Sequence[Truth]], dict[str, Tensor]]
+_Losses = Callable[[Sequence[Tensor], Sizes, Sizes, Sequence[Targets]], dict[str, Tensor]]
 # By the detector's class, exactly that: a subclass may compute something else.
-_LOSSES: dict[type[Detector], Callable[[Any, bool, RegionSampling], _Losses]] = {
+_LOSSES: dict[type[Detector], Callable[[Any, bool, RoISampling], _Losses]] = {
     TwoStageDetector: _TwoStageLosses,
     RetinaNet: _DenseLosses,
 }

@@ -26,7 +26,7 @@ _SHOWN = ("loss", "rate", "epoch", "memory_gb", "box_AP")  # beside the bar
 _MAX_LOG_BYTES = 4 << 30
 
 
-class Journal:
+class MetricLogger:
     """The log of one run; only the leading process writes, after it has called `open`.
 
     Args:
@@ -86,7 +86,7 @@ class Journal:
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix({name: f"{row[name]:.3g}" for name in _SHOWN if row.get(name) is not None}, refresh=False)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> MetricLogger:
         return self
 
     def __exit__(

@@ -22,13 +22,13 @@ class Matcher:
     Attributes:
         positive: a box is positive for the ground truth that it overlaps most, from this IoU on.
         negative: and negative if its greatest IoU is below this; between the two it is ignored.
-        rescue: every box that ties for a ground truth's best IoU is positive for that one, if the IoU is at least this,
-            whatever it overlaps more; a later ground truth wins over an earlier one. None: no such rule.
+        allow_low_quality: every box that ties for a ground truth's best IoU is positive for that one, if the IoU is at
+            least this, whatever it overlaps more; a later ground truth wins over an earlier one. None: no such rule.
     """
 
     positive: float
     negative: float
-    rescue: float | None
+    allow_low_quality: float | None
 
     def __call__(self, boxes: Tensor, truths: Tensor) -> Tensor:
         """Match boxes.
@@ -45,10 +45,10 @@ class Matcher:
         overlaps = box_iou(truths, boxes)  # (G, K)
         best, match = overlaps.max(dim=0)
         match = torch.where(best >= self.positive, match, torch.where(best < self.negative, NEGATIVE, IGNORED))
-        if self.rescue is None:
+        if self.allow_low_quality is None:
             return match
         best_of_truth = overlaps.amax(dim=1, keepdim=True)
-        truth, box = ((overlaps == best_of_truth) & (best_of_truth >= self.rescue)).nonzero(as_tuple=True)
+        truth, box = ((overlaps == best_of_truth) & (best_of_truth >= self.allow_low_quality)).nonzero(as_tuple=True)
         rescued = torch.full_like(match, -1).scatter_reduce(0, box, truth, "amax")
         return torch.where(rescued >= 0, rescued, match)
 

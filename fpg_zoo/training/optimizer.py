@@ -23,30 +23,30 @@ class Schedule:
         epochs: how long to train.
         optimizer: `sgd`, stochastic gradient descent with momentum, or `adamw` (Loshchilov and Hutter,
             arXiv 1711.05101).
-        decay: `steps`, a tenth of the rate after each of `steps_down`, or `cosine`, from all of it to nothing at the
+        decay: `steps`, a tenth of the rate after each of `milestones`, or `cosine`, from all of it to nothing at the
             end (arXiv 1608.03983).
-        steps_down: the epochs, whole or not, after which the rate is a tenth of what it was.
-        learning_rate: for batches of `reference_batch` images. That of `sgd` scales in proportion to the batch (Goyal
+        milestones: the epochs, whole or not, after which the rate is a tenth of what it was.
+        learning_rate: for batches of `base_batch_size` images. That of `sgd` scales in proportion to the batch (Goyal
             et al., arXiv 1706.02677), that of `adamw` with its square root (Malladi et al., arXiv 2205.10287).
-        reference_batch: images.
+        base_batch_size: images.
         warmup_iterations: steps over which the rate grows evenly from `warmup_factor` of it to all of it.
         warmup_factor: 0..1.
         momentum: of the gradients, for `sgd`.
         weight_decay: of all parameters but those of BatchNorms.
-        greatest_gradient: the norm that gradients are scaled down to if they exceed it; None for no limit.
+        max_grad_norm: the norm that gradients are scaled down to if they exceed it; None for no limit.
     """
 
     epochs: int
     optimizer: Literal["sgd", "adamw"] = "sgd"
     decay: Literal["steps", "cosine"] = "steps"
-    steps_down: tuple[float, ...] = ()
+    milestones: tuple[float, ...] = ()
     learning_rate: float
-    reference_batch: int = 64
+    base_batch_size: int = 64
     warmup_iterations: int = 1000
     warmup_factor: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    greatest_gradient: float | None = None
+    max_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
         check_one_of(("sgd", "adamw"), optimizer=self.optimizer)
@@ -69,11 +69,11 @@ class Schedule:
             step: the steps of the optimiser taken before, over all epochs.
             batch: images of a step, over all processes and accumulated parts.
         """
-        growth = batch / self.reference_batch
+        growth = batch / self.base_batch_size
         rate = self.learning_rate * (growth if self.optimizer == "sgd" else math.sqrt(growth))
         if self.decay == "cosine":
             rate *= (1 + math.cos(math.pi * min(epoch / self.epochs, 1.0))) / 2
-        rate *= 0.1 ** sum(epoch >= down for down in self.steps_down)
+        rate *= 0.1 ** sum(epoch >= down for down in self.milestones)
         if step < self.warmup_iterations:
             rate *= self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup_iterations
         return rate

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fpg_zoo.config import DetectorConfig
 from fpg_zoo.data.augment import AugmentConfig
 from fpg_zoo.errors import UnknownNameError
-from fpg_zoo.training.criterion import RegionSampling
+from fpg_zoo.training.criterion import RoISampling
 from fpg_zoo.training.optimizer import Schedule
 
 
@@ -32,7 +32,7 @@ class Recipe:
     flip: float = 0.5
     pad_to_crop: bool = False
     frozen_stages: int
-    sampling: RegionSampling = field(default_factory=RegionSampling)
+    sampling: RoISampling = field(default_factory=RoISampling)
     about: str
 
     def augment(self, config: DetectorConfig) -> AugmentConfig:
@@ -49,15 +49,13 @@ class Recipe:
 
 RECIPES = {
     "crop640_50e": Recipe(
-        schedule=Schedule(epochs=50, steps_down=(30, 40), learning_rate=0.08),
+        schedule=Schedule(epochs=50, milestones=(30, 40), learning_rate=0.08),
         pad_to_crop=True,
         frozen_stages=1,
         about="the published one: 50 epochs from a backbone trained on ImageNet, batches of 64",
     ),
     "finetune": Recipe(
-        schedule=Schedule(
-            epochs=12, steps_down=(8, 11), learning_rate=0.04, warmup_iterations=100, greatest_gradient=35.0
-        ),
+        schedule=Schedule(epochs=12, milestones=(8, 11), learning_rate=0.04, warmup_iterations=100, max_grad_norm=35.0),
         frozen_stages=1,
         about="12 epochs from a trained detector, on data of your own",
     ),
@@ -67,14 +65,14 @@ RECIPES = {
             optimizer="adamw",
             decay="cosine",
             learning_rate=1e-3,
-            reference_batch=8,
+            base_batch_size=8,
             warmup_iterations=200,
             weight_decay=0.05,
-            greatest_gradient=5.0,
+            max_grad_norm=5.0,
         ),
         frozen_stages=0,
         # A picture of the size these models take has few objects, and pooling regions is most of their step.
-        sampling=RegionSampling(candidates_per_level=500, regions=64),
+        sampling=RoISampling(candidates_per_level=500, regions=64),
         about="12 epochs from nothing, for the nano models",
     ),
 }
@@ -97,5 +95,5 @@ def recipe_named(name: str, *, epochs: int | None = None) -> Recipe:
     if epochs is None:
         return recipe
     schedule = recipe.schedule
-    down = tuple(step * epochs / schedule.epochs for step in schedule.steps_down)
-    return dataclasses.replace(recipe, schedule=dataclasses.replace(schedule, epochs=epochs, steps_down=down))
+    down = tuple(step * epochs / schedule.epochs for step in schedule.milestones)
+    return dataclasses.replace(recipe, schedule=dataclasses.replace(schedule, epochs=epochs, milestones=down))

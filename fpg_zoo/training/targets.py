@@ -13,7 +13,7 @@ from fpg_zoo.structures.boxes import has_area
 
 
 @dataclass(frozen=True)
-class Truth:
+class Targets:
     """One image's G ground truths, in pixels of the padded batch.
 
     Attributes:
@@ -29,9 +29,9 @@ class Truth:
     has_mask: Tensor | None = None
 
 
-def truths_of(
+def parse_targets(
     targets: Sequence[Mapping[str, Tensor]], *, images: int, classes: int, masks: bool, device: torch.device
-) -> list[Truth]:
+) -> list[Targets]:
     """Check what the user gives, image by image, and bring it to the device.
 
     Raises:
@@ -42,7 +42,7 @@ def truths_of(
     return [_truth(index, target, classes, masks, device) for index, target in enumerate(targets)]
 
 
-def _truth(index: int, target: Mapping[str, Tensor], classes: int, with_masks: bool, device: torch.device) -> Truth:
+def _truth(index: int, target: Mapping[str, Tensor], classes: int, with_masks: bool, device: torch.device) -> Targets:
     wanted = ("boxes", "labels", "masks") if with_masks else ("boxes", "labels")
     for name in wanted:
         if name not in target:
@@ -57,16 +57,16 @@ def _truth(index: int, target: Mapping[str, Tensor], classes: int, with_masks: b
     if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError(f"targets[{index}]: a label is outside 0..{classes - 1}, the model's classes")
     if not with_masks:
-        return Truth(boxes, labels, None)
+        return Targets(boxes, labels, None)
     masks = target["masks"].to(device)
     if masks.ndim != 3 or len(masks) != len(boxes):
         raise ValueError(f"targets[{index}]: masks {tuple(masks.shape)} are to be ({len(boxes)}, H, W)")
     has_mask = target.get("has_mask")
     if has_mask is None:
-        return Truth(boxes, labels, masks)
+        return Targets(boxes, labels, masks)
     if has_mask.shape != labels.shape or has_mask.dtype != torch.bool:
         raise ValueError(f"targets[{index}]: has_mask is to be ({len(boxes)},) bool")
-    return Truth(boxes, labels, masks, has_mask.to(device))
+    return Targets(boxes, labels, masks, has_mask.to(device))
 
 
 def encode(boxes: Tensor, truths: Tensor, std: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:

@@ -24,9 +24,9 @@ from fpg_zoo.data.loader import TrainBatch, train_loader
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, TrainingError
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.training.activation_checkpointing import recompute_grid
+from fpg_zoo.training.activation_checkpointing import apply_activation_checkpointing
 from fpg_zoo.training.criterion import Criterion
-from fpg_zoo.training.logger import Journal
+from fpg_zoo.training.logger import MetricLogger
 from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import Recipe
 from fpg_zoo.training.run_checkpoints import (
@@ -48,6 +48,14 @@ Figures = dict[str, float | None]  # None for what has no ground truth
 Evaluate = Callable[[Detector], Mapping[str, float | None]]  # the best model has the greatest first figure
 
 
+# Of fields of a schedule that have another name in the records of runs.
+_RECORDED = {
+    "milestones": "steps_down",
+    "base_batch_size": "reference_batch",
+    "max_grad_norm": "greatest_gradient",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """What decides the weights that come out, with the model, the data and the recipe.
@@ -58,7 +66,7 @@ class TrainSettings:
         accumulate: passes whose gradients make a step.
         seed: of everything random.
         bf16: compute in bfloat16 where autocast does; weights and losses stay float32.
-        checkpoint_activations: compute the grid twice and keep less of it (`recompute_grid`).
+        checkpoint_activations: compute the grid twice and keep less of it (`apply_activation_checkpointing`).
         average: also keep an exponential moving average of the weights, and evaluate that.
         sync_norms: BatchNorms take their statistics over all processes (needs CUDA).
         compile: compile backbone and neck with torch.compile.
@@ -86,7 +94,7 @@ def train(
     save_every: int = 500,
     evaluate: Evaluate | None = None,
     evaluate_every: int = 1,
-    go_on: bool = False,
+    resume: bool = False,
     data: str = "",
 ) -> Figures:
     """Train a model in place.
@@ -101,7 +109,7 @@ def train(
         save_every: steps from one state to the next; one is also saved at the end.
         evaluate: gives figures, of which the first tells the best model; called in all processes, the leader's counts.
         evaluate_every: epochs from one evaluation to the next; the last epoch is always evaluated.
-        go_on: take up the newest state in `run`, if there is one.
+        resume: take up the newest state in `run`, if there is one.
         data: what tells the data set from others, as a digest of its annotations. A run that goes on must have the
             same.
 
@@ -109,12 +117,12 @@ def train(
         The figures of the last evaluation; empty without one.
 
     Raises:
-        ConfigError: settings that do not go together, or not with the state in `run`; or a state and no `go_on`.
+        ConfigError: settings that do not go together, or not with the state in `run`; or a state and no `resume`.
         TrainingError: the losses of a step are no numbers; the message has the pictures' ids. The last state is kept.
         StorageError: a state cannot be written.
     """
     return _Run(model, dataset, run, settings, processes, workers, data).train(
-        save_every, evaluate, evaluate_every, go_on
+        save_every, evaluate, evaluate_every, resume
     )
 
 
@@ -143,31 +151,31 @@ class _Run:
         self.model, self.dataset, self.run, self.settings = model, dataset, run, settings
         self.processes, self.workers = processes, workers
         self.schedule = settings.recipe.schedule
-        self.batch = settings.batch_size * settings.accumulate * processes.count  # pictures of a step
+        self.batch = settings.batch_size * settings.accumulate * processes.world_size  # pictures of a step
         self.steps = max(self.schedule.epochs * len(dataset) // self.batch, 1)
         self.record = {
-            **asdict(settings),
+            **_recorded(settings),
             "model": description_of(model.config, model.name),
             "pictures": len(dataset),
-            "processes": processes.count,
+            "processes": processes.world_size,
             "data": data,
         }
         del self.record["checkpoint_activations"], self.record["recipe"]["about"]  # which change nothing
         self.pad_to_crop = settings.recipe.pad_to_crop
         self.average: AveragedModel | None = None
 
-    def train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, go_on: bool) -> Figures:
+    def train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, resume: bool) -> Figures:
         with self.processes.exclusive(self.run / _LOCK_FILE, f"the run {self.run}"):
-            return self._train(save_every, evaluate, evaluate_every, go_on)
+            return self._train(save_every, evaluate, evaluate_every, resume)
 
-    def _train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, go_on: bool) -> Figures:
+    def _train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, resume: bool) -> Figures:
         settings = self.settings
         if settings.sync_norms:
             for name, part in self.model.named_children():
                 if name != "mask_head":  # a process without positive regions does not run it, and others would wait
                     nn.SyncBatchNorm.convert_sync_batchnorm(part)  # type: ignore[no-untyped-call]
         if settings.checkpoint_activations:
-            recompute_grid(self.model)
+            apply_activation_checkpointing(self.model)
         # On a CPU, and under autocast on a GPU, convolutions are faster so; a layout, nothing else.
         self.model.to(memory_format=torch.channels_last)
         recipe = settings.recipe
@@ -176,15 +184,15 @@ class _Run:
         if settings.average:
             with torch.device("cpu"):  # its counter would follow the program's default
                 self.average = AveragedModel(self.model, multi_avg_fn=_average, use_buffers=True)
-        done = self._taken_up(optimizer, go_on)
-        spread = self._spread(criterion)
+        done = self._resume(optimizer, resume)
+        spread = self._wrap(criterion)
 
         def due(step: int) -> bool:
             return evaluate is not None and (step == self.steps or self._ends_epoch(step, evaluate_every))
 
         figures: Figures = {}
-        journal = Journal(self.run, self.processes.leads, done, self.steps)
-        self.processes.by_leader(journal.open)
+        journal = MetricLogger(self.run, self.processes.is_main, done, self.steps)
+        self.processes.on_main(journal.open)
         with journal, _explained():
             if done and due(done) and evaluate:  # it may have been broken off there
                 figures = self._evaluated(evaluate)
@@ -198,12 +206,12 @@ class _Run:
                     journal.note(step, figures)
         return figures
 
-    def _spread(self, criterion: Criterion) -> nn.Module:
+    def _wrap(self, criterion: Criterion) -> nn.Module:
         """The criterion as the processes share it, and compiled if wanted."""
         if self.settings.compile:
             self.model.backbone.compile()
             self.model.neck.compile()
-        if self.processes.count == 1:
+        if self.processes.world_size == 1:
             return criterion
         devices = [self.model.device.index] if self.model.device.type == "cuda" else None
         with warnings.catch_warnings():
@@ -211,13 +219,13 @@ class _Run:
             # Each process keeps the statistics of its own BatchNorms, as the reference does; the leader's are saved.
             return DistributedDataParallel(criterion, device_ids=devices, broadcast_buffers=False)
 
-    def _taken_up(self, optimizer: torch.optim.Optimizer, go_on: bool) -> int:
+    def _resume(self, optimizer: torch.optim.Optimizer, resume: bool) -> int:
         """The step to go on from: the newest state's, or 0."""
-        if begun(self.run) and not go_on:
+        if begun(self.run) and not resume:
             raise ConfigError(f"{self.run} holds a run: resume it (--resume), or choose another folder")
         state = newest_state(self.run)
         progress = read_progress(state) if state else None
-        found = self.processes.told(progress.step if progress else 0)
+        found = self.processes.all_gather(progress.step if progress else 0)
         if len(set(found)) > 1:
             raise ConfigError(
                 f"{self.run}: the processes find states of the steps {found}: it must be one folder for all machines"
@@ -230,7 +238,7 @@ class _Run:
             del self.record["recipe"][_PAD_TO_CROP]
             self.pad_to_crop = True
         check_settings(state, progress.settings, self.record)
-        self.processes.by_leader(lambda: best_figure(self.run))  # which may be damaged: to be known before long work
+        self.processes.on_main(lambda: best_figure(self.run))  # which may be damaged: to be known before long work
         average = restore(state, self.model, optimizer, averaged=self.average is not None)
         if self.average is not None and average is not None:
             self.average.module.load_state_dict(average)
@@ -248,7 +256,7 @@ class _Run:
             seed=settings.seed,
             workers=self.workers,
             rank=self.processes.rank,
-            world_size=self.processes.count,
+            world_size=self.processes.world_size,
             start_batch=step * settings.accumulate,
         )
         for _ in range(step, self.steps):
@@ -275,7 +283,7 @@ class _Run:
             complaints += _complaints(dict(zip(losses, values, strict=True)), batch)
             for name, value in zip(losses, values, strict=True):
                 told[name] = told.get(name, 0.0) + value / len(batches)
-        limit = self.schedule.greatest_gradient
+        limit = self.schedule.max_grad_norm
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
         told["gradient"] = float(norm)
         if not math.isfinite(told["gradient"]):
@@ -311,8 +319,8 @@ class _Run:
         return after > before
 
     def _evaluated(self, evaluate: Evaluate) -> Figures:
-        model = self._best_of_both()
-        self.processes.alike(model)  # but for this, BatchNorm's running statistics are each process's own
+        model = self._model_to_keep()
+        self.processes.broadcast_module(model)  # but for this, BatchNorm's running statistics are each process's own
         figures = dict(evaluate(model.eval()))
         self.model.train()
 
@@ -321,10 +329,10 @@ class _Run:
             if figure is not None and (best is None or figure > best):
                 save_best(self.run, model, figures)
 
-        self.processes.by_leader(keep_best)
+        self.processes.on_main(keep_best)
         return figures
 
-    def _best_of_both(self) -> Detector:
+    def _model_to_keep(self) -> Detector:
         """The averaged model if there is one, which is the better one as a rule."""
         if self.average is None:
             return self.model
@@ -337,7 +345,15 @@ class _Run:
             average = self.average.module.state_dict() if self.average is not None else None
             save_state(self.run, self.model, optimizer, average, Progress(step, self.record))
 
-        self.processes.by_leader(save)
+        self.processes.on_main(save)
+
+
+def _recorded(settings: TrainSettings) -> dict[str, Any]:
+    """The settings as a run's record holds them, under the names that records have had from the first."""
+    record = asdict(settings)
+    schedule = record["recipe"]["schedule"]
+    record["recipe"]["schedule"] = {_RECORDED.get(name, name): value for name, value in schedule.items()}
+    return record
 
 
 @contextlib.contextmanager

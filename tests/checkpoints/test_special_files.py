@@ -48,7 +48,7 @@ def _sparse(path: Path) -> None:
 
 
 # How to make it, and what is said of it.
-KINDS: dict[str, tuple[Callable[[Path], None], str]] = {
+IOU_TYPES: dict[str, tuple[Callable[[Path], None], str]] = {
     "pipe": (os.mkfifo, "not a regular file"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
     "terminal": (lambda path: path.symlink_to("/dev/tty"), ""),  # there may be none
@@ -79,7 +79,7 @@ def test_it_is_refused_at_once_in_every_place(tmp_path: Path) -> None:
     model, cases = tiny_model(RETINA), {}
     model.save_pretrained(tmp_path / "good")
     torch.save(model.state_dict(), tmp_path / "good.pth")
-    for kind, place in itertools.product(KINDS, PLACES):
+    for kind, place in itertools.product(IOU_TYPES, PLACES):
         folder = tmp_path / kind / place.replace("/", " in ")
         shutil.copytree(tmp_path / "good", folder / "folder")
         path = folder / place
@@ -88,8 +88,8 @@ def test_it_is_refused_at_once_in_every_place(tmp_path: Path) -> None:
         path.unlink(missing_ok=True)
         if kind == "folder" and path.name in ("one.pth", "one.safetensors"):
             continue  # is a model's folder, or has no config.json
-        KINDS[kind][0](path)
-        cases[str(path.parent if path.parent.name == "folder" else path)] = path, KINDS[kind][1]
+        IOU_TYPES[kind][0](path)
+        cases[str(path.parent if path.parent.name == "folder" else path)] = path, IOU_TYPES[kind][1]
     done = python("-c", CHILD, *cases, str(tmp_path / "good"))
     assert done.returncode == 0, done.stderr
     told, grown_kb = json.loads(done.stdout)

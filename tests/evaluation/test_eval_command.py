@@ -25,7 +25,7 @@ from fpg_zoo.evaluation.detect import detections_of, evaluate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PICTURES = 44
-KINDS = {"box": "bbox", "mask": "segm"}
+IOU_TYPES = {"box": "bbox", "mask": "segm"}
 
 
 class Alone(NamedTuple):
@@ -88,7 +88,7 @@ def _pycocotools(truth: Path, rows: list[dict[str, Any]], kind: str) -> tuple[li
 def test_figures_are_those_of_pycocotools_of_each_class_too(alone: Alone) -> None:
     told = json.loads(alone.figures)
     assert list(told) == ["box", "mask"]
-    for label, kind in KINDS.items():
+    for label, kind in IOU_TYPES.items():
         figures, classes = _pycocotools(alone.truth, json.loads(alone.results), kind)
         assert told[label]["figures"] == pytest.approx(dict(zip(FIGURES, figures, strict=True)), abs=1e-9)
         assert 0.1 < told[label]["figures"]["AP"] < 0.9  # something to compare

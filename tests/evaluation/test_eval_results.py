@@ -17,9 +17,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from test_evaluation import KNOWN
 
-from fpg_zoo.evaluation.coco_metrics import FIGURES, Kind, coco_scores
+from fpg_zoo.evaluation.coco_metrics import FIGURES, IouType, coco_scores
 
-LABELS: dict[Kind, str] = {"bbox": "box", "segm": "mask"}
+LABELS: dict[IouType, str] = {"bbox": "box", "segm": "mask"}
 
 
 def _eval(folder: Path, results: Any, annotations: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def _eval(folder: Path, results: Any, annotations: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_cocos_known_answers(kind: Kind, data_folder: Path, tmp_path: Path) -> None:
+def test_cocos_known_answers(kind: IouType, data_folder: Path, tmp_path: Path) -> None:
     folder = data_folder / "coco_known_answers"
     truth, rows = folder / "instances_val2014_100.json", folder / f"instances_val2014_fake{kind}100_results.json"
     done = run("eval", "--results", rows, "--annotations", truth, "--json", tmp_path / "f.json")

@@ -10,7 +10,7 @@ import pytest
 from tiny_models import tiny_model
 
 from fpg_zoo.data.coco import CocoDataset
-from fpg_zoo.evaluation.coco_metrics import FIGURES, Kind, coco_figures
+from fpg_zoo.evaluation.coco_metrics import FIGURES, IouType, coco_figures
 from fpg_zoo.evaluation.detect import detections_of, evaluate
 from fpg_zoo.inference.predictor import Predictor
 
@@ -22,7 +22,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_cocos_known_answers(kind: Kind, data_folder: Path) -> None:
+def test_cocos_known_answers(kind: IouType, data_folder: Path) -> None:
     folder = data_folder / "coco_known_answers"
     annotations = json.loads((folder / "instances_val2014_100.json").read_text())
     results = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
@@ -45,7 +45,7 @@ def test_perfect_detections_score_one_crowds_included(data_folder: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_no_detections_score_zero(kind: Kind, data_folder: Path) -> None:
+def test_no_detections_score_zero(kind: IouType, data_folder: Path) -> None:
     annotations = json.loads((data_folder / "coco" / "annotations" / "instances_val2017.json").read_text())
     figures = coco_figures(annotations, [], kind, [image["id"] for image in annotations["images"]])
     assert set(figures.values()) == {0.0}

@@ -284,8 +284,10 @@ def test_a_detector_class_without_a_form_is_refused_by_name() -> None:
     class Unknown(RetinaNet):
         pass
 
+    plain = build_detector(DENSE)
+    unknown = Unknown(DENSE, plain.backbone, plain.neck, "unknown").eval()
     with pytest.raises(TypeError, match="Unknown has no inference form"):
-        fpg_zoo.optimize(Unknown(DENSE).eval())
+        fpg_zoo.optimize(unknown)
 
 
 def test_a_form_does_not_keep_the_plain_model_in_memory() -> None:

@@ -83,7 +83,7 @@ def _png(pixels: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-KINDS = {
+IOU_TYPES = {
     "array": lambda path: PIXELS,
     "str": str,
     "Path": lambda path: path,
@@ -96,11 +96,11 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", IOU_TYPES)
 def test_every_kind_of_input_gives_the_same(kind: str, predictor: Predictor, found: Detections, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(_png(PIXELS))
-    assert _same(predictor(KINDS[kind](path))[0], found)
+    assert _same(predictor(IOU_TYPES[kind](path))[0], found)
 
 
 def test_a_url_gives_the_same(predictor: Predictor, found: Detections) -> None:

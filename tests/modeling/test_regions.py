@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from fpg_zoo.modeling.heads.roi_align import RegionPooling, aligned, regions_of
+from fpg_zoo.modeling.heads.roi_align import MultiLevelRoIAlign, aligned, boxes_to_rois
 
 STRIDES = (4, 8, 16, 32)
 
@@ -31,12 +31,12 @@ STRIDES = (4, 8, 16, 32)
 )
 def test_a_region_is_pooled_from_the_level_of_its_size(width, height, level):
     region = torch.tensor([[0.0, 30, 40, 30 + width, 40 + height]])
-    assert RegionPooling(STRIDES, 7).levels(region).tolist() == [level]
+    assert MultiLevelRoIAlign(STRIDES, 7).levels(region).tolist() == [level]
 
 
 def test_regions_carry_their_images_index_before_the_box():
     boxes = [torch.tensor([[1.0, 2, 3, 4]]), torch.zeros(0, 4), torch.tensor([[5.0, 6, 7, 8], [9.0, 10, 11, 12]])]
-    assert regions_of(boxes).tolist() == [[0, 1, 2, 3, 4], [2, 5, 6, 7, 8], [2, 9, 10, 11, 12]]
+    assert boxes_to_rois(boxes).tolist() == [[0, 1, 2, 3, 4], [2, 5, 6, 7, 8], [2, 9, 10, 11, 12]]
 
 
 def test_pooling_reads_the_right_image_and_level():
@@ -46,7 +46,7 @@ def test_pooling_reads_the_right_image_and_level():
         for level, stride in enumerate(STRIDES)
     ]
     regions = torch.tensor([[n, 0.0, 0, side, side] for n in (1, 0) for side in (500, 100, 300, 150)])
-    pooled = RegionPooling(STRIDES, 7)(pyramid, regions)
+    pooled = MultiLevelRoIAlign(STRIDES, 7)(pyramid, regions)
     assert pooled.shape == (8, 2, 7, 7)
     assert [region.round(decimals=4).unique().tolist() for region in pooled] == [
         [13],
@@ -62,7 +62,7 @@ def test_pooling_reads_the_right_image_and_level():
 
 def test_no_regions_pool_to_nothing():
     pyramid = [torch.zeros(1, 2, 64 // stride, 64 // stride) for stride in STRIDES]
-    assert RegionPooling(STRIDES, 7)(pyramid, torch.zeros(0, 5)).shape == (0, 2, 7, 7)
+    assert MultiLevelRoIAlign(STRIDES, 7)(pyramid, torch.zeros(0, 5)).shape == (0, 2, 7, 7)
 
 
 @pytest.mark.parametrize("pool", [7, 14])
@@ -97,4 +97,4 @@ def test_regions_are_pooled_as_torchvision_pools_them(pool):
 @pytest.mark.parametrize("box", [[float("nan"), 1, 2, 3], [30, 5, 20, 10], [0, 0, float("inf"), 5]])
 def test_what_is_no_region_pools_to_zeros(box):
     pyramid = [torch.ones(1, 2, 64 // stride, 64 // stride) for stride in STRIDES]
-    assert not RegionPooling(STRIDES, 7)(pyramid, torch.tensor([[0.0, *box]])).any()
+    assert not MultiLevelRoIAlign(STRIDES, 7)(pyramid, torch.tensor([[0.0, *box]])).any()

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from conftest import golden_state_dict
+from golden_weights import golden_state_dict
 
 import fpg_zoo
 from fpg_zoo.checkpoints.mmdet_convert import from_reference

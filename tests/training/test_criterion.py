@@ -13,15 +13,15 @@ from torch import Tensor
 from fpg_zoo.structures.boxes import decode
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.criterion import (
-    RegionSampling,
+    RoISampling,
     _TwoStageLosses,
-    absolute_error,
     binary_cross_entropy,
-    class_cross_entropy,
+    cross_entropy,
     focal,
+    l1_loss,
 )
 from fpg_zoo.training.matching import IGNORED, NEGATIVE, Matcher, Sampler
-from fpg_zoo.training.targets import Truth, encode, masks_in
+from fpg_zoo.training.targets import Targets, encode, masks_in
 
 NAMES = ["faster_rcnn_nano_fpg", "mask_rcnn_nano_fpg", "retinanet_nano_fpg"]
 
@@ -37,46 +37,46 @@ SHIFTED = boxes((0, 0, 10, 10), (1, 0, 11, 10), (2, 0, 12, 10), (5, 0, 15, 10), 
 
 
 def test_positive_ignored_and_negative_are_told_by_the_iou() -> None:
-    match = Matcher(positive=0.7, negative=0.3, rescue=None)(SHIFTED, TRUTH)
+    match = Matcher(positive=0.7, negative=0.3, allow_low_quality=None)(SHIFTED, TRUTH)
     assert match.tolist() == [0, 0, IGNORED, IGNORED, NEGATIVE, NEGATIVE]
 
 
 def test_an_iou_equal_to_a_threshold_is_positive_and_not_negative() -> None:
     # A box of half the truth's area inside it: IoU 0.5 exactly.
     half = boxes((0, 0, 5, 10))
-    assert Matcher(positive=0.5, negative=0.5, rescue=None)(half, TRUTH).tolist() == [0]
-    assert Matcher(positive=0.7, negative=0.5, rescue=None)(half, TRUTH).tolist() == [IGNORED]
+    assert Matcher(positive=0.5, negative=0.5, allow_low_quality=None)(half, TRUTH).tolist() == [0]
+    assert Matcher(positive=0.7, negative=0.5, allow_low_quality=None)(half, TRUTH).tolist() == [IGNORED]
 
 
 def test_every_box_that_ties_for_a_truths_best_is_rescued_and_no_other() -> None:
     # Shifted by 3 to either side: IoU 7/13 = 0.54 both, the best that the truth has.
     candidates = boxes((3, 0, 13, 10), (-3, 0, 7, 10), (4, 0, 14, 10))
-    matcher = Matcher(positive=0.7, negative=0.3, rescue=0.3)
+    matcher = Matcher(positive=0.7, negative=0.3, allow_low_quality=0.3)
     assert matcher(candidates, TRUTH).tolist() == [0, 0, IGNORED]
 
 
 def test_a_truth_whose_best_is_below_the_rescue_gets_nothing() -> None:
     candidates = boxes((6, 0, 16, 10))  # IoU 0.25
-    assert Matcher(positive=0.7, negative=0.3, rescue=0.3)(candidates, TRUTH).tolist() == [NEGATIVE]
-    assert Matcher(positive=0.7, negative=0.3, rescue=0.2)(candidates, TRUTH).tolist() == [0]
+    assert Matcher(positive=0.7, negative=0.3, allow_low_quality=0.3)(candidates, TRUTH).tolist() == [NEGATIVE]
+    assert Matcher(positive=0.7, negative=0.3, allow_low_quality=0.2)(candidates, TRUTH).tolist() == [0]
 
 
 def test_a_rescue_wins_over_what_overlaps_more_and_the_later_truth_over_the_earlier() -> None:
     # The one box is identical with truth 0, and also the best that truths 1 and 2 have (IoU 8/12 and 7/13).
     truths = boxes((0, 0, 10, 10), (2, 0, 12, 10), (-3, 0, 7, 10))
-    assert Matcher(positive=0.7, negative=0.3, rescue=0.3)(TRUTH, truths).tolist() == [2]
-    assert Matcher(positive=0.7, negative=0.3, rescue=0.6)(TRUTH, truths).tolist() == [1]
-    assert Matcher(positive=0.7, negative=0.3, rescue=None)(TRUTH, truths).tolist() == [0]
+    assert Matcher(positive=0.7, negative=0.3, allow_low_quality=0.3)(TRUTH, truths).tolist() == [2]
+    assert Matcher(positive=0.7, negative=0.3, allow_low_quality=0.6)(TRUTH, truths).tolist() == [1]
+    assert Matcher(positive=0.7, negative=0.3, allow_low_quality=None)(TRUTH, truths).tolist() == [0]
 
 
 def test_without_truths_all_boxes_are_negative() -> None:
-    assert Matcher(positive=0.5, negative=0.5, rescue=0.0)(SHIFTED, boxes()).tolist() == [NEGATIVE] * 6
+    assert Matcher(positive=0.5, negative=0.5, allow_low_quality=0.0)(SHIFTED, boxes()).tolist() == [NEGATIVE] * 6
 
 
 def test_a_truth_gets_its_best_proposal_though_it_is_a_region_itself() -> None:
     # The proposal lies nearer to truth 0 (IoU 9/11) than to truth 1 (8/12), whose best it is: the later one wins.
-    losses = _TwoStageLosses(tiny_model(), True, RegionSampling())
-    truth = Truth(boxes((0, 0, 10, 10), (3, 0, 13, 10)), torch.tensor([0, 1]), None)
+    losses = _TwoStageLosses(tiny_model(), True, RoISampling())
+    truth = Targets(boxes((0, 0, 10, 10), (3, 0, 13, 10)), torch.tensor([0, 1]), None)
     regions, match, positives = losses._sampled(boxes((1, 0, 11, 10)), truth)
     assert match.tolist() == [0, 1, 1]
     assert positives == 3
@@ -84,9 +84,9 @@ def test_a_truth_gets_its_best_proposal_though_it_is_a_region_itself() -> None:
 
 
 def test_as_many_regions_are_sampled_as_the_recipe_says_a_quarter_of_them_positive() -> None:
-    losses = _TwoStageLosses(tiny_model(), False, RegionSampling(candidates_per_level=50, regions=8))
+    losses = _TwoStageLosses(tiny_model(), False, RoISampling(candidates_per_level=50, regions=8))
     assert losses.select_proposals.config.candidates_per_level == 50
-    truth = Truth(boxes((0, 0, 10, 10)), torch.tensor([0]), None)
+    truth = Targets(boxes((0, 0, 10, 10)), torch.tensor([0]), None)
     proposals = torch.cat([boxes((0, 0, 10, 9 + 0.01 * step)) for step in range(20)] + [boxes((50, 50, 60, 60))] * 20)
     regions, match, positives = losses._sampled(proposals, truth)
     assert (len(regions), len(match), positives) == (8, 8, 2)
@@ -133,8 +133,8 @@ def test_losses_of_one_element() -> None:
     assert binary_cross_entropy(zero, torch.tensor([True])).item() == pytest.approx(math.log(2))
     assert focal(zero, torch.tensor([True])).item() == pytest.approx(0.0625 * math.log(2))
     assert focal(zero, torch.tensor([False])).item() == pytest.approx(0.1875 * math.log(2))
-    assert class_cross_entropy(torch.zeros(1, 3), torch.tensor([2])).item() == pytest.approx(math.log(3))
-    assert absolute_error(torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5])).item() == 4.5
+    assert cross_entropy(torch.zeros(1, 3), torch.tensor([2])).item() == pytest.approx(math.log(3))
+    assert l1_loss(torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5])).item() == 4.5
 
 
 def test_encoding_by_hand_and_as_the_inverse_of_decoding() -> None:

@@ -32,7 +32,7 @@ from fpg_zoo.errors import ConfigError, TrainingError
 from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.training import Criterion
-from fpg_zoo.training.activation_checkpointing import recompute_grid
+from fpg_zoo.training.activation_checkpointing import apply_activation_checkpointing
 from fpg_zoo.training.optimizer import Schedule, build_optimizer
 from fpg_zoo.training.recipes import RECIPES, recipe_named
 from fpg_zoo.training.run_checkpoints import best_figure
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_rate_warms_up_scales_with_the_batch_and_steps_down() -> None:
-    schedule = Schedule(epochs=50, steps_down=(30, 40), learning_rate=0.08)
+    schedule = Schedule(epochs=50, milestones=(30, 40), learning_rate=0.08)
     assert schedule.rate(0, 0, 64) == pytest.approx(0.008)  # a tenth
     assert schedule.rate(0, 500, 64) == pytest.approx(0.08 * 0.55)  # half of the way from 0.1 to 1
     assert schedule.rate(0, 1000, 64) == pytest.approx(0.08)
@@ -57,7 +57,7 @@ def test_the_rate_warms_up_scales_with_the_batch_and_steps_down() -> None:
 
 def test_half_a_cosine_ends_at_nothing_and_adamw_scales_with_the_root_of_the_batch() -> None:
     schedule = Schedule(
-        epochs=6, optimizer="adamw", decay="cosine", learning_rate=1e-3, reference_batch=8, warmup_iterations=0
+        epochs=6, optimizer="adamw", decay="cosine", learning_rate=1e-3, base_batch_size=8, warmup_iterations=0
     )
     assert schedule.rate(0, 0, 8) == pytest.approx(1e-3)
     assert schedule.rate(2, 100, 8) == pytest.approx(0.75e-3)  # cos 60 degrees is a half
@@ -74,7 +74,7 @@ def test_a_schedule_refuses_what_it_does_not_know(name: str, value: str) -> None
 def test_the_published_recipe_is_that_of_the_table() -> None:
     recipe = RECIPES["crop640_50e"]
     schedule = recipe.schedule
-    assert (schedule.epochs, schedule.steps_down, schedule.learning_rate, schedule.reference_batch) == (
+    assert (schedule.epochs, schedule.milestones, schedule.learning_rate, schedule.base_batch_size) == (
         50,
         (30, 40),
         0.08,
@@ -89,7 +89,7 @@ def test_the_published_recipe_is_that_of_the_table() -> None:
 
 def test_other_epochs_move_the_steps_down_in_proportion() -> None:
     schedule = recipe_named("crop640_50e", epochs=10).schedule
-    assert (schedule.epochs, schedule.steps_down) == (10, (6, 8))
+    assert (schedule.epochs, schedule.milestones) == (10, (6, 8))
 
 
 def test_norms_have_no_weight_decay_and_frozen_parts_are_not_trained() -> None:
@@ -112,7 +112,7 @@ def test_norms_have_no_weight_decay_and_frozen_parts_are_not_trained() -> None:
 @pytest.mark.parametrize("name", ["retinanet_nano_fpg", "mask_rcnn_nano_fpg"])
 def test_recomputing_the_grid_changes_no_loss_gradient_or_statistic(name: str) -> None:
     plain, again = small_model(name).train(), small_model(name).train()
-    recompute_grid(again)
+    apply_activation_checkpointing(again)
     torch.manual_seed(1)
     images = torch.randn(2, 3, 128, 128)
     masks = torch.zeros(1, 128, 128, dtype=torch.bool)
@@ -132,7 +132,7 @@ def test_recomputing_the_grid_changes_no_loss_gradient_or_statistic(name: str) -
 def test_recomputing_is_for_grids() -> None:
     model = fpg_zoo.create_model("retinanet_r50_fpn")
     with pytest.raises(ConfigError, match=r"retinanet_r50_fpn has a FPN neck"):
-        recompute_grid(model)
+        apply_activation_checkpointing(model)
 
 
 # Whole runs
@@ -185,7 +185,7 @@ def test_a_run_killed_ten_times_ends_with_the_weights_of_an_unbroken_one(
 def test_a_finished_run_that_is_resumed_trains_no_further(data: Path, tmp_path: Path) -> None:
     train(small_model(), dataset_of(data), tmp_path / "run", settings(), processes=Processes())
     before = weights_of(tmp_path / "run")
-    train(small_model(), dataset_of(data), tmp_path / "run", settings(), processes=Processes(), go_on=True)
+    train(small_model(), dataset_of(data), tmp_path / "run", settings(), processes=Processes(), resume=True)
     assert weights_of(tmp_path / "run") == before
 
 
@@ -222,7 +222,7 @@ def test_other_settings_than_the_runs_are_refused_and_so_is_a_run_not_to_be_resu
     with pytest.raises(ConfigError, match="holds a run: resume it"):
         train(small_model(), dataset_of(data), run, settings(), processes=Processes())
     with pytest.raises(ConfigError, match=r"\(seed was 0, is 1\): repeat those") as caught:
-        train(small_model(), dataset_of(data), run, settings(seed=1), processes=Processes(), go_on=True)
+        train(small_model(), dataset_of(data), run, settings(seed=1), processes=Processes(), resume=True)
     assert "batch_size" not in str(caught.value)
     assert weights_of(run) == before
 
@@ -251,7 +251,7 @@ def test_an_evaluation_that_was_broken_off_is_made_up_for(data: Path, tmp_path: 
         train(small_model(), dataset_of(data), run, settings(), processes=Processes(), evaluate=evaluate)
     before = weights_of(run)  # saved before the evaluation
     figures = train(
-        small_model(), dataset_of(data), run, settings(), processes=Processes(), evaluate=evaluate, go_on=True
+        small_model(), dataset_of(data), run, settings(), processes=Processes(), evaluate=evaluate, resume=True
     )
     assert figures == {"box_AP": 0.5}
     assert best_figure(run) == 0.5

@@ -42,16 +42,16 @@ sys.path.insert(0, sys.argv[1])
 from training_runs import checkpoint, data, NAME, dataset_of, small_model
 from fpg_zoo.data.loader import train_loader
 from fpg_zoo.training import Criterion
-from fpg_zoo.distributed import joined
+from fpg_zoo.distributed import process_group
 from fpg_zoo.training.recipes import RECIPES
 
 torch.set_num_threads(1)
-with joined(torch.device("cpu")) as processes:
+with process_group(torch.device("cpu")) as processes:
     model = small_model().eval()  # BatchNorm in eval mode: nothing but the batch decides the gradients
     criterion = DistributedDataParallel(Criterion(model, sample_all=True), broadcast_buffers=False)
     loader = train_loader(
         dataset_of(Path(sys.argv[2])), RECIPES["scratch"].augment(model.config), model.config.preprocess,
-        batch_size=1, seed=0, rank=processes.rank, world_size=processes.count,
+        batch_size=1, seed=0, rank=processes.rank, world_size=processes.world_size,
     )
     batch = next(loader)
     losses = criterion(batch.images, batch.sizes, batch.targets)
@@ -131,10 +131,10 @@ sys.path.insert(0, sys.argv[1])
 from training_runs import checkpoint, data, dataset_of, settings, small_model
 from fpg_zoo.errors import TrainingError
 from fpg_zoo.training import trainer as loop
-from fpg_zoo.distributed import joined
+from fpg_zoo.distributed import process_group
 
 torch.set_num_threads(1)
-with joined(torch.device("cpu")) as processes:
+with process_group(torch.device("cpu")) as processes:
     losses = loop._Run._losses
     calls = []
 

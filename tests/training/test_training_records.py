@@ -26,7 +26,7 @@ from training_runs import NAME, checkpoint, data, dataset_of, settings, small_mo
 from fpg_zoo import locks
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import CheckpointError, FPGZooError, StorageError
-from fpg_zoo.training.logger import Journal
+from fpg_zoo.training.logger import MetricLogger
 from fpg_zoo.training.run_checkpoints import best_figure, newest_state, read_progress
 from fpg_zoo.training.trainer import TrainSettings, train
 
@@ -38,7 +38,7 @@ STEP = 4  # after which the run of these tests is broken off, of 6
 def begun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with averages, a best model and a state of 4 of its 6 steps; and beside it the whole run, by name."""
     folder = tmp_path_factory.mktemp("runs")
-    go_on(data, folder / "whole")
+    resume(data, folder / "whole")
     losses = 0
 
     def stop(*_: Any) -> None:
@@ -50,16 +50,16 @@ def begun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("fpg_zoo.training.trainer._complaints", lambda *_: stop() or [])
         with pytest.raises(KeyboardInterrupt):
-            go_on(data, folder / "part", go_on=False)
+            resume(data, folder / "part", resume=False)
     state = newest_state(folder / "part")
     assert state is not None
     assert state.name == f"state-{STEP:08}"
     return folder / "part"
 
 
-def go_on(data: Path, folder: Path, chosen: TrainSettings | None = None, **options: Any) -> None:
+def resume(data: Path, folder: Path, chosen: TrainSettings | None = None, **options: Any) -> None:
     """Train on the data, from the newest state on; best/ is of the first evaluation."""
-    options = {"go_on": True, "save_every": 2, "evaluate": lambda model: {"box_AP": 0.5}} | options
+    options = {"resume": True, "save_every": 2, "evaluate": lambda model: {"box_AP": 0.5}} | options
     train(small_model(), dataset_of(data), folder, chosen or settings(), processes=Processes(), **options)
 
 
@@ -167,7 +167,7 @@ def test_a_damaged_state_is_refused_in_one_line(
     damage(state / name)
     before = content(copied)
     with pytest.raises(CheckpointError) as caught:
-        go_on(data, copied)
+        resume(data, copied)
     message = str(caught.value)
     assert "\n" not in message
     assert "\x1b" not in message
@@ -180,12 +180,33 @@ def test_a_damaged_state_is_refused_in_one_line(
 
 def test_a_run_that_began_without_averages_has_no_use_for_a_file_of_them(data: Path, tmp_path: Path) -> None:
     chosen = settings(average=False)
-    go_on(data, tmp_path / "run", chosen)
+    resume(data, tmp_path / "run", chosen)
     assert weights_of(tmp_path / "run").keys() == {MODEL, OPTIMIZER}
     state = newest_state(tmp_path / "run")
     assert state is not None
     (state / AVERAGE).write_bytes(b"no tensors")
-    go_on(data, tmp_path / "run", chosen)
+    resume(data, tmp_path / "run", chosen)
+
+
+def test_a_record_has_the_names_of_earlier_versions(data: Path, tmp_path: Path) -> None:
+    resume(data, tmp_path / "run", settings())
+    state = newest_state(tmp_path / "run")
+    assert state is not None
+    recipe = read_progress(state).settings["recipe"]
+    assert recipe["schedule"] == {
+        "epochs": 2,
+        "optimizer": "adamw",
+        "decay": "cosine",
+        "steps_down": [],
+        "learning_rate": 1e-3,
+        "reference_batch": 8,
+        "warmup_iterations": 200,
+        "warmup_factor": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 0.05,
+        "greatest_gradient": 5.0,
+    }
+    assert recipe["sampling"] == {"candidates_per_level": 500, "regions": 64}
 
 
 def figures(value: str) -> Callable[[Path], None]:
@@ -214,11 +235,11 @@ def test_a_damaged_record_of_the_best_model_is_known_before_any_work(
     with pytest.raises(
         CheckpointError, match=rf"figures\.json: unreadable \(.+\); move {copied / 'best'} away to go on$"
     ):
-        go_on(data, copied)
+        resume(data, copied)
     assert content(copied) == before
     # The remedy works.
     (copied / "best").rename(copied / "aside")
-    go_on(data, copied)
+    resume(data, copied)
     assert weights_of(copied) == weights_of(begun.parent / "whole")
     assert best_figure(copied) == 0.5
 
@@ -240,7 +261,7 @@ def test_damaged_lines_of_the_log_are_left_out_and_counted(copied: Path, data: P
     ]
     log.write_bytes(b"".join([*damaged[:6], *lines[:3], *damaged[6:], *lines[3:], b'{"step": 5, "lo']))
     with pytest.warns(UserWarning, match=rf"^{log}: {len(damaged)} damaged lines are left out$"):
-        go_on(data, copied)
+        resume(data, copied)
     assert [(row["step"], "loss" in row) for row in rows_of(copied)] == [
         *[(step, True) for step in (1, 2, 3)],
         *[(3, False), (4, True), (5, True), (6, True), (6, False)],
@@ -252,7 +273,7 @@ def test_a_line_that_was_torn_by_a_kill_is_no_damage(
 ) -> None:
     log = copied / "log.jsonl"
     log.write_bytes(log.read_bytes()[:-9])
-    go_on(data, copied)
+    resume(data, copied)
     assert [str(one.message) for one in recwarn if "log.jsonl" in str(one.message)] == []
     assert [row["step"] for row in rows_of(copied)] == [1, 2, 3, 3, 5, 6, 6]
 
@@ -262,7 +283,7 @@ def test_a_log_that_is_no_file_is_refused(damage: Callable[[Path], None], copied
     damage(copied / "log.jsonl")
     before = content(copied)
     with pytest.raises(StorageError, match=r"log\.jsonl: cannot be read \(.+\); move it away to go on$"):
-        go_on(data, copied)
+        resume(data, copied)
     assert content(copied) == before
 
 
@@ -288,7 +309,7 @@ def test_200_flips_in_the_records_are_refused_in_one_line_or_change_nothing(
             refused += "\n" not in found
         else:
             with pytest.raises(FPGZooError, match="begun with other settings"):
-                go_on(data, copied)
+                resume(data, copied)
             refused += 1
     print(f"{refused} of 200 flips refused, {unchanged} without a meaning")
     assert refused + unchanged == 200
@@ -340,7 +361,7 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended(
 
 
 def test_nothing_is_left_of_a_lock(data: Path, tmp_path: Path) -> None:
-    go_on(data, tmp_path / "run")
+    resume(data, tmp_path / "run")
     assert not (tmp_path / "run" / ".lock").exists()
 
 
@@ -355,7 +376,7 @@ def test_without_locks_a_run_goes_on_with_a_warning(
     with pytest.warns(
         UserWarning, match=rf"{tmp_path / 'run'}: its file system has no locks \(.+\); see to it that no"
     ):
-        go_on(data, tmp_path / "run")
+        resume(data, tmp_path / "run")
     assert weights_of(tmp_path / "run").keys() == {MODEL, OPTIMIZER, AVERAGE}
     assert not (tmp_path / "run" / ".lock").exists()
 
@@ -371,7 +392,7 @@ def test_a_lock_that_is_no_file_is_refused(thing: str, data: Path, tmp_path: Pat
     else:
         lock.mkdir()
     with pytest.raises(StorageError, match=rf"cannot write in {tmp_path / 'run'}: "):
-        go_on(data, tmp_path / "run")
+        resume(data, tmp_path / "run")
     assert not (tmp_path / "elsewhere").exists()
     assert [path.name for path in lock.parent.iterdir()] in (["."], [".lock"])
 
@@ -437,12 +458,12 @@ def test_a_full_disk_while_a_state_is_saved_keeps_the_one_before(
     for leave in (size // 4, size // 2, size - 8192, size + 4096):
         filler = fill(disk, leave)
         with pytest.raises(StorageError, match=rf"^cannot write in {folder}: .*; make room") as caught:
-            go_on(data, folder, save_every=1)
+            resume(data, folder, save_every=1)
         assert "\n" not in str(caught.value)
         assert weights_of(folder) == before
         assert {path.name for path in folder.iterdir()} == {"best", "log.jsonl", f"state-{STEP:08}"}
         filler.unlink()
-    go_on(data, folder)
+    resume(data, folder)
     assert weights_of(folder) == weights_of(begun.parent / "whole")
 
 
@@ -458,11 +479,11 @@ def test_a_full_disk_while_the_log_is_written(data: Path, begun: Path, disk: Pat
         before = weights_of(folder)
         filler = fill(disk, leave)
         with pytest.raises(StorageError, match=rf"^cannot write in {folder}: No space left on device; make room"):
-            go_on(data, folder)
+            resume(data, folder)
         assert weights_of(folder) == before
         filler.unlink()
         log.write_bytes(b"".join(lines))
-    go_on(data, folder)
+    resume(data, folder)
     assert weights_of(folder) == weights_of(begun.parent / "whole")
 
 
@@ -531,7 +552,7 @@ def test_what_tensorboard_cannot_write_ends_the_run_in_one_line(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr(Writer, "error", error)
     hook = threading.excepthook
-    journal = Journal(tmp_path, True, 0, 3)
+    journal = MetricLogger(tmp_path, True, 0, 3)
     journal.open()
 
     def note() -> None:

@@ -27,7 +27,7 @@ from fpg_zoo.modeling.heads.anchors import anchors_within
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.recipes import RECIPES, recipe_named
 from fpg_zoo.training.run_checkpoints import newest_state
-from fpg_zoo.training.targets import Truth
+from fpg_zoo.training.targets import Targets
 from fpg_zoo.training.trainer import train
 
 RPN, DENSE = "faster_rcnn_nano_fpg", "retinanet_nano_fpg"  # padded to multiples of 64 and 128 pixels
@@ -177,7 +177,7 @@ def test_the_rpns_losses_of_two_unequal_images_are_the_references() -> None:
                 negatives += 1
                 told += math.log1p(math.exp(score))
         count += max(positives, 1) + max(negatives, 1)
-    truths = [Truth(torch.tensor([box]), torch.tensor([0]), None) for box in TRUTHS]
+    truths = [Targets(torch.tensor([box]), torch.tensor([0]), None) for box in TRUTHS]
     losses = criterion._losses._rpn_losses(scores, deltas, OWN, truths)  # type: ignore[union-attr]
     assert losses["loss_rpn_cls"].item() == pytest.approx(told / count, rel=1e-5)
     assert losses["loss_rpn_bbox"].item() == pytest.approx(moved / count, rel=1e-5)
@@ -212,7 +212,7 @@ def test_retinanets_losses_of_two_unequal_images_are_the_references(monkeypatch:
                 given = deltas[level][image, 4 * number : 4 * number + 4, row, column].tolist()
                 moved += sum(abs(a - b) for a, b in zip(given, deltas_by_hand(box, truth), strict=True))
         count += max(positives, 1)
-    truths = [Truth(torch.tensor([box]), torch.tensor([label]), None) for box in truth_of]
+    truths = [Targets(torch.tensor([box]), torch.tensor([label]), None) for box in truth_of]
     losses = criterion._losses([], own, own, truths)
     assert losses["loss_cls"].item() == pytest.approx(told / count, rel=1e-4)
     assert losses["loss_bbox"].item() == pytest.approx(moved / count, rel=1e-4)
@@ -232,7 +232,7 @@ def test_what_lies_beyond_an_images_own_padding_has_no_gradient(name: str, monke
         [level.requires_grad_() for level in maps_of(*batch, anchors.strides, channels, 3)]
         for channels in (per_cell, 4 * anchors.per_cell)
     ]
-    truths = [Truth(torch.tensor([[10.0, 10, 90, 90], [60, 60, 127, 127]]), torch.tensor([0, 1]), None)] * 3
+    truths = [Targets(torch.tensor([[10.0, 10, 90, 90], [60, 60, 127, 127]]), torch.tensor([0, 1]), None)] * 3
     if name == RPN:
         losses = criterion._losses._rpn_losses(*outputs, own, truths)  # type: ignore[union-attr]
     else:
@@ -315,9 +315,9 @@ def test_a_run_of_an_older_version_goes_on_as_it_was_begun(wide: CocoDataset, tm
     (state() / "progress.json").write_text(json.dumps(record))
     # By the recipe of today; broken off once more after the second.
     with pytest.raises(KeyboardInterrupt):
-        train(small_model(RPN), wide, run, own, processes=Processes(), evaluate=evaluate, go_on=True)
+        train(small_model(RPN), wide, run, own, processes=Processes(), evaluate=evaluate, resume=True)
     assert state().name == "state-00000008"
-    train(small_model(RPN), wide, run, own, processes=Processes(), go_on=True)
+    train(small_model(RPN), wide, run, own, processes=Processes(), resume=True)
     assert weights_of(run) == weights_of(tmp_path / "cropped")
     assert "pad_to_crop" not in json.loads((state() / "progress.json").read_text())["settings"]["recipe"]
 
@@ -327,4 +327,4 @@ def test_other_padding_than_a_run_was_begun_with_is_refused(wide: CocoDataset, t
     train(small_model(RPN), wide, tmp_path / "run", own, processes=Processes())
     cropped = dataclasses.replace(own, recipe=dataclasses.replace(own.recipe, pad_to_crop=True))
     with pytest.raises(ConfigError, match=r"recipe\.pad_to_crop was False, is True"):
-        train(small_model(RPN), wide, tmp_path / "run", cropped, processes=Processes(), go_on=True)
+        train(small_model(RPN), wide, tmp_path / "run", cropped, processes=Processes(), resume=True)

@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools.cocoeval import Params
 from tqdm import tqdm
 
-from fpg_zoo.evaluation.coco_metrics import KINDS, Kind, Scores, judged_by
+from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, IouType, Scores, judged_by
 from fpg_zoo.evaluation.report.coco_rows import Row, overlaps, size_of
 from fpg_zoo.evaluation.report.confusion import Confusion, Matched, Tally, match, rates, steps_of, thresholds_of
 from fpg_zoo.evaluation.report.worst_images import Judged, Pixels, Worst, drawn
@@ -52,14 +52,14 @@ class Contents:
     """
 
     about: About
-    scores: Mapping[Kind, Scores]
+    scores: Mapping[IouType, Scores]
     class_names: tuple[str, ...]
     sizes: Mapping[str, int]
     pictures: int
     objects: int
     crowds: int
     detections: int
-    matched_by: Kind
+    matched_by: IouType
     thresholds: np.ndarray
     confusion: Confusion
     worst: tuple[Worst, ...]
@@ -80,7 +80,7 @@ def gather(
     about: About,
     annotations: Mapping[str, Any],
     rows: Sequence[Row],
-    scores: Mapping[Kind, Scores],
+    scores: Mapping[IouType, Scores],
     image_ids: Sequence[int | str],
     pixels: Pixels | None,
 ) -> Contents:
@@ -93,7 +93,7 @@ def gather(
         scores: its answer, by kind; boxes, masks or both.
         pixels: reads a picture by its id, as of `fpg_zoo.evaluation.report.worst_images.drawn`. None: without pictures.
     """
-    kind: Kind = "bbox" if "bbox" in scores else "segm"
+    kind: IouType = "bbox" if "bbox" in scores else "segm"
     categories = sorted(annotations["categories"], key=lambda category: category["id"])
     class_names = tuple(str(category["name"]) for category in categories)
     labels = {category["id"]: label for label, category in enumerate(categories)}
@@ -134,13 +134,13 @@ def _judged(
     found: Sequence[Row],
     labels: Mapping[int, int],
     image_ids: Sequence[int | str],
-    kind: Kind,
+    kind: IouType,
     thresholds: np.ndarray,
 ) -> Iterator[Judged]:
     """The pictures in their order."""
     entries = {entry["id"]: entry for entry in annotations["images"]}
     truth_of, found_of = _by_picture(truth), _by_picture(found)
-    label = f"{KINDS[kind]} confusion"
+    label = f"{IOU_TYPES[kind]} confusion"
     with tqdm(image_ids, desc=label, unit="image", disable=not on_terminal(), leave=False) as bar:
         for identity in bar:
             here, there, entry = truth_of.get(identity, []), found_of.get(identity, []), entries[identity]

@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from fpg_zoo.data.masks import Mask, RunLengths, compressed, from_coco
-from fpg_zoo.evaluation.coco_metrics import Kind
+from fpg_zoo.evaluation.coco_metrics import IouType
 
 Row = Mapping[str, Any]  # of an annotation or a results file
 
@@ -37,7 +37,7 @@ def box_of(row: Row, size: tuple[int, int] | None) -> tuple[float, float, float,
     return x, y, width, height
 
 
-def overlaps(kind: Kind, rows: Sequence[Row], truth: Sequence[Row], size: tuple[int, int] | None) -> np.ndarray:
+def overlaps(kind: IouType, rows: Sequence[Row], truth: Sequence[Row], size: tuple[int, int] | None) -> np.ndarray:
     """IoU of detections with annotations of a picture by pycocotools.
 
     Args:

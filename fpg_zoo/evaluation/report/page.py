@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from fpg_zoo.evaluation.coco_metrics import KINDS
+from fpg_zoo.evaluation.coco_metrics import IOU_TYPES
 from fpg_zoo.evaluation.report import charts, sections
 from fpg_zoo.evaluation.report.analysis import Contents
 from fpg_zoo.evaluation.report.curves import PARTS, embedded_curves
@@ -69,5 +69,5 @@ def _data(contents: Contents) -> dict[str, Any]:
         "matrix": contents.confusion.classes_shown(),
         "chart": [charts.LEFT, charts.TOP, charts.ACROSS, charts.DOWN],
         "parts": PARTS,
-        "curves": {KINDS[kind]: embedded_curves(one) for kind, one in contents.scores.items()},
+        "curves": {IOU_TYPES[kind]: embedded_curves(one) for kind, one in contents.scores.items()},
     }

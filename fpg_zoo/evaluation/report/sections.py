@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpg_zoo.evaluation.coco_metrics import FIGURES, KINDS
+from fpg_zoo.evaluation.coco_metrics import FIGURES, IOU_TYPES
 from fpg_zoo.evaluation.report import charts, overlays
 from fpg_zoo.evaluation.report.analysis import Contents
 from fpg_zoo.evaluation.report.confusion import MIDDLE, MOST_SHOWN, rates
@@ -32,7 +32,7 @@ _MEANINGS = {
 
 
 def _labels(contents: Contents) -> list[str]:
-    return [KINDS[kind] for kind in contents.scores]
+    return [IOU_TYPES[kind] for kind in contents.scores]
 
 
 def _section(name: str, title: str, body: str) -> str:
@@ -72,7 +72,7 @@ def tiles(contents: Contents) -> str:
             for name, figure in (("AP50", "AP50"), ("AP75", "AP75"), ("AR 100", "AR_100"))
         )
         tiles.append(
-            f'<div class="tile"><h2>{KINDS[kind].capitalize()} AP</h2><p class="big">'
+            f'<div class="tile"><h2>{IOU_TYPES[kind].capitalize()} AP</h2><p class="big">'
             f"{fraction(scores.figures['AP'])}</p><dl>{others}</dl></div>"
         )
     rates_at = contents.rates()
@@ -147,7 +147,7 @@ def curves(contents: Contents) -> str:
     )
     figures = []
     for kind, scores in contents.scores.items():
-        label = KINDS[kind]
+        label = IOU_TYPES[kind]
         curve = overall(curves_of(scores.precisions))
         drawing = "".join(charts.line(one, name) for one, name in zip(curve, _CURVES, strict=True))
         ticks = [f"{tick / 5:.1f}" for tick in range(6)]
@@ -212,7 +212,7 @@ def classes(contents: Contents) -> str:
         [
             f"<bdi>{name_of(name)}</bdi>",
             f"{contents.confusion.truth[place]:,}",
-            *(_with_bar(one.classes[name], KINDS[kind]) for kind, one in contents.scores.items()),
+            *(_with_bar(one.classes[name], IOU_TYPES[kind]) for kind, one in contents.scores.items()),
             *(fraction(float(values[place])) for values in each),
         ]
         for place, name in enumerate(contents.class_names)

@@ -15,7 +15,7 @@ from fpg_zoo.data.coco_images import find_image, name_of, resolve_inside, size_o
 from fpg_zoo.data.dataset import Dataset, read_pixels
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import ImageError
-from fpg_zoo.evaluation.coco_metrics import Kind, Scores
+from fpg_zoo.evaluation.coco_metrics import IouType, Scores
 from fpg_zoo.evaluation.detect import image_ids_of
 from fpg_zoo.evaluation.report.analysis import About, gather
 from fpg_zoo.evaluation.report.coco_rows import Row
@@ -33,7 +33,7 @@ def write_report(
     about: About,
     annotations: Mapping[str, Any],
     rows: Sequence[Row],
-    scores: Mapping[Kind, Scores],
+    scores: Mapping[IouType, Scores],
     image_ids: Sequence[int | str],
     pixels: Pixels | None,
 ) -> None:

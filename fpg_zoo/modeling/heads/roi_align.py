@@ -17,12 +17,12 @@ _LONG = 5  # pixels of a bin, beyond which a region is long
 FINEST_SCALE = 56  # regions up to twice this size in pixels, sqrt(w * h), are pooled from the finest level
 
 
-def regions_of(boxes: Sequence[Tensor]) -> Tensor:
+def boxes_to_rois(boxes: Sequence[Tensor]) -> Tensor:
     """Each image's boxes (K_i, 4) as one (R, 5)."""
     return torch.cat([F.pad(image_boxes, (1, 0), value=float(i)) for i, image_boxes in enumerate(boxes)])
 
 
-class RegionPooling:
+class MultiLevelRoIAlign:
     """RoIAlign, half-pixel aligned, adaptive sampling, each region from the one level that suits its size."""
 
     def __init__(self, strides: Sequence[int], pool: int) -> None:

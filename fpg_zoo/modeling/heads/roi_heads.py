@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fpg_zoo.checkpoints import mmdet_names
 from fpg_zoo.config import BoxHeadConfig, MaskHeadConfig
-from fpg_zoo.modeling.heads.roi_align import RegionPooling
+from fpg_zoo.modeling.heads.roi_align import MultiLevelRoIAlign
 from fpg_zoo.modeling.layers import ConvNorm, init_kaiming, init_normal
 from fpg_zoo.modeling.parts import Part
 from fpg_zoo.structures import Instances
@@ -31,7 +31,7 @@ class BoxHead(Part):
 
     def __init__(self, config: BoxHeadConfig, in_channels: int, num_classes: int, strides: Sequence[int]) -> None:
         super().__init__()
-        self.pooling = RegionPooling(strides, config.pool)
+        self.pooling = MultiLevelRoIAlign(strides, config.pool)
         self.fc1 = nn.Linear(in_channels * config.pool**2, config.width)
         self.fc2 = nn.Linear(config.width, config.width)
         self.classes = nn.Linear(config.width, num_classes + 1)
@@ -102,7 +102,7 @@ class MaskHead(Part):
 
     def __init__(self, config: MaskHeadConfig, in_channels: int, num_classes: int, strides: Sequence[int]) -> None:
         super().__init__()
-        self.pooling = RegionPooling(strides, config.pool)
+        self.pooling = MultiLevelRoIAlign(strides, config.pool)
         inputs = [in_channels] + [config.width] * (config.depth - 1)
         blocks = [ConvNorm(channels, config.width, 3) for channels in inputs]
         self.convs = nn.ModuleList(blocks)
