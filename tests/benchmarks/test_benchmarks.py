@@ -60,6 +60,7 @@ def test_a_function_has_a_process_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn_nano_fpg", "retinanet_nano_fpg"])
+@pytest.mark.slow
 def test_random_weights_give_as_many_detections_as_trained_ones_may(name: str) -> None:
     model = at_random(name)
     images, sizes = batch_of(name, 1)
@@ -88,6 +89,7 @@ def test_published_weights_are_taken_where_they_can_be_had(monkeypatch: pytest.M
     ],
 )
 @pytest.mark.parametrize("optimized", [False, True], ids=["plain", "optimized"])
+@pytest.mark.slow
 def test_the_stages_add_up_to_the_whole(name: str, stages: set[str], optimized: bool, tmp_path: Path) -> None:
     model = fpg_zoo.create_model(name, pretrained=True)
     model = fpg_zoo.optimize(model) if optimized else model

@@ -19,6 +19,7 @@ SCHEMAS = json.loads((GOLDEN / "schemas.json").read_text())
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn_r50_fpg", "retinanet_r50_fpg_chn128"])
+@pytest.mark.slow
 def test_what_is_written_back_is_the_published_schema(name: str, tmp_path: Path) -> None:
     golden_model(name).save_pretrained(tmp_path / "ours")
     code, told, err = run("convert", tmp_path / "ours", tmp_path / "back.pth", "--to", "reference")

@@ -71,6 +71,7 @@ def _refusal(path: Path) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_none_is_read_and_none_executed(folder: Path, outcomes: dict[str, Outcome]) -> None:
     refused = [label for label, outcome in outcomes.items() if outcome.error != "none"]
     executed = (folder / "trap").exists()

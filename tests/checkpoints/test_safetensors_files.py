@@ -154,6 +154,7 @@ print(refused, opened, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - befo
 """
 
 
+@pytest.mark.slow
 def test_200_mutated_files_are_refused_or_read_whole_at_little_cost(whole: bytes, tmp_path: Path) -> None:
     # Mostly of the header: the values carry no check of their own, which is what digests are for.
     (tmp_path / "whole.safetensors").write_bytes(whole)

@@ -75,6 +75,7 @@ print(json.dumps([told, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - bef
 """
 
 
+@pytest.mark.slow
 def test_it_is_refused_at_once_in_every_place(tmp_path: Path) -> None:
     model, cases = tiny_model(RETINA), {}
     model.save_pretrained(tmp_path / "good")
@@ -172,6 +173,7 @@ def test_another_error_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.slow
 def test_a_process_of_little_memory_says_so(suffix: str, tmp_path: Path) -> None:
     """In a model of 400 MB, whose tensors are of its file's size."""
     model = fpg_zoo.create_model("faster_rcnn_nano_fpg", num_classes=65536)

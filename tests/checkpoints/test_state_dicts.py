@@ -66,6 +66,7 @@ LAYOUTS: dict[str, Callable[[State], object]] = {
 
 @pytest.mark.parametrize("names", ["ours", "the reference's"])
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.slow
 def test_a_saved_state_dict_is_read_with_and_without_the_models_name(
     layout: str, names: str, model: Detector, states: dict[str, State], tmp_path: Path
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_saved_state_dict_is_read_with_and_without_the_models_name(
 
 @pytest.mark.parametrize("names", ["ours", "the reference's"])
 @pytest.mark.parametrize("prefix", ["", "module.", "model._orig_mod."])
+@pytest.mark.slow
 def test_safetensors_without_a_description_are_read(
     prefix: str, names: str, model: Detector, states: dict[str, State], tmp_path: Path
 ) -> None:
@@ -111,6 +113,7 @@ def test_masks_and_other_numbers_of_classes_are_told_by_the_tensors(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.slow
 def test_every_architecture_is_recognised_under_our_names(name: str) -> None:
     assert architecture_of(build_on_meta(ARCHITECTURES[name].build_config(), name).state_dict()) == name
 

@@ -82,6 +82,7 @@ def assert_apart(model: Detector) -> None:
     "share",
     [_one, _halves, _interleaved, _overlapping, _expanded, _expanded_in_a_large_storage, _all_from_one],
 )
+@pytest.mark.slow
 def test_tensors_of_a_pth_are_apart(share: Callable[[State], None], zip_file: bool, tmp_path: Path) -> None:
     state = _state()
     share(state)
@@ -98,6 +99,7 @@ def test_tensors_of_a_file_in_the_references_format_are_apart(tmp_path: Path) ->
     assert_apart(fpg_zoo.create_model(checkpoint=tmp_path / "theirs.pth"))
 
 
+@pytest.mark.slow
 def test_a_model_that_is_tied_is_saved_and_read_apart(tmp_path: Path) -> None:
     tied = fpg_zoo.create_model(RETINA)
     norms = tied.head.box_tower[0].norms

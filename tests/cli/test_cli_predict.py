@@ -61,6 +61,7 @@ def test_a_picture_is_annotated_in_the_default_folder(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["photos", "photos/", "photos/*", "photos/[ab].*"])
+@pytest.mark.slow
 def test_folders_and_patterns_are_read(what: str, checkpoint: Path) -> None:
     add("photos/a.png", "photos/b.jpg", "elsewhere/c.png")
     code, out, err = predict(checkpoint, what, "--output", "out")
@@ -143,6 +144,7 @@ def _exhausted(kind: str) -> None:
 @pytest.mark.parametrize(
     "where", ["fpg_zoo.modeling.detectors.to_detections", "fpg_zoo.structures.drawing.draw_detections"]
 )
+@pytest.mark.slow
 def test_pictures_that_memory_does_not_suffice_for_are_skipped(
     where: str, kind: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +335,7 @@ def test_source_pictures_stay_as_they_are(sources: list[str], checkpoint: Path) 
     assert {path.name for path in before if path.read_bytes() != before[path]} == set()
 
 
+@pytest.mark.slow
 def test_file_names_that_are_no_utf8_are_read(checkpoint: Path) -> None:
     add("a.png")
     try:
@@ -358,6 +361,7 @@ def test_file_names_that_are_no_utf8_are_read(checkpoint: Path) -> None:
         ("photos/**/*.*g", "./photos/../photos"),
     ],
 )
+@pytest.mark.slow
 def test_annotated_images_of_an_earlier_run_are_not_read(what: str, output: str, checkpoint: Path) -> None:
     add("photos/a.png", "photos/b.jpg")
     first = predict(checkpoint, what, "--output", output)

@@ -102,6 +102,7 @@ def test_a_picture_half_written_when_interrupted_is_not_left(checkpoint: Path, m
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signal")
+@pytest.mark.slow
 def test_an_interrupted_run_ends_quietly_and_leaves_whole_pictures(checkpoint: Path, tmp_path: Path) -> None:
     add("photos/0000.png")
     for number in range(1, 400):

@@ -166,6 +166,7 @@ IN_A_HEADER: dict[str, Callable[[Header, str], None]] = {
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("where", IN_A_HEADER)
+@pytest.mark.slow
 def test_what_a_header_holds_is_escaped_and_bounded(
     where: str, text: str, taken_apart: tuple[str, bytes], tmp_path: Path
 ) -> None:
@@ -193,6 +194,7 @@ IN_A_PICKLE: dict[str, Callable[[dict[str, Any], str], object]] = {
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("where", IN_A_PICKLE)
+@pytest.mark.slow
 def test_what_a_pickle_holds_is_escaped_and_bounded(where: str, text: str, tmp_path: Path) -> None:
     state = dict(tiny_model(RETINA).state_dict())
     torch.save(IN_A_PICKLE[where](state, text), tmp_path / "odd.pth")

@@ -342,6 +342,7 @@ def test_maps_that_cannot_be_pooled_to_each_other_are_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["mask_rcnn_nano_fpg", "retinanet_nano_fpg"])
+@pytest.mark.slow
 def test_models_of_any_precision_give_float32_detections(name: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     images = torch.randn(1, 3, 128, 128)

@@ -69,6 +69,7 @@ def clean(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         (lambda image: image.update(coco_url=f"http://x.org/{image.pop('file_name')}"), "utf-8"),
     ],
 )
+@pytest.mark.slow
 def test_evaluation(
     change: Callable[[dict[str, Any]], Any], encoding: str, scenes: Path, clean: Any, tmp_path: Path
 ) -> None:

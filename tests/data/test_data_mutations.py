@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import data_mutations
+import pytest
 from command import environment, python
 from conftest import ROOT
 
 
+@pytest.mark.slow
 def test_mutated_folders_and_entries() -> None:
     support = Path(data_mutations.__file__).parent
     paths = environment(PYTHONPATH=f"{ROOT}:{support}")

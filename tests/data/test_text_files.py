@@ -112,6 +112,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     assert "cannot be read (" in _refusal(tmp_path / ("a" * 300))
 
 
+@pytest.mark.slow
 def test_memory_that_does_not_suffice_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "large.json").write_bytes(b"[" + b"[]," * 10_000_000 + b"[]]")
     code = f"""

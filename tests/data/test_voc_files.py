@@ -258,6 +258,7 @@ LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
     ],
     ids=["laughs", "outside", "unclosed", "deep", "deep objects", "wide", "attribute", "large", "two roots", "zeros"],
 )
+@pytest.mark.slow
 def test_xml_that_is_made_to_exhaust(content: str, kind: str, tmp_path: Path) -> None:
     begin = time.perf_counter()
     done = _converted(tmp_path, content.encode())

@@ -193,6 +193,7 @@ time.sleep(60)
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_no_worker_outlives_its_parent(number: signal.Signals) -> None:
     command = [sys.executable, "-c", ORPHANS]
     quiet = subprocess.DEVNULL

@@ -85,6 +85,7 @@ def _pycocotools(truth: Path, rows: list[dict[str, Any]], kind: str) -> tuple[li
     return figures, classes
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_pycocotools_of_each_class_too(alone: Alone) -> None:
     told = json.loads(alone.figures)
     assert list(told) == ["box", "mask"]
@@ -99,6 +100,7 @@ def test_figures_are_those_of_pycocotools_of_each_class_too(alone: Alone) -> Non
 
 
 @pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.slow
 def test_several_processes_find_what_one_finds(processes: int, alone: Alone, tmp_path: Path) -> None:
     saved = ["--save", tmp_path / "r.json", "--json", tmp_path / "f.json"]
     report = tmp_path.with_name(f"{tmp_path.name}-report") / "report.html"
@@ -110,6 +112,7 @@ def test_several_processes_find_what_one_finds(processes: int, alone: Alone, tmp
 
 
 @pytest.mark.parametrize(("processes", "then"), [(1, 2), (3, 1)])
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_any_number_of_processes(
     processes: int, then: int, alone: Alone, tmp_path: Path
 ) -> None:

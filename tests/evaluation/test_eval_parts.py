@@ -254,6 +254,7 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
 # One run at a time
 
 
+@pytest.mark.slow
 def test_two_runs_into_one_file_are_not_let_in(tmp_path: Path) -> None:
     folder = make_data(tmp_path / "data", pictures=2, split="val")
     small_model().save_pretrained(tmp_path / "tiny.safetensors")

@@ -34,6 +34,7 @@ def _eval(folder: Path, results: Any, annotations: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.slow
 def test_cocos_known_answers(kind: IouType, data_folder: Path, tmp_path: Path) -> None:
     folder = data_folder / "coco_known_answers"
     truth, rows = folder / "instances_val2014_100.json", folder / f"instances_val2014_fake{kind}100_results.json"

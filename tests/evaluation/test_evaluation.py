@@ -51,6 +51,7 @@ def test_no_detections_score_zero(kind: IouType, data_folder: Path) -> None:
     assert set(figures.values()) == {0.0}
 
 
+@pytest.mark.slow
 def test_a_models_detections_are_those_of_the_predictor_in_the_files_ids(data_folder: Path) -> None:
     dataset = CocoDataset.from_folder(data_folder / "coco", "val2017", masks=True, training=False)
     model = tiny_model("mask_rcnn_nano_fpg")

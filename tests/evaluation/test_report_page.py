@@ -300,6 +300,7 @@ def test_scores_of_any_range_and_no_detections(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.slow
 def test_it_looks_like_a_page_light_and_dark(dark: bool, nano: Path, tmp_path: Path) -> None:
     picture = screenshot(nano, tmp_path / "page.png", (1280, 3200), dark=dark)
     pixels = np.asarray(picture, dtype=np.int64)
@@ -360,6 +361,7 @@ def test_the_slider_moves_everything(hostile: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "width"), [("nano", 400), ("nano", 1600), ("eighty", 400), ("hostile", 400)])
+@pytest.mark.slow
 def test_nothing_reaches_over_the_edge(name: str, width: int, request: pytest.FixtureRequest) -> None:
     doing = "tell([innerWidth, document.documentElement.scrollWidth].join(' '))"
     assert told(request.getfixturevalue(name), doing, width=width) == f"{width} {width}"

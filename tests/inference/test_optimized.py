@@ -102,6 +102,7 @@ def test_a_sum_is_written_over(fused: bool) -> None:
 @pytest.mark.parametrize("size", [(128, 128), (128, 384), (256, 128)])
 @pytest.mark.parametrize("batch", [1, 2, 8])
 @pytest.mark.parametrize("name", NANO)
+@pytest.mark.slow
 def test_the_pyramid_and_the_detections_are_the_plain_forms(name: str, batch: int, size: tuple[int, int]) -> None:
     plain = tiny_model(name)
     made = fpg_zoo.optimize(plain)

@@ -97,6 +97,7 @@ IOU_TYPES = {
 
 
 @pytest.mark.parametrize("kind", IOU_TYPES)
+@pytest.mark.slow
 def test_every_kind_of_input_gives_the_same(kind: str, predictor: Predictor, found: Detections, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(_png(PIXELS))

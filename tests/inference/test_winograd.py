@@ -129,6 +129,7 @@ def test_others_stay_plain(conv: nn.Conv2d) -> None:
     assert not is_eligible(Source(conv))
 
 
+@pytest.mark.slow
 def test_who_takes_it() -> None:
     assert is_eligible(Source(nn.Conv2d(128, 128, 3, padding=1)))
     plain = fpg_zoo.create_model("retinanet_r50_fpn").eval()
@@ -163,6 +164,7 @@ print(has_full_precision_matmul(torch.device("cpu"), torch.float32))
 
 
 @pytest.mark.parametrize(("script", "expected"), [(PRECISION, ["True", "True"]), (LOWER, ["False"])])
+@pytest.mark.slow
 def test_the_precision_of_products_decides(script: str, expected: list[str]) -> None:
     # In a process of its own: one way of setting it forbids the other.
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
@@ -178,6 +180,7 @@ def test_a_form_is_neither_moved_nor_converted() -> None:
         form.to("meta")
 
 
+@pytest.mark.slow
 def test_a_grid_upsamples_so_at_its_finest_level_alone() -> None:
     form = fpg_zoo.optimize(fpg_zoo.create_model("faster_rcnn_r50_fpg").eval())
     pathways = form.neck.get_submodule("pathways")

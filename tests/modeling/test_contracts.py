@@ -57,6 +57,7 @@ def test_the_catalogue_holds_ten_published_architectures_and_a_twin_of_each_fami
 # --- every architecture ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_created_model_is_in_eval_mode_and_knows_its_name(model):
     assert not any(module.training for module in model.modules())
     assert model.name in NAMES
@@ -65,6 +66,7 @@ def test_a_created_model_is_in_eval_mode_and_knows_its_name(model):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_pyramid_has_five_maps_of_the_models_width_at_its_strides(model):
     # behaviour.md: two-stage from C2, strides 4..64; RetinaNet from C3, 8..128. Widths by name.
     pyramid = model.neck(model.backbone(_images(2)))
@@ -75,6 +77,7 @@ def test_the_pyramid_has_five_maps_of_the_models_width_at_its_strides(model):
     assert model.config.neck.width == width
 
 
+@pytest.mark.slow
 def test_detect_gives_detections_of_their_contract_and_scales_them_on_request(model):
     (found,) = model.detect(_images(), [SIZE])
     _check_detections(found, model, SIZE)
@@ -177,6 +180,7 @@ def test_detect_refuses_what_is_no_score(model, score):
 
 
 @pytest.mark.parametrize("rank", [0, 5, -1])
+@pytest.mark.slow
 def test_detect_leaves_out_what_is_below_the_score_and_pastes_no_mask_of_it(nano, rank, monkeypatch):
     (everything,) = nano.detect(_images(), [SIZE])
     score = float(everything.scores[rank])

@@ -37,6 +37,7 @@ def photograph(data_folder: Path, key: str) -> Path:
     return data_folder / "coco" / "val2017" / key.split("/")[1]
 
 
+@pytest.mark.slow
 def test_input_pixels_equal_the_reference(key: str, data_folder: Path) -> None:
     entry = ENTRIES[key]
     image = to_pixels(read_image(photograph(data_folder, key)))
@@ -52,6 +53,7 @@ def test_input_pixels_equal_the_reference(key: str, data_folder: Path) -> None:
     assert int((differences > WRITTEN).sum()) <= 5
 
 
+@pytest.mark.slow
 def test_detections_equal_the_reference(key: str, data_folder: Path) -> None:
     entry = ENTRIES[key]
     found = Predictor(golden_model(key.split("/")[0]))(photograph(data_folder, key))[0]

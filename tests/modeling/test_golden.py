@@ -29,6 +29,8 @@ MASK_IOU = 0.99
 
 IMAGES, SIZES = (2, 3, 256, 384), [(250, 375)] * 2
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Case:

@@ -43,6 +43,7 @@ def inscribed_ellipses(boxes: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.slow
 def test_losses_and_gradients_are_the_references(name: str, mode: Literal["eval", "train"]) -> None:
     with np.load(GOLDEN / f"{name}.npz") as file:
         expected = {key: torch.from_numpy(file[key]) for key in file.files if not key.startswith(("c", "p"))}

@@ -80,6 +80,7 @@ def _assert_same(found: Detections, expected: Detections) -> None:
 
 @pytest.mark.parametrize("form", ["plain", "optimized"])
 @each_default
+@pytest.mark.slow
 def test_detections_do_not_follow_it(default: str, form: str, checkpoint: Path) -> None:
     def made() -> Detector:
         model = fpg_zoo.create_model(checkpoint=checkpoint)
@@ -93,6 +94,7 @@ def test_detections_do_not_follow_it(default: str, form: str, checkpoint: Path) 
 
 
 @each_default
+@pytest.mark.slow
 def test_losses_do_not_follow_it(default: str) -> None:
     random = np.random.default_rng(1)
     images = torch.from_numpy(random.standard_normal((2, 3, 128, 128), dtype=np.float32))

@@ -66,6 +66,7 @@ def test_no_regions_pool_to_nothing():
 
 
 @pytest.mark.parametrize("pool", [7, 14])
+@pytest.mark.slow
 def test_regions_are_pooled_as_torchvision_pools_them(pool):
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(2, 3, 20, 24, generator=generator)

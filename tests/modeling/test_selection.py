@@ -115,6 +115,7 @@ def test_the_proposals_are_the_plain_ones(candidates: int) -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, -4.0, -50.0])
+@pytest.mark.slow
 def test_the_detections_of_a_dense_head_are_the_plain_ones(shift: float) -> None:
     """Of all pairs, of few and of none over the threshold."""
     config = dataclasses.replace(DENSE.head, candidates_per_level=200)

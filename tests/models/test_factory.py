@@ -165,6 +165,7 @@ def test_class_names_of_newer_files_are_read_too(model: Detector, tmp_path: Path
     assert fpg_zoo.create_model(NAME, checkpoint=path).class_names == ("x", "y")
 
 
+@pytest.mark.slow
 def test_other_classes_load_all_but_the_layers_that_depend_on_them(model: Detector, tmp_path: Path) -> None:
     path = tmp_path / "two.safetensors"
     model.save_pretrained(path)
@@ -241,6 +242,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(model: Detector, tmp_pa
         fpg_zoo.create_model("faster_rcnn_nano_fpg", checkpoint=tmp_path / "mask.safetensors")
 
 
+@pytest.mark.slow
 def test_the_tower_width_is_read_from_the_file(tmp_path: Path) -> None:
     config = fpg_zoo.model_info("retinanet_r50_fpg_chn128").config
     narrow = build_detector(dataclasses.replace(config, head=dataclasses.replace(config.head, width=128))).eval()
@@ -349,6 +351,7 @@ def test_a_name_that_ends_in_a_dot_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", [*NANO, "retinanet_r50_fpg_chn128"])
+@pytest.mark.slow
 def test_loading_the_reference_state_dict_and_reading_it_back_is_the_identity(name: str) -> None:
     source, target = fpg_zoo.create_model(name), fpg_zoo.create_model(name)
     given = fpg_zoo.reference_state_dict(source)

@@ -85,6 +85,7 @@ def check_golden(file: Path) -> None:
         assert (np.abs(areas - wanted) <= 0.005 * np.maximum(wanted, 1)).sum() >= DETECTIONS_MATCHED
 
 
+@pytest.mark.slow
 def test_a_served_checkpoint_gives_the_golden_detections_then_offline_from_the_cache(
     installation: Installation, mirror: Mirror, tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_served_checkpoint_gives_the_golden_detections_then_offline_from_the_c
     assert len(mirror.requests) == asked == 1
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_is_refused_with_both_digests_and_leaves_nothing(
     installation: Installation, mirror: Mirror, tmp_path: Path
 ) -> None:
@@ -130,6 +132,7 @@ def test_a_flipped_byte_is_refused_with_both_digests_and_leaves_nothing(
     assert [file.name for file in (tmp_path / "weights").iterdir() if file.suffix != ".lock"] == []
 
 
+@pytest.mark.slow
 def test_downloading_all_goes_on_after_a_failure_and_counts(
     installation: Installation, mirror: Mirror, tmp_path: Path
 ) -> None:

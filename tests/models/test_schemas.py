@@ -33,6 +33,7 @@ def test_reference_state_dict_is_the_published_schema(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.slow
 def test_loading_and_reading_back_is_the_identity(name: str) -> None:
     given = _numbered(name)
     config = fpg_zoo.model_info(name).config
@@ -44,6 +45,7 @@ def test_loading_and_reading_back_is_the_identity(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.slow
 def test_architecture_is_recognised_from_its_tensors(name: str) -> None:
     assert architecture_of(_numbered(name)) == name
 

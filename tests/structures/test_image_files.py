@@ -218,6 +218,7 @@ def test_mutated_files_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells a process's greatest memory here")
 @pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+@pytest.mark.slow
 def test_a_large_image_of_a_small_file_takes_little_more_than_its_pixels(mode: str, tmp_path: Path) -> None:
     side = 5000  # 25 million pixels: 100 MB as Pillow keeps RGB, 75 MB as bytes; widened to 32 bits, 300 MB
     Image.new(mode, (side, side)).save(tmp_path / "x.tif", compression="group4" if mode == "1" else "tiff_lzw")

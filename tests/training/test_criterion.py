@@ -183,6 +183,7 @@ def images() -> Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("empty", [(), (0,), (0, 1)], ids=["both", "one empty", "both empty"])
+@pytest.mark.slow
 def test_every_trained_parameter_has_a_finite_gradient_whatever_the_truths(name: str, empty: tuple[int, ...]) -> None:
     criterion = Criterion(copy.deepcopy(tiny_model(name)).train())
     losses = criterion(images(), [(128, 128)] * 2, targets(name, empty=empty))
@@ -200,6 +201,7 @@ def test_every_trained_parameter_has_a_finite_gradient_whatever_the_truths(name:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_losses_of_a_batch_do_not_depend_on_the_order_of_its_images(name: str) -> None:
     criterion = Criterion(copy.deepcopy(tiny_model(name)), sample_all=True)
     truths = targets(name, empty=(1,))

@@ -110,6 +110,7 @@ def test_norms_have_no_weight_decay_and_frozen_parts_are_not_trained() -> None:
 
 
 @pytest.mark.parametrize("name", ["retinanet_nano_fpg", "mask_rcnn_nano_fpg"])
+@pytest.mark.slow
 def test_recomputing_the_grid_changes_no_loss_gradient_or_statistic(name: str) -> None:
     plain, again = small_model(name).train(), small_model(name).train()
     apply_activation_checkpointing(again)
@@ -138,6 +139,7 @@ def test_recomputing_is_for_grids() -> None:
 # Whole runs
 
 
+@pytest.mark.slow
 def test_two_runs_are_equal_bit_for_bit_whatever_the_workers(data: Path, tmp_path: Path) -> None:
     for name, workers in (("a", 0), ("b", 2)):
         train(small_model(), dataset_of(data), tmp_path / name, settings(), processes=Processes(), workers=workers)
@@ -189,6 +191,7 @@ def test_a_finished_run_that_is_resumed_trains_no_further(data: Path, tmp_path: 
     assert weights_of(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 def test_accumulated_passes_make_one_step(data: Path, tmp_path: Path) -> None:
     train(small_model(), dataset_of(data), tmp_path / "run", settings(accumulate=3), processes=Processes())
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -287,6 +290,7 @@ def test_other_classes_than_the_datas_are_told(data: Path, tmp_path: Path) -> No
         train(model, dataset_of(data), tmp_path / "run", settings(), processes=Processes())
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_model_is_not_trained_with_it(data: Path, tmp_path: Path) -> None:
     model = small_model()
     twin = copy.deepcopy(model)

@@ -66,6 +66,7 @@ def torchrun(count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment())
 
 
+@pytest.mark.slow
 def test_gradients_of_two_processes_are_the_mean_of_what_each_has_alone(data: Path, tmp_path: Path) -> None:
     script = tmp_path / "gradients.py"
     script.write_text(GRADIENTS)
@@ -96,6 +97,7 @@ def test_gradients_of_two_processes_are_the_mean_of_what_each_has_alone(data: Pa
             assert np.abs(first[key] - mean).max() <= 1e-6 * scale, key
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_resume_as_one_command(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     arguments = ["-m", "fpg_zoo.cli", "train", "--model", NAME, "--checkpoint", str(checkpoint), "--data", str(data)]
     arguments += ["--recipe", "scratch", "--epochs", "4", "--batch-size", "2", "--workers", "0", "--device", "cpu"]
@@ -108,6 +110,7 @@ def test_two_processes_train_and_resume_as_one_command(data: Path, checkpoint: P
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_processes_evaluate_together_what_is_saved(checkpoint: Path, tmp_path: Path) -> None:
     folder = make_data(tmp_path / "data", pictures=4)
     make_data(folder, pictures=5, split="val")
@@ -154,6 +157,7 @@ with process_group(torch.device("cpu")) as processes:
 """
 
 
+@pytest.mark.slow
 def test_losses_that_are_no_numbers_in_one_process_spoil_no_state(data: Path, tmp_path: Path) -> None:
     script = tmp_path / "no_numbers.py"
     script.write_text(NO_NUMBERS)
@@ -203,6 +207,7 @@ def test_train_refuses_in_one_line_and_writes_nothing(
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the workers in /proc")
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_run_in_one_line_and_it_is_resumed(
     data: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -230,6 +235,7 @@ def test_a_killed_worker_ends_the_run_in_one_line_and_it_is_resumed(
     process.communicate()
 
 
+@pytest.mark.slow
 def test_files_that_lack_what_evaluation_needs_are_made_good(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     folder = make_data(tmp_path / "data", pictures=2)
     shutil.copytree(folder / "train", folder / "val")
@@ -275,6 +281,7 @@ def test_a_held_out_file_of_other_classes_is_refused(data: Path, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_convert_data_tells_what_it_left_out(data_folder: Path, tmp_path: Path) -> None:
     ended = run("convert-data", data_folder / "BCCD", tmp_path / "bccd")
     assert ended.code == 1  # done, but for two boxes of no size

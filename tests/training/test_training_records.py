@@ -160,6 +160,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize(("name", "damage", "cause"), DAMAGES)
+@pytest.mark.slow
 def test_a_damaged_state_is_refused_in_one_line(
     name: str, damage: Callable[[Path], None], cause: str, copied: Path, data: Path
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_damaged_state_is_refused_in_one_line(
     assert content(copied) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_began_without_averages_has_no_use_for_a_file_of_them(data: Path, tmp_path: Path) -> None:
     chosen = settings(average=False)
     resume(data, tmp_path / "run", chosen)
@@ -227,6 +229,7 @@ def figures(value: str) -> Callable[[Path], None]:
         figures("[" * 100_000),
     ],
 )
+@pytest.mark.slow
 def test_a_damaged_record_of_the_best_model_is_known_before_any_work(
     damage: Callable[[Path], None], copied: Path, data: Path, begun: Path
 ) -> None:
@@ -287,6 +290,7 @@ def test_a_log_that_is_no_file_is_refused(damage: Callable[[Path], None], copied
     assert content(copied) == before
 
 
+@pytest.mark.slow
 def test_200_flips_in_the_records_are_refused_in_one_line_or_change_nothing(
     copied: Path, data: Path, begun: Path, tmp_path: Path
 ) -> None:
@@ -326,6 +330,7 @@ def lines_of(errors: str) -> list[str]:
 LONG = ("--recipe", "scratch", "--epochs", "500", "--batch-size", "2", "--save-every", "1")
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended(
     data: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -366,6 +371,7 @@ def test_nothing_is_left_of_a_lock(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.slow
 def test_without_locks_a_run_goes_on_with_a_warning(
     number: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,6 +454,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_a_state_is_saved_keeps_the_one_before(
     data: Path, begun: Path, disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

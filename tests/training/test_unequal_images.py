@@ -288,6 +288,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     return CocoDataset.from_folder(folder, "train")
 
 
+@pytest.mark.slow
 def test_a_run_of_an_older_version_goes_on_as_it_was_begun(wide: CocoDataset, tmp_path: Path) -> None:
     own = settings(batch_size=1, recipe=recipe_named("scratch", epochs=3))
     cropped = dataclasses.replace(own, recipe=dataclasses.replace(own.recipe, pad_to_crop=True))

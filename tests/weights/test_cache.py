@@ -322,6 +322,7 @@ fetch(entry_of(name, sys.argv[4]), fpg_zoo.model_info(name).config, Store(Path(s
 
 
 @pytest.mark.parametrize(("limit", "death"), [(1, "SIGXFSZ"), (3_000_000, "SIGXFSZ"), (0, "SIGKILL")])
+@pytest.mark.slow
 def test_nothing_is_left_of_a_real_conversion_that_was_killed(
     limit: int, death: str, mirror: Mirror, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

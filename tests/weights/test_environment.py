@@ -57,6 +57,7 @@ def without_home(variables: str, *arguments: str, folder: Path) -> subprocess.Co
         ("FPG_ZOO_CACHE=zoo", ("download", "hf-hub:owner/repository"), "set HF_HOME to"),
     ],
 )
+@pytest.mark.slow
 def test_without_a_home_it_is_told_what_to_set(
     variables: str, arguments: tuple[str, ...], remedy: str, tmp_path: Path
 ) -> None:

@@ -186,6 +186,7 @@ OLDER = random.Random(1).randbytes(300_000)
 
 
 @pytest.mark.parametrize("before", [None, CONTENT, OLDER], ids=["fresh", "resumed", "begun with an older file"])
+@pytest.mark.slow
 def test_a_process_killed_before_any_step_of_the_file_system_is_made_up_for(
     before: bytes | None, mirror: Mirror, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:

@@ -183,6 +183,7 @@ DRIPS = {
 
 
 @pytest.mark.parametrize("form", DRIPS)
+@pytest.mark.slow
 def test_a_response_that_drips_is_ended(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_client, "SLOW_SECONDS", 0.2)
     monkeypatch.setattr(http_client, "SLOW_BYTES", 10_000)
@@ -209,6 +210,7 @@ def test_a_response_that_is_slow_and_steady_is_read(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("form", [*DRIPS, "silence"])
+@pytest.mark.slow
 def test_the_whole_may_take_a_limited_time(form: str) -> None:
     begin = time.monotonic()
     with sending(drip(*DRIPS.get(form, (b"", b"")))) as url:

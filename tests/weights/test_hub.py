@@ -106,6 +106,7 @@ def test_a_byte_altered_on_its_way_is_found_and_the_next_call_heals(client):
     assert told["healed"] == WEIGHTS.hex()
 
 
+@pytest.mark.slow
 def test_a_connection_cut_is_taken_up_where_it_ended(client):
     large = WEIGHTS * 1500  # 24 MB, as huggingface_hub writes 10 MiB at a time
     client.hub.commit("owner/cut", {**FILES, "model.safetensors": large})

@@ -54,6 +54,7 @@ def client(hub: Hub, tmp_path: Path) -> Client:
     return Client(hub, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_pushed_model_is_loaded_again(client):
     told = client.run(
         PUSHING
@@ -89,6 +90,7 @@ def test_a_pushed_model_is_loaded_again(client):
     assert "license: mit" not in card
 
 
+@pytest.mark.slow
 def test_what_a_push_leaves_alone_and_what_it_refuses(client):
     client.hub.commit("owner/kept", {"README.md": "# By hand\n", "results/notes.txt": "mine"})
     client.hub.commit("owner/blank", {"README.md": "\n"})

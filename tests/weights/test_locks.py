@@ -75,6 +75,7 @@ def test_it_is_held_until_the_block_ends_however_it_ends(path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_killed_holder_leaves_it_free(end: signal.Signals, path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()

@@ -93,6 +93,7 @@ def assert_good(path: Path, store: Store, content: bytes = CONTENT) -> None:
     ],
     ids=lambda value: " ".join(value) if value[0] else "",
 )
+@pytest.mark.slow
 def test_what_passes_is_overcome(
     faults: list[Fault], ranges: list[str | None], mirror: Mirror, store: Store, entry: Published
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_reset_connection_goes_on_from_what_came(mirror: Mirror, store: Store,
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) and value and value[0][0] != "." else "",
 )
+@pytest.mark.slow
 def test_what_stays_is_told_and_the_next_call_repairs_it(
     faults: list[Fault],
     error: type[Exception],
@@ -148,6 +150,7 @@ def test_what_stays_is_told_and_the_next_call_repairs_it(
 @pytest.mark.parametrize("fault", ["none", "any range"])
 @pytest.mark.parametrize("validators", ["etag", "weak etag", "date", "none"])
 @pytest.mark.parametrize("published", ["new", "old"])
+@pytest.mark.slow
 def test_a_file_that_changes_between_two_ranges_is_never_mixed(
     published: str, validators: Validators, fault: Fault, length: int, mirror: Mirror, store: Store
 ) -> None:
@@ -212,6 +215,7 @@ STATE = {"url": "URL", "etag": ETAG, "modified": None, "length": 400_000}
     ],
     ids=lambda value: str(value)[:80],
 )
+@pytest.mark.slow
 def test_a_damaged_state_record_costs_no_more_than_a_new_download(
     record: dict[str, object] | str | None,
     size: int,
@@ -231,6 +235,7 @@ def test_a_damaged_state_record_costs_no_more_than_a_new_download(
     assert [request.range for request in mirror.requests] == ranges
 
 
+@pytest.mark.slow
 def test_a_download_cut_by_a_proxy_goes_on_through_it(mirror: Mirror, tmp_path: Path) -> None:
     mirror.faults = ["cut"]
     address = f"http://weights.invalid{FILE}"
@@ -293,6 +298,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
     ],
     ids=lambda answer: ascii(answer[:60]),
 )
+@pytest.mark.slow
 def test_any_nonsense_ends_in_a_clear_error(answer: bytes, store: Store, entry: Published) -> None:
     with saying(answer) as url:
         bad = entry_of("some_model", url + FILE, sha256=DIGEST)

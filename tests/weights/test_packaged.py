@@ -62,6 +62,7 @@ def test_one_is_small_and_says_how_it_was_made(name: str, trained: str) -> None:
 
 
 @pytest.mark.parametrize("name", NANO)
+@pytest.mark.slow
 def test_one_is_created_offline_and_finds_what_was_drawn(name: str) -> None:
     model = fpg_zoo.create_model(name, pretrained=True)
     assert model.dtype == torch.float32

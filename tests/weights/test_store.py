@@ -306,6 +306,7 @@ def child(entry: Published, folder: Path, before: str = "") -> subprocess.Popen[
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_an_interrupted_download_leaves_what_it_can_go_on_from(entry: Published, store: Store, mirror: Mirror) -> None:
     mirror.fault = "stall"
     process = child(entry, store.folder)
@@ -325,6 +326,7 @@ def test_an_interrupted_download_leaves_what_it_can_go_on_from(entry: Published,
     assert mirror.requests[-1].range == f"bytes={kept}-"
 
 
+@pytest.mark.slow
 def test_a_quota_is_told_and_what_came_is_kept(entry: Published, store: Store) -> None:
     # A limit on the size of files acts as a quota does: the write that crosses it fails.
     process = child(

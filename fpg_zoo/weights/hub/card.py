@@ -196,10 +196,12 @@ def _title(model: Detector, repo_id: str) -> str:
     else:
         method = config.method
         neck = type(config.neck).__name__.removesuffix("Config")
+    # Parentheses make no link without brackets, which stay escaped.
+    backbone = re.sub(r"\\([()])", r"\1", _escaped(config.backbone.label))
     does = "boxes, classes and masks" if config.has_masks else "boxes and classes"
     return (
         f"# {_escaped(repo_id.partition('/')[2])}\n\n"
-        f"{_escaped(method)} on a {_escaped(config.backbone.label)} with the neck {_escaped(neck)} "
+        f"{_escaped(method)} on a {backbone} with the neck {_escaped(neck)} "
         f"(`fpg_zoo` architecture {_escaped(model.name)}): finds objects in pictures, as {does}. Of the zoo of "
         "[Feature Pyramid Grids](https://arxiv.org/abs/2004.03580)."
     )
