@@ -14,6 +14,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -123,8 +124,16 @@ def ended(arguments: list[str]) -> tuple[str, str]:
 
 
 def is_silent(text: str) -> bool:
-    """Whether nothing was reported as left out or repaired: such lines are indented."""
-    return not any(line.startswith("  ") for line in text.splitlines()) and "no mask AP" not in text
+    """Whether nothing was reported as left out or repaired: such lines are indented by two spaces, tables by more."""
+    return not re.search(r"^  \S", text, re.MULTILINE) and "no mask AP" not in text
+
+
+def values_of(figures: Path) -> list[Any]:
+    """What was measured: a class may have got another name, and one without objects may have gone."""
+    return [
+        (kind, content["figures"], [value for value in content["classes"].values() if value is not None])
+        for kind, content in json.loads(figures.read_bytes()).items()
+    ]
 
 
 def run(door: str, seed: int, count: int) -> tuple[dict[str, int], list[str]]:
@@ -144,7 +153,7 @@ def run(door: str, seed: int, count: int) -> tuple[dict[str, int], list[str]]:
         results.write_text(json.dumps(rows))
         code, said = ended(command_of(door, clean, results, figures))
         assert code == "exit 0", said
-        expected = figures.read_bytes() if door != "train" else b""
+        expected = values_of(figures) if door != "train" else []
         changed = "val" if door != "train" else "train"
         source = json.loads((clean / "annotations" / f"instances_{changed}.json").read_bytes())
         for number in range(count):
@@ -165,7 +174,7 @@ def run(door: str, seed: int, count: int) -> tuple[dict[str, int], list[str]]:
                 faults.append(f"{number}: {changes}: {code}: {said[-600:]}")
             elif door != "train" and is_silent(said):
                 outcomes["nothing left out"] += 1
-                if figures.read_bytes() != expected:
+                if values_of(figures) != expected:
                     faults.append(f"{number}: {changes}: other figures")
     return dict(outcomes), faults
 
