@@ -47,7 +47,7 @@ def average_precision(
         limit: the first so many pictures; None for all.
         parts: a folder for detections as they come, from which a run that was killed goes on; None: nowhere.
         workers: processes that read pictures.
-        form: of `subjects.FORMS`.
+        form: of `harness.models.FORMS`.
 
     Raises:
         ConfigError: the data cannot be used, have nothing to evaluate, or are of other classes.

@@ -2,8 +2,8 @@
 
 On the same drawn scene of 640 x 640 pixels, in the same process, with the same threads: rounds in which each contender
 has its turn, and of each round the ratio to torchvision's model. All weights are random, and made so that detectors
-have something to detect (`subjects.at_random`); from pixels to detections, normalising included. Different models: see
-their AP before their time.
+have something to detect (`harness.models.at_random`); from pixels to detections, normalising included. Different
+models: see their AP before their time.
 """
 
 from __future__ import annotations

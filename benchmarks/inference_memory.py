@@ -35,7 +35,7 @@ def rows_of(
 
     Args:
         name: an architecture, or one with a tag.
-        weights: as `subjects.whose` gives them.
+        weights: as `harness.models.whose` gives them.
         forms: of `FORMS`.
         batches: images a pass.
         device: cpu, cuda or mps; MPS counts as the CPU, whose memory it shares.

@@ -81,11 +81,7 @@ class NASFPNConfig:
 
 
 Mapped = Literal["conv", "identity"]
-
-
 Direction = Literal["up", "down"]
-
-
 _UP: Direction = "up"
 
 

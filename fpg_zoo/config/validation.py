@@ -9,6 +9,10 @@ from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
 
 _LARGEST = 1e6  # of numbers that pixels are reckoned with: far beyond, float32 overflows
+# Limits that nobody should meet, so that no file keeps its reader building.
+MAX_REPEATS = 256  # of what is built again and again: blocks, pathways, stacks, cells of a pooled region
+MAX_LEVELS = 16
+MOST_CLASSES = 2**16
 _MOST = 2**20  # of anything counted: beyond, the sizes of tensors overflow
 
 
@@ -86,13 +90,3 @@ def entries(length: int | None = None, /, **tuples: object) -> dict[str, object]
             raise ConfigError(f"{name}={quoted(values)}: it takes {length or 'at least one'} of them")
         found.update({f"{name}[{index}]": value for index, value in enumerate(values)})
     return found
-
-
-# Limits that nobody should meet, so that no file keeps its reader building.
-MAX_REPEATS = 256  # of what is built again and again: blocks, pathways, stacks, cells of a pooled region
-
-
-MAX_LEVELS = 16
-
-
-MOST_CLASSES = 2**16

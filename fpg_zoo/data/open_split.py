@@ -13,8 +13,6 @@ from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import sha256_of
 
 SHAPES = Path("shapes")  # stands for the procedural data set
-
-
 _SPLITS = ("val2017", "val")  # looked for in this order if none is named
 
 

@@ -233,17 +233,26 @@ def fetch(entry: Published, config: DetectorConfig, store: Store | None = None) 
     return (store or Store()).obtain(entry, convert)
 
 
-@functools.lru_cache(maxsize=32)
-def names_of(config: DetectorConfig) -> Names:
-    """The reference's names of each tensor of ours.
+def names_of_model(model: Detector) -> Names:
+    """The reference's names of each tensor of a model.
 
     Raises:
         CheckpointError: it has none for one of them.
     """
-    model = build_on_meta(config, "reference")  # which takes a while: so they are kept
-    return reference_names(model.state_dict(), model.mmdet_tables, config.neck.levels)
+    return reference_names(model.state_dict(), model.mmdet_tables, model.config.neck.levels)
 
 
+@functools.lru_cache(maxsize=32)
+def names_of(config: DetectorConfig) -> Names:
+    """As `names_of_model`, of the model that a config describes; kept, as building it takes a while.
+
+    Raises:
+        CheckpointError: as there.
+    """
+    return names_of_model(build_on_meta(config, "reference"))
+
+
+@functools.lru_cache(maxsize=32)
 def names_or_ours(config: DetectorConfig) -> Names:
     """As `names_of`; where the reference has no such detector, our own names alone."""
     try:
@@ -263,7 +272,7 @@ def load_reference_state_dict(model: Detector, state_dict: Mapping[str, Tensor])
         CheckpointError: a tensor is missing, left over, of another shape or kind, or copies of a shared one differ.
             The model is unchanged then.
     """
-    tensors = from_reference(state_dict, names_of(model.config))
+    tensors = from_reference(state_dict, names_of_model(model))
     check_forms(model.state_dict(), tensors)
     model.load_state_dict(tensors)
 
@@ -274,7 +283,7 @@ def reference_state_dict(model: Detector) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the model is of no published architecture.
     """
-    return to_reference(model.state_dict(), names_of(model.config))
+    return to_reference(model.state_dict(), names_of_model(model))
 
 
 def save_reference(model: Detector, target: Path) -> int:

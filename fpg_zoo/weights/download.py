@@ -37,6 +37,7 @@ BACK_OFF_SECONDS = 1.0  # doubled after each of them
 MAX_BYTES = 16 << 30  # of a file; the published ones have less than a gigabyte
 ROOM_CHECK_BYTES = 64 << 20  # of a file of unknown length, after which the disk is asked again
 _LONGEST_WAIT_SECONDS = 60.0
+_MAX_RECORD_BYTES = 1 << 20
 _CHUNK = 1 << 20
 _REMEDY = "check the network, or set FPG_ZOO_MIRROR to a mirror's base URL"
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
@@ -302,9 +303,6 @@ def _seconds_until(date: str) -> float:
         return (moment - datetime.datetime.now(datetime.timezone.utc)).total_seconds()
     except (TypeError, ValueError, IndexError, OverflowError):
         return 0.0
-
-
-_MAX_RECORD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from tiny_models import tiny_model
 
 import fpg_zoo
-from fpg_zoo.checkpoints import safetensors_files as model_files
+from fpg_zoo.checkpoints import safetensors_files
 from fpg_zoo.checkpoints.safetensors_files import WeightsFile, save, write_safetensors
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
 from fpg_zoo.modeling.build import build_detector
@@ -236,7 +236,7 @@ def test_safetensors_own_temporary_files_lie_in_a_folder_of_ours(
         places.append([path.parent.name, *(file.name for file in path.parent.parent.iterdir())])
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(model_files, "save_file", watched)
+    monkeypatch.setattr(safetensors_files, "save_file", watched)
     for target in (tmp_path / "one.safetensors", tmp_path / "folder"):
         with pytest.raises(StorageError, match="the disk is full"):
             tiny_model("retinanet_nano_fpg").save_pretrained(target)
@@ -278,7 +278,7 @@ def test_the_header_is_at_most_as_long_as_what_is_compared_with_the_limit(
         tensors = {f"n\u00e4me.{index}": torch.zeros(count, dtype=kind) for index in range(count)}
         write_safetensors(tensors, path, {"format": "pt", "told": 'a "\u706b"\n'})
         length = int.from_bytes(path.read_bytes()[:8], "little")
-        monkeypatch.setattr(model_files, "_MOST_HEADER_BYTES", length - 1)
+        monkeypatch.setattr(safetensors_files, "_MOST_HEADER_BYTES", length - 1)
         with pytest.raises(ConfigError, match="the model's description takes"):
             write_safetensors(tensors, path, {"format": "pt", "told": 'a "\u706b"\n'})
         monkeypatch.undo()

@@ -128,3 +128,9 @@ def test_what_is_not_of_the_zoo_is_refused_with_the_reason(
     tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items() if shape is not None}
     with pytest.raises(CheckpointError, match=f"^no model of the zoo: .*{reason}"):
         architecture_of(tensors)
+
+
+def test_an_inference_form_has_no_reference_names() -> None:
+    form = fpg_zoo.optimize(fpg_zoo.create_model("retinanet_nano_fpg"))
+    with pytest.raises(CheckpointError, match="the published files have no such tensor"):
+        fpg_zoo.reference_state_dict(form)

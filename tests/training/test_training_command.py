@@ -133,12 +133,12 @@ import torch
 sys.path.insert(0, sys.argv[1])
 from training_runs import checkpoint, data, dataset_of, settings, small_model
 from fpg_zoo.errors import TrainingError
-from fpg_zoo.training import trainer as loop
+from fpg_zoo.training import trainer
 from fpg_zoo.distributed import process_group
 
 torch.set_num_threads(1)
 with process_group(torch.device("cpu")) as processes:
-    losses = loop._Run._losses
+    losses = trainer._Run._losses
     calls = []
 
     def bad_at_last(run, criterion, batch):
@@ -146,9 +146,9 @@ with process_group(torch.device("cpu")) as processes:
         found = losses(run, criterion, batch)
         return {key: one * float("nan") for key, one in found.items()} if len(calls) == 2 and processes.rank else found
 
-    loop._Run._losses = bad_at_last
+    trainer._Run._losses = bad_at_last
     try:
-        loop.train(
+        trainer.train(
             small_model(), dataset_of(Path(sys.argv[2])), Path(sys.argv[3]), settings(batch_size=2),
             processes=processes, save_every=1,
         )

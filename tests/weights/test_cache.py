@@ -301,11 +301,11 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from serving import entry_of
 import fpg_zoo
-from fpg_zoo.checkpoints import safetensors_files as model_files
+from fpg_zoo.checkpoints import safetensors_files
 from fpg_zoo.models.loading import fetch
 from fpg_zoo.weights.store import Store
 
-write, limit = model_files.save_file, int(sys.argv[2])
+write, limit = safetensors_files.save_file, int(sys.argv[2])
 
 def killed(*arguments):
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -315,7 +315,7 @@ def killed(*arguments):
     write(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
 
-model_files.save_file = killed
+safetensors_files.save_file = killed
 name = sys.argv[3]
 fetch(entry_of(name, sys.argv[4]), fpg_zoo.model_info(name).config, Store(Path(sys.argv[5])))
 """

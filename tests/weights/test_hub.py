@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hub_client import OWNER, STRANGER, Client, Hub, running
 
-from fpg_zoo.checkpoints import safetensors_files as model_files
+from fpg_zoo.checkpoints import safetensors_files
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.weights.hub import fetch as hub_module
 
@@ -41,7 +41,7 @@ def test_importing_and_fetching_need_no_torch(client):
 
 
 def test_the_files_are_named_as_everywhere():
-    assert {model_files.CONFIG_FILE, model_files.WEIGHTS_FILE} == set(FILES)
+    assert {safetensors_files.CONFIG_FILE, safetensors_files.WEIGHTS_FILE} == set(FILES)
 
 
 def test_both_files_are_of_one_commit_though_the_branch_moves(client):
