@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import nn
 
 from fpg_zoo.errors import ConfigError, FPGZooError, StorageError, WorkerError
-from fpg_zoo.files import explained
+from fpg_zoo.files import storage_errors
 from fpg_zoo.locks import LockedError, file_lock
 from fpg_zoo.text import printable, quoted
 
@@ -122,7 +122,7 @@ class Processes:
 def _exclusive(lock: Path, subject: str) -> Iterator[None]:
     end = time.monotonic() + _PATIENCE_SECONDS
     with contextlib.ExitStack() as held:
-        with explained(lock.parent):
+        with storage_errors(lock.parent):
             lock.parent.mkdir(parents=True, exist_ok=True)
             while True:
                 try:

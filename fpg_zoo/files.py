@@ -111,7 +111,7 @@ def check_writable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def storage_errors(folder: Path) -> Iterator[None]:
     """Turn an error of the file system into one that names the folder and the way out.
 
     Raises:
@@ -127,25 +127,32 @@ def explained(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def aside(folder: Path, suffix: str) -> Iterator[Path]:
-    """An empty file in `folder` (made if need be), its name ending in `suffix`; removed at the end unless renamed.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, of the same suffix, which takes its place when the block ends.
+
+    Where the block raises, the new file is removed and what was at `path` stays.
+
+    Args:
+        path: the file to be; its folder is made if need be.
 
     Raises:
-        StorageError: the folder cannot be made or written.
+        StorageError: the folder cannot be made or written; or in place of any OSError in the block.
     """
-    with explained(folder):
+    folder = path.parent
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         # Not mkstemp: its files are readable by their owner alone, and a cache may be shared.
-        path = folder / f"{TEMPORARY}{uuid.uuid4().hex}{suffix}"
-        path.touch(exist_ok=False)
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
+        temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex}{path.suffix}"
+        temporary.touch(exist_ok=False)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def aside_folder(folder: Path, stem: str | None = None) -> Iterator[Path]:
+def temporary_folder(folder: Path, stem: str | None = None) -> Iterator[Path]:
     """An empty folder in `folder` (made if need be), removed at the end with all that was not renamed out of it.
 
     For writers that make temporary files of their own beside their target, which nobody would find after a kill.
@@ -158,7 +165,7 @@ def aside_folder(folder: Path, stem: str | None = None) -> Iterator[Path]:
     Raises:
         StorageError: the folder cannot be made or written.
     """
-    with explained(folder):
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{TEMPORARY}{stem or uuid.uuid4().hex}{FOLDER_ENDING}"
         if path.is_dir() and not path.is_symlink():

@@ -25,7 +25,7 @@ import safetensors
 import torch
 import torchvision
 
-from fpg_zoo.files import aside, explained
+from fpg_zoo.files import atomic_write
 from fpg_zoo.version import __version__
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -197,9 +197,8 @@ def save(made: Row, target: Path) -> None:
     Raises:
         StorageError: the folder cannot be written.
     """
-    with aside(target.parent, ".json") as temporary, explained(target.parent):
+    with atomic_write(target) as temporary:
         temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(target)
 
 
 def command_line() -> str:

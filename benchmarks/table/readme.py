@@ -14,7 +14,7 @@ from harness.measure import RESULTS, Row
 from harness.models import RANDOM
 
 import fpg_zoo
-from fpg_zoo.files import aside, explained
+from fpg_zoo.files import atomic_write
 from table.scatter import Panel, Point, drawn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,8 +118,7 @@ def main() -> int:
     found = Figures(json.loads((RESULTS / "table" / "table.json").read_text(encoding="utf-8")))
     readme = with_table(README.read_text(encoding="utf-8"), table_text(found))
     for target, text in ((README, readme), (PICTURE, picture(found))):
-        with aside(target.parent, target.suffix) as temporary, explained(target.parent):
+        with atomic_write(target) as temporary:
             temporary.write_text(text, encoding="utf-8")
-            temporary.replace(target)
         print(target.relative_to(ROOT))
     return 0

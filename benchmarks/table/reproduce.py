@@ -27,7 +27,7 @@ from tqdm import tqdm
 from fpg_zoo.data.open_split import open_held_out
 from fpg_zoo.distributed import device_of_process
 from fpg_zoo.errors import ConfigError, FPGZooError, UnknownNameError
-from fpg_zoo.files import aside, explained, on_terminal
+from fpg_zoo.files import atomic_write, on_terminal
 from fpg_zoo.models.factory import list_models
 from fpg_zoo.weights.manifest import Published, load_manifest
 from table.cells import COLUMNS, Cell, Run, cell_of, figures_of, measure_cell
@@ -205,9 +205,8 @@ def write_table(rows: list[Row], run: Run) -> None:
     given = {"what": "of each cell, in its own file under cells/"}
     save(record(run.command, rows, device=run.device, given=given, units=UNITS), run.output / "table.json")
     for ending, text in ((".csv", as_csv(rows)), (".md", as_markdown(rows))):
-        with aside(run.output, ending) as temporary, explained(run.output):
+        with atomic_write(run.output / f"table{ending}") as temporary:
             temporary.write_text(text, encoding="utf-8")
-            temporary.replace(run.output / f"table{ending}")
 
 
 def reproduce(options: argparse.Namespace) -> int:

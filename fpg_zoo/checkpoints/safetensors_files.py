@@ -19,7 +19,7 @@ from fpg_zoo.checkpoints.tensor_memory import with_own_memory
 from fpg_zoo.config import DetectorConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config.serialization import SCHEMA_VERSION, from_dict, to_dict
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
-from fpg_zoo.files import aside_folder, explained, open_regular, read_regular
+from fpg_zoo.files import open_regular, read_regular, storage_errors, temporary_folder
 from fpg_zoo.text import MAX_LENGTH, printable, quoted
 
 CONFIG_FILE = "config.json"
@@ -239,7 +239,7 @@ def _check_length(text: str) -> None:
 
 
 def _write(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    with explained(path.parent):
+    with storage_errors(path.parent):
         path.touch()
         mode = path.stat().st_mode
         try:
@@ -291,9 +291,9 @@ def save(
     _check_writable(tensors, metadata)
     description = json.dumps(description_of(config, name), indent=1) + "\n"
     _check_length(description)
-    with aside_folder(folder) as workplace:
+    with temporary_folder(folder) as workplace:
         _write(tensors, workplace / WEIGHTS_FILE, metadata)
-        with explained(folder):
+        with storage_errors(folder):
             if one_file:
                 (workplace / WEIGHTS_FILE).replace(target)
             else:

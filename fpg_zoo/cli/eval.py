@@ -187,13 +187,12 @@ def _scores(
 def _tell(scores: Mapping[IouType, Scores], file: Path | None) -> None:
     """Print a table of the figures and one of the classes; write both to `file`."""
     from fpg_zoo.evaluation.coco_metrics import IOU_TYPES
-    from fpg_zoo.files import aside, explained
+    from fpg_zoo.files import atomic_write
 
     if file is not None:
         content = {IOU_TYPES[kind]: {"figures": one.figures, "classes": one.classes} for kind, one in scores.items()}
-        with aside(file.parent, ".json") as temporary, explained(file.parent):
+        with atomic_write(file) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(file)
     labels = [IOU_TYPES[kind] for kind in scores]
     _print_table("", labels, [one.figures for one in scores.values()])
     print_line()

@@ -22,7 +22,7 @@ from fpg_zoo.data.coco_images import image_sizes
 from fpg_zoo.data.text_files import decode_text
 from fpg_zoo.data.xml_files import MAX_XML_BYTES, DocumentTypeError, EncodingError, decode_xml, parse_xml
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.files import aside, explained, on_terminal, read_regular
+from fpg_zoo.files import atomic_write, on_terminal, read_regular
 from fpg_zoo.structures.images import image_suffixes
 from fpg_zoo.text import printable
 
@@ -270,7 +270,7 @@ def _keep(image: Path, target: Path, source: Path) -> None:
     resolved = Path(os.path.realpath(image))
     if str(resolved) == os.path.realpath(target):
         return  # `source` has a link to what an earlier conversion made
-    with aside(target.parent, target.suffix) as temporary, explained(target.parent):
+    with atomic_write(target) as temporary:
         temporary.unlink()
         if not resolved.is_relative_to(os.path.realpath(source)):
             temporary.symlink_to(resolved)
@@ -279,7 +279,6 @@ def _keep(image: Path, target: Path, source: Path) -> None:
                 os.link(resolved, temporary)
             except OSError:  # another file system, one without links, or somebody else's file
                 shutil.copyfile(resolved, temporary)
-        temporary.replace(target)
 
 
 def _content(found: Mapping[str, _Annotated], stems: Iterable[str], names: Sequence[str]) -> dict[str, list[Any]]:
@@ -314,6 +313,5 @@ def _counted(content: Mapping[str, Sequence[Any]]) -> Split:
 
 
 def _write(content: Mapping[str, Any], target: Path) -> None:
-    with aside(target.parent, target.suffix) as temporary, explained(target.parent):
+    with atomic_write(target) as temporary:
         temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        temporary.replace(target)

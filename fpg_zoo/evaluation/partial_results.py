@@ -19,7 +19,7 @@ from typing import Any
 
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.files import aside, explained
+from fpg_zoo.files import atomic_write, storage_errors
 from fpg_zoo.text import printable
 
 Found = tuple[int | str, list[dict[str, Any]]]  # a picture's id and its rows of a results file
@@ -112,7 +112,7 @@ class Parts:
         """
         folder = self._results.parent
         with contextlib.ExitStack() as stack:
-            with explained(folder):
+            with storage_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 descriptor = stack.enter_context(_opened(self._file(rank), os.O_RDWR | os.O_CREAT | os.O_APPEND))
                 with open(descriptor, "rb", closefd=False) as stream:
@@ -120,7 +120,7 @@ class Parts:
                 os.truncate(descriptor, kept)
 
             def write(content: object) -> None:
-                with explained(folder):
+                with storage_errors(folder):
                     line = memoryview(json.dumps(content).encode() + b"\n")
                     while line:
                         line = line[os.write(descriptor, line) :]
@@ -135,14 +135,12 @@ class Parts:
         Raises:
             StorageError: it cannot be written; the parts are kept.
         """
-        folder = self._results.parent
-        with aside(folder, ".json") as temporary, explained(folder):
-            with temporary.open("w", encoding="utf-8") as stream:
-                stream.write("[")
-                for place, row in enumerate(rows):
-                    stream.write((",\n" if place else "\n") + json.dumps(row))
-                stream.write("\n]\n")
-            temporary.replace(self._results)
+        with atomic_write(self._results) as temporary, temporary.open("w", encoding="utf-8") as stream:
+            stream.write("[")
+            for place, row in enumerate(rows):
+                stream.write((",\n" if place else "\n") + json.dumps(row))
+            stream.write("\n]\n")
+        with storage_errors(self._results.parent):
             for file in self._files():
                 file.unlink()
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from fpg_zoo.distributed import usable_device
 from fpg_zoo.errors import ConfigError, ImageError, is_out_of_memory
-from fpg_zoo.files import aside, check_writable, explained, on_terminal
+from fpg_zoo.files import atomic_write, check_writable, on_terminal
 from fpg_zoo.inference.predictor import Predictor
 from fpg_zoo.inference.prefetch import prefetch
 from fpg_zoo.models.factory import check_source, create_model
@@ -105,9 +105,8 @@ def predict_files(
                 sys.stdout.flush()
             bar.update()
     if results:
-        with aside(results.parent, ".json") as temporary, explained(results.parent):
+        with atomic_write(results) as temporary:
             temporary.write_text(json.dumps(rows) + "\n", encoding="utf-8")
-            temporary.replace(results)
     return summary
 
 
@@ -195,9 +194,8 @@ def _save_picture(picture: Image.Image, target: Path) -> None:
     else:
         suffix = ".png"
         picture.save(encoded, "PNG", exif=exif)
-    with aside(target.parent, suffix) as temporary, explained(target.parent):
+    with atomic_write(_suffixed(target, suffix)) as temporary:
         temporary.write_bytes(encoded.getbuffer())
-        temporary.replace(_suffixed(target, suffix))
 
 
 def _counts(found: Detections) -> str:

@@ -36,7 +36,7 @@ from fpg_zoo.checkpoints.tensor_memory import with_own_memory
 from fpg_zoo.config import DetectorConfig
 from fpg_zoo.config.catalog import ARCHITECTURES, Architecture
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
-from fpg_zoo.files import aside, explained
+from fpg_zoo.files import atomic_write
 from fpg_zoo.modeling.build import build_on_meta
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.text import printable
@@ -304,14 +304,13 @@ def save_reference(model: Detector, target: Path) -> int:
     meta = {"CLASSES": model.class_names, "dataset_meta": {"classes": model.class_names}}
     if target.is_dir():
         raise StorageError(f"{target}: there is a folder of this name; choose another")
-    with aside(target.parent, ".pth") as temporary, explained(target.parent):
+    with atomic_write(target) as temporary:
         try:
             torch.save({"meta": meta, "state_dict": state_dict}, temporary)
         except RuntimeError as error:  # how torch's writer tells of a full disk
             raise OSError(errno.EIO, str(error).splitlines()[0]) from error
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        temporary.replace(target)
     return len(state_dict)
 
 

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from fpg_zoo.errors import StorageError
-from fpg_zoo.files import aside, explained, on_terminal, open_regular
+from fpg_zoo.files import atomic_write, on_terminal, open_regular, storage_errors
 from fpg_zoo.training.run_checkpoints import LOG_FILE
 
 _SHOWN = ("loss", "rate", "epoch", "memory_gb", "box_AP")  # beside the bar
@@ -51,7 +51,7 @@ class MetricLogger:
             StorageError: it cannot be read or written.
         """
         self._forget_after(self._done)
-        with explained(self._run):
+        with storage_errors(self._run):
             # Without a buffer: what could not be written would be tried again when it is closed.
             self._stream = self._file.open("ab", buffering=0)
             self._board = _Board(self._run, self._done)
@@ -64,9 +64,8 @@ class MetricLogger:
         if damaged := sum(row is None for row in rows[:-1]):
             warnings.warn(f"{self._file}: {damaged} damaged lines are left out", stacklevel=2)
         kept = [line for line, row in zip(lines, rows, strict=True) if row is not None and _is_before(row, done)]
-        with aside(self._run, ".jsonl") as temporary, explained(self._run):
+        with atomic_write(self._file) as temporary:
             temporary.write_bytes(b"".join(line.rstrip(b"\n") + b"\n" for line in kept))
-            temporary.replace(self._file)
 
     def note(self, step: int, figures: Mapping[str, float | None]) -> None:
         """Write figures of a step; those that are None are left out.
@@ -78,7 +77,7 @@ class MetricLogger:
             return
         known = {name: value for name, value in figures.items() if value is not None}
         row = {"step": step, **known, "memory_gb": _memory_gb()}
-        with explained(self._run):
+        with storage_errors(self._run):
             line = memoryview(json.dumps(row).encode() + b"\n")
             while line:
                 line = line[self._stream.write(line) :]
@@ -96,7 +95,7 @@ class MetricLogger:
             self._stream.close()
             self._bar.close()
             # What it still has to write fails for the reason that is being told.
-            with contextlib.suppress(OSError) if error is not None else explained(self._run):
+            with contextlib.suppress(OSError) if error is not None else storage_errors(self._run):
                 self._board.close()
 
 

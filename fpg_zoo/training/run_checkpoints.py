@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fpg_zoo.checkpoints.safetensors_files import WEIGHTS_FILE, WeightsFile, write_safetensors
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
-from fpg_zoo.files import TEMPORARY, explained, read_regular
+from fpg_zoo.files import TEMPORARY, read_regular, storage_errors
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.text import printable
 
@@ -73,7 +73,7 @@ def save_state(
         write_safetensors(_kept(model, optimizer), folder / _OPTIMIZER_FILE, {"format": "pt"})
         if average is not None:
             write_safetensors(average, folder / _AVERAGE_FILE, {"format": "pt"})
-        with explained(run):
+        with storage_errors(run):
             _write_text(folder / _PROGRESS_FILE, asdict(progress))
             folder.rename(target)
     _remove_before(target)
@@ -227,7 +227,7 @@ def save_best(run: Path, model: Detector, figures: Mapping[str, float | None]) -
     """
     with _folder_aside(run) as folder:
         model.save_pretrained(folder)
-        with explained(run):
+        with storage_errors(run):
             _write_text(folder / _FIGURES_FILE, figures)
             if (run / BEST).exists():
                 shutil.rmtree(run / BEST)
@@ -270,7 +270,7 @@ def _remove_before(state: Path) -> None:
 @contextlib.contextmanager
 def _folder_aside(run: Path) -> Iterator[Path]:
     """A new folder, removed at the end unless it was renamed; its files are on the disk before that."""
-    with explained(run):
+    with storage_errors(run):
         run.mkdir(parents=True, exist_ok=True)
         for left in run.glob(f"{TEMPORARY}*"):  # of a process that was killed; a run has one at a time
             shutil.rmtree(left, ignore_errors=True)
@@ -281,7 +281,7 @@ def _folder_aside(run: Path) -> Iterator[Path]:
     except StorageError as error:
         if not isinstance(error.__cause__, OSError):
             raise
-        with explained(run):  # in place of a folder that will be gone
+        with storage_errors(run):  # in place of a folder that will be gone
             raise error.__cause__ from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)

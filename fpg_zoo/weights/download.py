@@ -25,7 +25,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from fpg_zoo.errors import DownloadError, StorageError
-from fpg_zoo.files import explained, on_terminal, open_regular, read_regular
+from fpg_zoo.files import on_terminal, open_regular, read_regular, storage_errors
 from fpg_zoo.http_client import FetchError, Response, check_letters, masked, open_url
 from fpg_zoo.text import printable
 from fpg_zoo.version import __version__
@@ -223,7 +223,7 @@ def _too_long(length: int) -> str:
 
 
 def _check_room(partial: Partial, length: int, copies: int) -> None:
-    with explained(partial.path.parent):
+    with storage_errors(partial.path.parent):
         partial.path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(partial.path.parent).free
     needed = copies * length - partial.size  # what is there is gone on from, or makes room
@@ -236,7 +236,7 @@ def _check_room(partial: Partial, length: int, copies: int) -> None:
 
 def _digest_of(partial: Partial) -> hashlib._Hash:
     digest = hashlib.sha256()
-    with explained(partial.path.parent), open_regular(partial.path) as stream:
+    with storage_errors(partial.path.parent), open_regular(partial.path) as stream:
         while piece := stream.read(_CHUNK):
             digest.update(piece)
     return digest
@@ -253,7 +253,7 @@ def _receive(
     received, total, hidden = partial.size, version.length, not on_terminal()
     limit, checked = MAX_BYTES if total is None else total, received
     with (
-        explained(partial.path.parent),
+        storage_errors(partial.path.parent),
         partial.appending() as stream,
         tqdm(total=total, initial=received, unit="B", unit_scale=True, desc=description, disable=hidden) as bar,
     ):
@@ -363,7 +363,7 @@ class Partial:
         Raises:
             StorageError: the folder cannot be written, or a folder is in the way.
         """
-        with explained(self.path.parent):
+        with storage_errors(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             for path, content in ((self.path, b""), (self._record, json.dumps(asdict(version)).encode())):
                 path.unlink(missing_ok=True)
@@ -383,7 +383,7 @@ class Partial:
 
     def discard(self) -> None:
         """Remove both files, the bytes last: what a killed process leaves is then seen as a partial download."""
-        with explained(self.path.parent):
+        with storage_errors(self.path.parent):
             self._record.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
 

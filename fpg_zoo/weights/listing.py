@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fpg_zoo.files import TEMPORARY, explained
+from fpg_zoo.files import TEMPORARY, storage_errors
 from fpg_zoo.locks import LockedError
 from fpg_zoo.weights.download import Partial
 from fpg_zoo.weights.manifest import load_manifest
@@ -87,7 +87,7 @@ def prune(store: Store) -> Iterator[Item]:
             continue
         final = store.folder / f"{_stem(item.path)}.safetensors"
         try:
-            with store.alone(final, waiting=None), explained(store.folder):
+            with store.alone(final, waiting=None), storage_errors(store.folder):
                 if item.kind == "partial":
                     Partial(item.path).discard()
                 elif _is_folder(item.path):
@@ -105,7 +105,7 @@ def prune(store: Store) -> Iterator[Item]:
             status = path.lstat()
             if time.time() - status.st_mtime < _STALE_SECONDS:
                 continue
-            with explained(store.folder):
+            with storage_errors(store.folder):
                 path.unlink(missing_ok=True)
         except FileNotFoundError:
             continue

@@ -22,12 +22,12 @@ from fpg_zoo.errors import CheckpointError, DigestError, DownloadError, StorageE
 from fpg_zoo.files import (
     FOLDER_ENDING,
     TEMPORARY,
-    aside_folder,
-    explained,
     on_terminal,
     open_regular,
     read_regular,
     sha256_of,
+    storage_errors,
+    temporary_folder,
 )
 from fpg_zoo.locks import LockedError, file_lock
 from fpg_zoo.text import printable
@@ -177,7 +177,7 @@ class Store:
             "tag": entry.tag,
             "licence": entry.licence,
         }
-        with aside_folder(self.folder, final.stem) as workplace:
+        with temporary_folder(self.folder, final.stem) as workplace:
             converted, record = workplace / final.name, workplace / pin_path(final).name
             try:
                 convert(partial.path, origin, converted)
@@ -185,7 +185,7 @@ class Store:
                 partial.discard()
                 raise
             pin = Pin(source_url=entry.url, source_sha256=source_sha256, sha256=sha256_of(converted))
-            with explained(self.folder):
+            with storage_errors(self.folder):
                 record.write_bytes(str(pin).encode("utf-8"))
                 # The pin goes first: a file without a pin would count as foreign, a pin without its file is harmless.
                 record.replace(pin_path(final))
@@ -228,7 +228,7 @@ class Store:
             StorageError: the folder cannot be written, or its file system has no locks.
             LockedError: another process has the lock, and `waiting` is None.
         """
-        with explained(self.folder):
+        with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         place = self.folder / f".{path.stem}.lock"
         with contextlib.ExitStack() as held:
@@ -316,7 +316,7 @@ def _hashed(path: Path) -> str | Verdict:
 
 
 def _is_page(path: Path) -> bool:
-    with explained(path.parent), open_regular(path) as stream:
+    with storage_errors(path.parent), open_regular(path) as stream:
         return stream.read(64).lstrip().startswith(b"<")
 
 

@@ -22,7 +22,7 @@ from fpg_zoo.data.shapes.outlines import CLASSES
 from fpg_zoo.data.shapes.painting import paint
 from fpg_zoo.data.shapes.scenes import MOST_OBJECTS, Scene, scene
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.files import aside, explained
+from fpg_zoo.files import atomic_write
 
 Split = Literal["train", "val"]
 
@@ -162,11 +162,9 @@ def write_coco(
     for index in range(len(dataset)):
         sample = dataset[index]
         target = Path(folder, sample.picture.file)
-        with aside(target.parent, target.suffix) as temporary, explained(target.parent):
+        with atomic_write(target) as temporary:
             Image.fromarray(sample.image.permute(1, 2, 0).numpy()).save(temporary)
-            temporary.replace(target)
     target = Path(folder, "annotations", f"instances_{split}.json")
-    with aside(target.parent, target.suffix) as temporary, explained(target.parent):
+    with atomic_write(target) as temporary:
         temporary.write_text(json.dumps(dataset.annotations()) + "\n", encoding="utf-8")
-        temporary.replace(target)
     return dataset

@@ -21,7 +21,7 @@ from fpg_zoo.evaluation.report.analysis import About, gather
 from fpg_zoo.evaluation.report.coco_rows import Row
 from fpg_zoo.evaluation.report.page import page
 from fpg_zoo.evaluation.report.worst_images import Pixels
-from fpg_zoo.files import aside, explained
+from fpg_zoo.files import atomic_write
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.models.factory import HUB, LOCAL, published
 from fpg_zoo.structures.images import read_image
@@ -47,9 +47,8 @@ def write_report(
         StorageError: it cannot be written.
     """
     content = page(gather(about, annotations, rows, scores, image_ids, pixels))
-    with aside(file.parent, ".html") as temporary, explained(file.parent):
+    with atomic_write(file) as temporary:
         temporary.write_text(content, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
-        temporary.replace(file)
 
 
 def about_model(

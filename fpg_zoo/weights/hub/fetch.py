@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpg_zoo.errors import CheckpointError, ConfigError, DigestError, DownloadError, StorageError
-from fpg_zoo.files import TEMPORARY, aside, explained, open_regular, read_regular, sha256_of
+from fpg_zoo.files import TEMPORARY, atomic_write, open_regular, read_regular, sha256_of
 from fpg_zoo.text import printable, quoted
 from fpg_zoo.version import __version__
 from fpg_zoo.weights.download import MAX_BYTES
@@ -315,6 +315,5 @@ def _read_record(record: Path) -> tuple[str, str, dict[str, _Seen]]:
 
 def _write_record(record: Path, repo: str, commit: str, seen: Mapping[str, _Seen]) -> None:
     data = {"repo": repo, "commit": commit, "files": {name: asdict(one) for name, one in seen.items()}}
-    with aside(record.parent, ".json") as temporary, explained(record.parent):
+    with atomic_write(record) as temporary:
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(record)
