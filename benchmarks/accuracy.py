@@ -21,7 +21,7 @@ import fpg_zoo
 from fpg_zoo.data.open_split import held_out_scenes, open_held_out
 from fpg_zoo.distributed import Processes
 from fpg_zoo.evaluation.coco_metrics import IOU_TYPES
-from fpg_zoo.evaluation.detect import categories_of, detect_all, figures_of, iou_types_of, parts_of
+from fpg_zoo.evaluation.detect import categories_of, detect_all, iou_types_of, metrics_of, parts_of
 from fpg_zoo.weights.manifest import Published, load_manifest
 
 TOLERANCE = 0.1  # points of AP in percent
@@ -69,7 +69,7 @@ def average_precision(
         workers=workers,
         parts=None if parts is None else parts_of(parts / "detections.json", model, held_out),
     )
-    figures = figures_of(model, rows, held_out.annotations)
+    figures = metrics_of(model, rows, held_out.annotations)
     found = {IOU_TYPES[kind]: figures.get(f"{IOU_TYPES[kind]}_AP") for kind in kinds}
     return {label: 100 * value for label, value in found.items() if value is not None}
 

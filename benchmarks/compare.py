@@ -152,7 +152,7 @@ def main() -> None:
                 "dtype": "uint8",
             },
             units=UNITS,
-            told_apart_by=("model", "form", "device", "threads"),
+            identified_by=("model", "form", "device", "threads"),
         )
     print(target)
 

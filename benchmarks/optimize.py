@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.measure import device_name, measure, measure_in_rounds, summary, synchronise
+from harness.measure import device_name, measure, measure_in_rounds, summary, synchronize
 from harness.models import FORMS, PLAIN, at_random, batch_of, described, draw_files, side_of
 from harness.options import named, parsed, parser_of, write_rows
 from harness.stages import clocked
@@ -68,7 +68,7 @@ def making(plain: Detector, form: str) -> tuple[float, float]:
     gc.collect()
     start = time.perf_counter()
     FORMS[form](plain)
-    synchronise()
+    synchronize()
     seconds = time.perf_counter() - start
     with Ledger() as ledger:
         FORMS[form](plain)

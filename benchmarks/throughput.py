@@ -121,7 +121,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name in named(options.patterns):
         rows += rows_of(name, options)
-        target = write_rows("throughput", rows, options.device, units=UNITS, told_apart_by=TOLD_APART_BY)
+        target = write_rows("throughput", rows, options.device, units=UNITS, identified_by=TOLD_APART_BY)
     print(target)
 
 

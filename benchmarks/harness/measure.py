@@ -52,10 +52,10 @@ def measure(run: Callable[[], object], *, runs: int, warmup: int = 2) -> Spread:
         run()
     seconds = []
     for _ in range(runs):
-        synchronise()
+        synchronize()
         start = time.perf_counter()
         run()
-        synchronise()
+        synchronize()
         seconds.append(time.perf_counter() - start)
     lower, median, upper = statistics.quantiles(seconds, n=4)
     return Spread(median, lower, upper, runs)
@@ -79,10 +79,10 @@ def measure_in_rounds(runs: Mapping[Key, Callable[[], object]], rounds: int) -> 
     seconds: dict[Key, list[float]] = {key: [] for key in runs}
     for _ in range(rounds + 1):
         for key, run in runs.items():
-            synchronise()
+            synchronize()
             start = time.perf_counter()
             run()
-            synchronise()
+            synchronize()
             seconds[key].append(time.perf_counter() - start)
     return {key: values[1:] for key, values in seconds.items()}
 
@@ -93,7 +93,7 @@ def summary(values: list[float]) -> Spread:
     return Spread(median, lower, upper, len(values))
 
 
-def synchronise() -> None:
+def synchronize() -> None:
     """Wait until the device has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -168,7 +168,7 @@ def write(
     device: str,
     given: Row,
     units: Mapping[str, str],
-    told_apart_by: Sequence[str] = (),
+    identified_by: Sequence[str] = (),
 ) -> Path:
     """Write a record to `benchmarks/results/NAME.json`.
 
@@ -180,11 +180,11 @@ def write(
     """
     target = RESULTS / f"{name}.json"
     made = record(command, rows, device=device, given=given, units=units)
-    if told_apart_by and target.is_file():
+    if identified_by and target.is_file():
         there = json.loads(target.read_text(encoding="utf-8"))
-        new = {tuple(row[field] for field in told_apart_by) for row in rows}
+        new = {tuple(row[field] for field in identified_by) for row in rows}
         origin = {field: there[field] for field in _NO_FIGURES if there[field] != made[field]}
-        kept = [{**origin, **row} for row in there["rows"] if tuple(row[field] for field in told_apart_by) not in new]
+        kept = [{**origin, **row} for row in there["rows"] if tuple(row[field] for field in identified_by) not in new]
         made["units"] = {**there["units"], **made["units"]} if kept else made["units"]
         made["rows"] = [*kept, *made["rows"]]
     save(made, target)

@@ -36,7 +36,7 @@ def write_rows(
     device: str,
     *,
     units: Mapping[str, str],
-    told_apart_by: Sequence[str] = TOLD_APART_BY,
+    identified_by: Sequence[str] = TOLD_APART_BY,
     **given: Any,
 ) -> Path:
     """Write a record whose rows each have their own input; as of `harness.write`, `given` being of the whole record."""
@@ -47,7 +47,7 @@ def write_rows(
         device=device,
         given={"what": "of each row, its own", **given},
         units=units,
-        told_apart_by=told_apart_by,
+        identified_by=identified_by,
     )
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from fpg_zoo.inference import predictor
 from fpg_zoo.modeling import detectors
 from fpg_zoo.modeling.detectors import Detector
-from harness.measure import synchronise
+from harness.measure import synchronize
 
 # A detector's parts by attribute, and what they are called here. Of these, each detector has some.
 _PARTS = {
@@ -46,10 +46,10 @@ def clocked(model: Detector) -> Iterator[dict[str, float]]:
 
     def clock(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*given: Any, **named: Any) -> Any:
-            synchronise()
+            synchronize()
             start = time.perf_counter()
             result = function(*given, **named)
-            synchronise()
+            synchronize()
             seconds[stage] += time.perf_counter() - start
             return result
 

@@ -193,7 +193,7 @@ def _fps(name: str, weights: str, device: str, runs: int, threads: int) -> tuple
     return rows, described(images)
 
 
-def figures_of(column: str, rows: Sequence[Row]) -> dict[str, float]:
+def metrics_of(column: str, rows: Sequence[Row]) -> dict[str, float]:
     """A cell's figures by the names they have in the table."""
     if column == "ap":
         return {row["figure"]: row["measured"] for row in rows}

@@ -23,7 +23,7 @@ BEGIN, END = "<!-- table: python benchmarks/readme_table.py -->", "<!-- end of t
 _COCO = "*_r50_*"
 
 
-class Figures:
+class Metrics:
     """What a table says, by checkpoint and figure."""
 
     def __init__(self, table: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ def in_order() -> list[str]:
     return [*fpg_zoo.list_models(_COCO), *fpg_zoo.list_models(exclude=_COCO)]
 
 
-def table_text(found: Figures) -> str:
+def table_text(found: Metrics) -> str:
     """The table in Markdown, and what a reader has to know of its figures."""
     heads = ["name", "method", "neck", "box AP", "measured", "mask AP", "measured"]
     heads += ["training, GB", "memory, MB", "fps", "fps, optimised", "tags"]
@@ -82,7 +82,7 @@ def _shown(value: float | None, digits: int | None = None) -> str:
     return str(value) if digits is None else f"{value:.{digits}f}"
 
 
-def picture(found: Figures) -> str:
+def picture(found: Metrics) -> str:
     """Published AP on COCO against measured speed and memory, as SVG."""
 
     def points(figure: str) -> list[Point]:
@@ -115,7 +115,7 @@ def with_table(readme: str, table: str) -> str:
 
 
 def main() -> int:
-    found = Figures(json.loads((RESULTS / "table" / "table.json").read_text(encoding="utf-8")))
+    found = Metrics(json.loads((RESULTS / "table" / "table.json").read_text(encoding="utf-8")))
     readme = with_table(README.read_text(encoding="utf-8"), table_text(found))
     for target, text in ((README, readme), (PICTURE, picture(found))):
         with atomic_write(target) as temporary:

@@ -30,7 +30,7 @@ from fpg_zoo.errors import ConfigError, FPGZooError, UnknownNameError
 from fpg_zoo.files import atomic_write, on_terminal
 from fpg_zoo.models.factory import list_models
 from fpg_zoo.weights.manifest import Published, load_manifest
-from table.cells import COLUMNS, Cell, Run, cell_of, figures_of, measure_cell
+from table.cells import COLUMNS, Cell, Run, cell_of, measure_cell, metrics_of
 from table.text import MISSED, UNITS, as_csv, as_markdown, rows_of
 
 DONE, NOT_MET, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -153,7 +153,7 @@ def measure_all(cells: Sequence[Cell], run: Run, outcome: Outcome, *, force: boo
             except Exception as error:  # of whatever kind: the other rows do not depend on it
                 outcome.fail(name, column, error)
             else:
-                told = ", ".join(f"{figure} {value:.2f}" for figure, value in figures_of(column, found["rows"]).items())
+                told = ", ".join(f"{figure} {value:.2f}" for figure, value in metrics_of(column, found["rows"]).items())
                 seconds = found["environment"]["seconds"]
                 tqdm.write(f"{name:28} {told} ({cell.weights} weights; {seconds:.0f} s)", file=sys.stdout)
                 sys.stdout.flush()
@@ -193,7 +193,7 @@ def table_of(asked: Sequence[Published], outcome: Outcome, *, judged: bool) -> l
         for column in COLUMNS:
             found = outcome.records.get((entry.name, column))
             if found is not None:
-                figures.update(figures_of(column, found["rows"]))
+                figures.update(metrics_of(column, found["rows"]))
                 weights[column] = found["rows"][0]["weights"]
         notes = {column: note for (name, column), note in outcome.notes.items() if name == entry.name}
         rows += rows_of(entry, figures, weights, notes, judged=judged)

@@ -132,7 +132,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluation(held_out: HeldOut, options: argparse.Namespace, processes: Processes) -> Evaluate:
     """By all processes together; the leader has the figures."""
-    from fpg_zoo.evaluation.detect import detect_all, figures_of
+    from fpg_zoo.evaluation.detect import detect_all, metrics_of
 
     def evaluated(model: Detector) -> dict[str, float | None]:
         rows = detect_all(
@@ -143,7 +143,7 @@ def _evaluation(held_out: HeldOut, options: argparse.Namespace, processes: Proce
             batch_size=options.batch_size,
             workers=options.workers,
         )
-        return figures_of(model, rows, held_out.annotations) if processes.is_main else {}
+        return metrics_of(model, rows, held_out.annotations) if processes.is_main else {}
 
     return evaluated
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fpg_zoo.config.validation import check_above_zero, check_fractions, check_one_of, check_positive, entries
-from fpg_zoo.data.dataset import Dataset, Picture, Sample
-from fpg_zoo.data.masks import Mask, Polygons, RunLengths, decode, rasterise
+from fpg_zoo.data.dataset import Dataset, ImageInfo, Sample
+from fpg_zoo.data.masks import Mask, Polygons, RunLengths, decode, rasterize
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.preprocess import resized_size
 from fpg_zoo.structures.boxes import clip, has_area
@@ -67,7 +67,7 @@ class Augmented:
 
     image: Tensor
     target: dict[str, Tensor]
-    picture: Picture
+    picture: ImageInfo
 
 
 def draw_view(size: tuple[int, int], config: AugmentConfig, generator: np.random.Generator) -> View:
@@ -188,7 +188,7 @@ class View:
         return moved
 
     def _drawn(self, mask: Polygons) -> np.ndarray:
-        return rasterise(Polygons(tuple(self._points(part) for part in mask.parts)), self.size)
+        return rasterize(Polygons(tuple(self._points(part) for part in mask.parts)), self.size)
 
     def _sampled(self, mask: RunLengths) -> np.ndarray:
         """Each pixel of the view takes the mask's pixel under its centre."""

@@ -14,7 +14,7 @@ import numpy as np
 from fpg_zoo.data.annotation_problems import CATEGORY_ROOT, CATEGORY_TEXT, Report
 from fpg_zoo.data.coco_annotations import Entries, plain_ids, read_category_id
 from fpg_zoo.data.coco_images import image_folder, name_of
-from fpg_zoo.data.dataset import Picture, Sample, read_pixels
+from fpg_zoo.data.dataset import ImageInfo, Sample, read_pixels
 from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError
 
@@ -132,7 +132,7 @@ class CocoDataset:
         picture = self.picture(index)
         return Sample(read_pixels(picture.file, picture.size), picture)
 
-    def picture(self, index: int) -> Picture:
+    def picture(self, index: int) -> ImageInfo:
         """The annotations of a picture; its pixels are not read.
 
         Raises:
@@ -234,7 +234,7 @@ class _Packed:
     A million small objects would be copied into every worker, as reading one changes its reference count.
     """
 
-    def __init__(self, pictures: Sequence[Picture]) -> None:
+    def __init__(self, pictures: Sequence[ImageInfo]) -> None:
         packed = [pickle.dumps(picture, pickle.HIGHEST_PROTOCOL) for picture in pictures]
         self._ends = np.cumsum([len(piece) for piece in packed])
         self._bytes = b"".join(packed)
@@ -242,9 +242,9 @@ class _Packed:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index: int) -> Picture:
+    def __getitem__(self, index: int) -> ImageInfo:
         if not 0 <= index < len(self):
             raise IndexError(f"picture {index}: there are {len(self)}, from 0 on")
         start = self._ends[index - 1] if index else 0
-        picture: Picture = pickle.loads(memoryview(self._bytes)[start : self._ends[index]])
+        picture: ImageInfo = pickle.loads(memoryview(self._bytes)[start : self._ends[index]])
         return picture

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from fpg_zoo.data import annotation_problems as kinds
 from fpg_zoo.data.annotation_problems import Report
 from fpg_zoo.data.coco_images import ambiguous_files, expected_path, find_image, image_sizes, name_of, size_of
-from fpg_zoo.data.dataset import Objects, Picture, no_objects
+from fpg_zoo.data.dataset import ImageInfo, Objects, no_objects
 from fpg_zoo.data.masks import Mask, box_around, read_mask
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import on_terminal
@@ -192,13 +192,13 @@ class Entries:
         gathered.places.append(place)
         return True
 
-    def pictures(self, *, keep_empty: bool) -> list[Picture]:
+    def pictures(self, *, keep_empty: bool) -> list[ImageInfo]:
         """Those that were added, in their order; without `keep_empty`, those that have an object besides crowds."""
         found = []
         for identity, entry in self._entries.items():
             if keep_empty or entry.objects.boxes:
                 objects, crowds = entry.objects.objects(self._masks), entry.crowds.objects(self._masks)
-                found.append(Picture(identity, entry.file, entry.size or (0, 0), objects, crowds))
+                found.append(ImageInfo(identity, entry.file, entry.size or (0, 0), objects, crowds))
             else:
                 self._report.add(kinds.PICTURE_EMPTY, identity)
         return found

@@ -55,7 +55,7 @@ def no_objects(*, masks: bool) -> Objects:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class ImageInfo:
     """What an annotation file says of one picture.
 
     Attributes:
@@ -83,7 +83,7 @@ class Sample:
     """
 
     image: Tensor
-    picture: Picture
+    picture: ImageInfo
 
 
 class Dataset(Protocol):
@@ -101,7 +101,7 @@ class Dataset(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
-    def picture(self, index: int) -> Picture:
+    def picture(self, index: int) -> ImageInfo:
         """The annotations alone, without reading pixels."""
         ...
 

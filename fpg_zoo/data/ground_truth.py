@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fpg_zoo.data.annotation_problems import Report
-from fpg_zoo.data.dataset import Dataset, Picture
+from fpg_zoo.data.dataset import Dataset, ImageInfo
 from fpg_zoo.data.masks import as_coco
 from fpg_zoo.errors import ConfigError
 
@@ -45,7 +45,7 @@ def ground_truth(
     return {"images": images, "annotations": rows, "categories": categories}
 
 
-def truth_of(picture: Picture, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+def truth_of(picture: ImageInfo, category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """Objects and crowds of a picture as annotations in COCO's format, in the order of their file.
 
     Which of equal ones comes first decides what finds which.

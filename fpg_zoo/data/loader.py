@@ -23,7 +23,7 @@ from fpg_zoo.data.augment import AugmentConfig, augmented
 from fpg_zoo.data.dataset import Dataset
 from fpg_zoo.data.workers import parallel_map
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.modeling.preprocess import normalise, padded_size, resize, resized_size
+from fpg_zoo.modeling.preprocess import normalize, padded_size, resize, resized_size
 
 Key = tuple[int, int]  # epoch, picture
 
@@ -281,5 +281,5 @@ def _batches(
         for batch in batches:
             images = torch.zeros(batch.images.shape, dtype=torch.float32, device="cpu")
             for image, pixels, (height, width) in zip(images, batch.images, batch.sizes, strict=True):
-                image[:, :height, :width] = normalise(pixels[:, :height, :width], config)
+                image[:, :height, :width] = normalize(pixels[:, :height, :width], config)
             yield batch._replace(images=images)

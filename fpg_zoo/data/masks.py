@@ -168,7 +168,7 @@ def _decoded_lengths(counts: bytes) -> np.ndarray:
     return lengths
 
 
-def rasterise(polygons: Polygons, size: tuple[int, int]) -> np.ndarray:
+def rasterize(polygons: Polygons, size: tuple[int, int]) -> np.ndarray:
     """(height, width) uint8, 1 inside; what of the polygons lies out of `size` is cut off."""
     mask: np.ndarray = mask_api.decode(compressed(polygons, size))
     return mask

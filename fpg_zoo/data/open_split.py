@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fpg_zoo.data.coco import CocoDataset
-from fpg_zoo.data.dataset import Dataset, Picture, Sample
+from fpg_zoo.data.dataset import Dataset, ImageInfo, Sample
 from fpg_zoo.data.ground_truth import ground_truth
 from fpg_zoo.data.shapes import PICTURES, ShapesDataset
 from fpg_zoo.errors import ConfigError
@@ -105,5 +105,5 @@ class _First:
     def __getitem__(self, index: int) -> Sample:
         return self._dataset[index]
 
-    def picture(self, index: int) -> Picture:
+    def picture(self, index: int) -> ImageInfo:
         return self._dataset.picture(index)

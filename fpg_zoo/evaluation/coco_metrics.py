@@ -178,7 +178,7 @@ def _progress(evaluation: Any, label: str) -> Iterator[None]:
         yield
 
 
-def coco_figures(
+def coco_summary(
     annotations: Mapping[str, Any], results: Sequence[Row], kind: IouType, image_ids: Sequence[int | str]
 ) -> dict[str, float | None]:
     """COCO's figures of detections.

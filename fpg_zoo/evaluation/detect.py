@@ -19,7 +19,7 @@ from fpg_zoo.data.loader import evaluation_batches, evaluation_loader
 from fpg_zoo.data.open_split import HeldOut
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, FPGZooError
-from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, IouType, Row, coco_figures, iou_types_with_objects
+from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, IouType, Row, coco_summary, iou_types_with_objects
 from fpg_zoo.evaluation.partial_results import Found, Parts
 from fpg_zoo.files import on_terminal
 from fpg_zoo.modeling.detectors import Detector
@@ -234,10 +234,10 @@ def evaluate(
     """
     annotations = ground_truth(dataset, category_ids)
     rows = detections_of(model, dataset, category_ids, batch_size=batch_size, workers=workers)
-    return figures_of(model, rows, annotations)
+    return metrics_of(model, rows, annotations)
 
 
-def figures_of(model: Detector, rows: Sequence[Row], annotations: Mapping[str, Any]) -> dict[str, float | None]:
+def metrics_of(model: Detector, rows: Sequence[Row], annotations: Mapping[str, Any]) -> dict[str, float | None]:
     """COCO's figures of what a model detected.
 
     Args:
@@ -252,5 +252,5 @@ def figures_of(model: Detector, rows: Sequence[Row], annotations: Mapping[str, A
     return {
         f"{IOU_TYPES[kind]}_{name}": value
         for kind in iou_types_with_objects(iou_types_of(model), annotations)
-        for name, value in coco_figures(annotations, rows, kind, ids).items()
+        for name, value in coco_summary(annotations, rows, kind, ids).items()
     }

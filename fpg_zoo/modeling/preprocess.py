@@ -74,7 +74,7 @@ def _weights(fraction: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     return ((1 - fraction) * _UNIT).round().int().to(device), (fraction * _UNIT).round().int().to(device)
 
 
-def normalise(image: Tensor, config: PreprocessConfig) -> Tensor:
+def normalize(image: Tensor, config: PreprocessConfig) -> Tensor:
     """(3, H, W) uint8 RGB to float32 of about zero mean and unit variance per channel."""
     mean, std = (
         torch.tensor(values, dtype=torch.float32, device=image.device)[:, None, None]
@@ -98,7 +98,7 @@ def preprocess(images: Sequence[Tensor], config: PreprocessConfig) -> tuple[Tens
     height, width = padded_size(max(size[0] for size in sizes), max(size[1] for size in sizes), config.pad_divisor)
     batch = torch.zeros(len(images), 3, height, width, dtype=torch.float32, device=images[0].device)
     for index, (image, size) in enumerate(zip(images, sizes, strict=True)):
-        batch[index, :, : size[0], : size[1]] = normalise(resize(image, size), config)
+        batch[index, :, : size[0], : size[1]] = normalize(resize(image, size), config)
     return batch, sizes
 
 

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 MASK_OPACITY = 0.45
 _GOLDEN_RATIO = 0.618034
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
-def class_colour(label: int) -> Colour:
+def class_color(label: int) -> Color:
     """A bright colour for a class, well apart from those of the neighbouring classes."""
     hue = (label * _GOLDEN_RATIO) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def text_colour(background: Colour) -> Colour:
+def text_color(background: Color) -> Color:
     """Black or white, whichever stands out more (relative luminance, ITU-R BT.709)."""
     red, green, blue = background
     return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 128 else (255, 255, 255)
@@ -45,37 +45,37 @@ def draw_detections(detections: Detections, image: ImageLike) -> Image.Image:
         )
     order = detections.scores.sort(stable=True).indices
     found = replace(detections, masks=None)[order].to("cpu")
-    colours = [class_colour(label) for label in found.labels.tolist()]
+    colors = [class_color(label) for label in found.labels.tolist()]
     if detections.masks is not None and len(found):
         # One by one: reordered or moved together, a large picture's masks would take twice their memory.
         masks = (detections.masks[index].cpu().numpy() for index in order.tolist())
-        canvas = _tinted(canvas, zip(masks, colours, strict=True))
+        canvas = _tinted(canvas, zip(masks, colors, strict=True))
     pen = ImageDraw.Draw(canvas)
     line = max(round(max(canvas.size) / 400), 1)
     size = max(round(max(canvas.size) / 50), 10)
     letterings = {name: lettering(name, found.class_names) for name in found.names}
     fonts = {each.font_file: each.font(size) for each in letterings.values()}
     right, bottom = canvas.width - 1, canvas.height - 1
-    for (x1, y1, x2, y2), colour in zip(found.boxes.tolist(), colours, strict=True):
+    for (x1, y1, x2, y2), color in zip(found.boxes.tolist(), colors, strict=True):
         box = [min(x1, right), min(y1, bottom), min(x2, right), min(y2, bottom)]
         # A dark line around the coloured one keeps the box visible where the picture has its colour.
         pen.rectangle(box, outline=(0, 0, 0), width=line + 2)
         pen.rectangle(
             [box[0] + 1, box[1] + 1, max(box[2] - 1, box[0] + 1), max(box[3] - 1, box[1] + 1)],
-            outline=colour,
+            outline=color,
             width=line,
         )
-    for box, colour, name, score in zip(found.boxes.tolist(), colours, found.names, found.scores.tolist(), strict=True):
+    for box, color, name, score in zip(found.boxes.tolist(), colors, found.names, found.scores.tolist(), strict=True):
         text, font_file = letterings[name]
-        _label(pen, box, f"{text} {score:.2f}", colour, fonts[font_file], canvas.size)
+        _label(pen, box, f"{text} {score:.2f}", color, fonts[font_file], canvas.size)
     return canvas
 
 
-def _tinted(image: Image.Image, masks: Iterable[tuple[np.ndarray, Colour]]) -> Image.Image:
+def _tinted(image: Image.Image, masks: Iterable[tuple[np.ndarray, Color]]) -> Image.Image:
     """The image with each mask's pixels, (height, width) bool, blended with its colour."""
     pixels = np.array(image)
     values = np.arange(256)
-    for mask, colour in masks:
+    for mask, color in masks:
         rows = np.flatnonzero(mask.any(axis=1))
         if not len(rows):
             continue
@@ -83,7 +83,7 @@ def _tinted(image: Image.Image, masks: Iterable[tuple[np.ndarray, Colour]]) -> I
         columns = np.flatnonzero(mask[down].any(axis=0))
         across = slice(columns[0], columns[-1] + 1)
         region, inside = pixels[down, across], mask[down, across]
-        for channel, tint in enumerate(colour):
+        for channel, tint in enumerate(color):
             # There are but 256 values to blend; looking them up takes a tenth of the time.
             blended = (values * (1 - MASK_OPACITY) + tint * MASK_OPACITY).round().astype(np.uint8)
             np.copyto(region[..., channel], blended[region[..., channel]], where=inside)
@@ -94,7 +94,7 @@ def _label(
     pen: ImageDraw.ImageDraw,
     box: list[float],
     text: str,
-    colour: Colour,
+    color: Color,
     font: Font,
     size: tuple[int, int],
 ) -> None:
@@ -103,5 +103,5 @@ def _label(
     x = min(max(box[0], 0), max(size[0] - width - 1, 0))
     # Above the box where there is room, else inside it.
     y = box[1] - height if box[1] >= height else min(box[1], max(size[1] - height - 1, 0))
-    pen.rectangle([x, y, x + width, y + height], fill=colour, outline=(0, 0, 0))
-    pen.text((x + 3 - left, y + 3 - top), text, fill=text_colour(colour), font=font)
+    pen.rectangle([x, y, x + width, y + height], fill=color, outline=(0, 0, 0))
+    pen.text((x + 3 - left, y + 3 - top), text, fill=text_color(color), font=font)

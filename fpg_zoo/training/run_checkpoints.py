@@ -68,7 +68,7 @@ def save_state(
         StorageError: it cannot be written; the states before are kept then.
     """
     target = run / _state_name(progress.step)
-    with _folder_aside(run) as folder:
+    with _temporary_folder(run) as folder:
         model.save_pretrained(folder)
         write_safetensors(_kept(model, optimizer), folder / _OPTIMIZER_FILE, {"format": "pt"})
         if average is not None:
@@ -225,7 +225,7 @@ def save_best(run: Path, model: Detector, figures: Mapping[str, float | None]) -
     Raises:
         StorageError: it cannot be written.
     """
-    with _folder_aside(run) as folder:
+    with _temporary_folder(run) as folder:
         model.save_pretrained(folder)
         with storage_errors(run):
             _write_text(folder / _FIGURES_FILE, figures)
@@ -268,7 +268,7 @@ def _remove_before(state: Path) -> None:
 
 
 @contextlib.contextmanager
-def _folder_aside(run: Path) -> Iterator[Path]:
+def _temporary_folder(run: Path) -> Iterator[Path]:
     """A new folder, removed at the end unless it was renamed; its files are on the disk before that."""
     with storage_errors(run):
         run.mkdir(parents=True, exist_ok=True)

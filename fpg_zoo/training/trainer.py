@@ -44,7 +44,7 @@ from fpg_zoo.training.run_checkpoints import (
 AVERAGE_DECAY = 0.999  # of the averaged weights, a step; less in the beginning
 _LOCK_FILE = ".lock"
 _PAD_TO_CROP = "pad_to_crop"  # a recipe's, which the records of older runs lack
-Figures = dict[str, float | None]  # None for what has no ground truth
+Metrics = dict[str, float | None]  # None for what has no ground truth
 Evaluate = Callable[[Detector], Mapping[str, float | None]]  # the best model has the greatest first figure
 
 
@@ -96,7 +96,7 @@ def train(
     evaluate_every: int = 1,
     resume: bool = False,
     data: str = "",
-) -> Figures:
+) -> Metrics:
     """Train a model in place.
 
     Args:
@@ -164,11 +164,11 @@ class _Run:
         self.pad_to_crop = settings.recipe.pad_to_crop
         self.average: AveragedModel | None = None
 
-    def train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, resume: bool) -> Figures:
+    def train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, resume: bool) -> Metrics:
         with self.processes.exclusive(self.run / _LOCK_FILE, f"the run {self.run}"):
             return self._train(save_every, evaluate, evaluate_every, resume)
 
-    def _train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, resume: bool) -> Figures:
+    def _train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, resume: bool) -> Metrics:
         settings = self.settings
         if settings.sync_norms:
             for name, part in self.model.named_children():
@@ -190,7 +190,7 @@ class _Run:
         def due(step: int) -> bool:
             return evaluate is not None and (step == self.steps or self._ends_epoch(step, evaluate_every))
 
-        figures: Figures = {}
+        figures: Metrics = {}
         journal = MetricLogger(self.run, self.processes.is_main, done, self.steps)
         self.processes.on_main(journal.open)
         with journal, _explained():
@@ -318,7 +318,7 @@ class _Run:
         before, after = ((at * self.batch) // len(self.dataset) // every for at in (step - 1, step))
         return after > before
 
-    def _evaluated(self, evaluate: Evaluate) -> Figures:
+    def _evaluated(self, evaluate: Evaluate) -> Metrics:
         model = self._model_to_keep()
         self.processes.broadcast_module(model)  # but for this, BatchNorm's running statistics are each process's own
         figures = dict(evaluate(model.eval()))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from json_schema import violations
-from table.readme import PICTURE, README, Figures, picture, table_text, with_table
+from table.readme import PICTURE, README, Metrics, picture, table_text, with_table
 
 RESULTS = ROOT / "benchmarks" / "results"
 RECORDS = sorted(RESULTS.rglob("*.json"))
@@ -77,7 +77,7 @@ def test_the_schema_refuses_another_record(change: Callable[[dict[str, Any]], ob
 
 
 def test_the_readme_and_the_picture_are_of_the_committed_results() -> None:
-    found = Figures(read(RESULTS / "table" / "table.json"))
+    found = Metrics(read(RESULTS / "table" / "table.json"))
     readme = README.read_text(encoding="utf-8")
     assert readme == with_table(readme, table_text(found)), "run python benchmarks/readme_table.py"
     assert PICTURE.read_text(encoding="utf-8") == picture(found), "run python benchmarks/readme_table.py"

@@ -28,7 +28,7 @@ UNITS = {"fps": "images/s", "batch": "images"}
 
 def write(rows: list[dict[str, Any]], command: str = "python benchmarks/latency.py") -> dict[str, Any]:
     target = harness.write(
-        "latency", command, rows, device="cpu", given=GIVEN, units=UNITS, told_apart_by=("model", "batch")
+        "latency", command, rows, device="cpu", given=GIVEN, units=UNITS, identified_by=("model", "batch")
     )
     return json.loads(target.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 

@@ -322,12 +322,12 @@ def test_a_cell_is_measured_in_a_process_of_its_own(tmp_path: Path, one_thread: 
     # A map of 24 channels at half of 384 x 384 pixels at least comes with the pass, the weights with the model.
     assert row["pass_mb"] > 24 * 192 * 192 * 4 / 1e6
     weights = sum(tensor.nbytes for tensor in fpg_zoo.create_model(entry.name).state_dict().values()) / 1e6
-    assert weights < table_cells.figures_of(column, made["rows"])["inference memory"] < 500
+    assert weights < table_cells.metrics_of(column, made["rows"])["inference memory"] < 500
 
 
 def test_fps_are_of_each_form(tmp_path: Path, one_thread: None) -> None:
     rows, given = table_cells._fps("retinanet_nano_fpg.shapes", "shapes", "cpu", 2, 1)
     assert given["shape"] == [1, 3, 384, 384]
-    figures = table_cells.figures_of("fps", rows)
+    figures = table_cells.metrics_of("fps", rows)
     assert figures.keys() == {"fps", "fps optimized", "fps optimized_bf16"}
     assert all(row["fps"] == pytest.approx(1 / row["seconds"]["median"], abs=1e-3) for row in rows)

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 
 from fpg_zoo.config.coco_classes import COCO_CATEGORIES, COCO_CLASSES
 from fpg_zoo.data.coco import CocoDataset
-from fpg_zoo.data.masks import Polygons, RunLengths, decode, rasterise, read_mask
+from fpg_zoo.data.masks import Polygons, RunLengths, decode, rasterize, read_mask
 from fpg_zoo.errors import ConfigError, ImageError
 
 GOOD = annotation(1, 1, [4, 5, 10, 20])
@@ -190,7 +190,7 @@ def test_masks_stay_as_they_are_written(tmp_path: Path) -> None:
     polygons, *run_lengths = masks
     assert isinstance(polygons, Polygons)
     assert [part.tolist() for part in polygons.parts] == [[[4, 5], [14, 5], [14, 25], [4, 25]]]
-    assert np.array_equal(rasterise(polygons, (48, 40)), bitmap)
+    assert np.array_equal(rasterize(polygons, (48, 40)), bitmap)
     for mask in run_lengths:
         assert isinstance(mask, RunLengths)
         assert np.array_equal(decode(mask), bitmap)
@@ -378,6 +378,6 @@ def test_masks_are_those_that_pycocotools_makes(data_folder: Path) -> None:
         size = (image["height"], image["width"])
         mask = read_mask(row["segmentation"], size, wrong.append)
         assert mask is not None
-        made = rasterise(mask, size) if isinstance(mask, Polygons) else decode(mask)
+        made = rasterize(mask, size) if isinstance(mask, Polygons) else decode(mask)
         assert np.array_equal(made, reference.annToMask(row)), row["id"]
     assert wrong == []

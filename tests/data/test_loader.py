@@ -16,7 +16,7 @@ import fpg_zoo
 from fpg_zoo.config import PreprocessConfig
 from fpg_zoo.data.augment import AugmentConfig
 from fpg_zoo.data.coco import CocoDataset
-from fpg_zoo.data.dataset import Picture, Sample
+from fpg_zoo.data.dataset import ImageInfo, Sample
 from fpg_zoo.data.loader import EvaluationBatch, TrainBatch, evaluation_loader, train_loader
 from fpg_zoo.errors import ConfigError, ImageError
 from fpg_zoo.modeling.preprocess import preprocess
@@ -55,7 +55,7 @@ class Counted:
         self.read.append(index)
         return self._dataset[index]
 
-    def picture(self, index: int) -> Picture:
+    def picture(self, index: int) -> ImageInfo:
         return self._dataset.picture(index)
 
 

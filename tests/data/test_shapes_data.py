@@ -19,7 +19,7 @@ from pycocotools import mask as mask_api
 from fpg_zoo.config import PreprocessConfig
 from fpg_zoo.data.augment import AugmentConfig
 from fpg_zoo.data.coco import CocoDataset
-from fpg_zoo.data.dataset import Dataset, Picture
+from fpg_zoo.data.dataset import Dataset, ImageInfo
 from fpg_zoo.data.loader import train_loader
 from fpg_zoo.data.masks import RunLengths, decode
 from fpg_zoo.data.shapes import PICTURES, SIZE, ShapesDataset, write_coco
@@ -39,7 +39,7 @@ from fpg_zoo.data.shapes.outlines import (
 )
 from fpg_zoo.data.shapes.scenes import LEAST_PIXELS, LEAST_SHARE, MOST_OBJECTS, Draws, scene
 from fpg_zoo.errors import ConfigError, StorageError
-from fpg_zoo.evaluation.coco_metrics import coco_figures
+from fpg_zoo.evaluation.coco_metrics import coco_summary
 
 SCENES = 60  # that are looked at, of each split
 
@@ -54,7 +54,7 @@ def _digest(dataset: ShapesDataset, index: int) -> str:
     return hashlib.sha256(sample.image.numpy().tobytes() + json.dumps(said).encode()).hexdigest()
 
 
-def _bitmaps(picture: Picture) -> np.ndarray:
+def _bitmaps(picture: ImageInfo) -> np.ndarray:
     """(G, H, W) bool."""
     assert picture.objects.masks is not None
     masks = [decode(mask) for mask in picture.objects.masks if isinstance(mask, RunLengths)]
@@ -342,10 +342,10 @@ def test_pycocotools_finds_the_truth_perfect(dataset: ShapesDataset) -> None:
         for row in content["annotations"]
     ]
     image_ids = [image["id"] for image in content["images"]]
-    assert coco_figures(content, results, "segm", image_ids)["AP"] == pytest.approx(1)
+    assert coco_summary(content, results, "segm", image_ids)["AP"] == pytest.approx(1)
     for row in results:
         del row["segmentation"]
-    assert coco_figures(content, results, "bbox", image_ids)["AP"] == pytest.approx(1)
+    assert coco_summary(content, results, "bbox", image_ids)["AP"] == pytest.approx(1)
 
 
 def test_it_is_trained_on_like_any_other() -> None:

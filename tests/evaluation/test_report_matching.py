@@ -12,7 +12,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from fpg_zoo.data.masks import Polygons, RunLengths, decode, rasterise
+from fpg_zoo.data.masks import Polygons, RunLengths, decode, rasterize
 from fpg_zoo.evaluation.report.coco_rows import overlaps
 from fpg_zoo.evaluation.report.confusion import (
     IGNORED,
@@ -207,7 +207,7 @@ def test_a_disc_keeps_its_shape_in_few_points() -> None:
     mask = ((x - 100) ** 2 + (y - 90) ** 2 < 60**2).astype(np.uint8)
     (loop,) = _traced(mask)
     assert len(loop) < 60
-    again = rasterise(Polygons((loop,)), (200, 200))
+    again = rasterize(Polygons((loop,)), (200, 200))
     both = np.logical_and(mask, again).sum() / np.logical_or(mask, again).sum()
     assert both > 0.97
 

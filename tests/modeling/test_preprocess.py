@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fpg_zoo.config import PreprocessConfig
-from fpg_zoo.modeling.preprocess import normalise, preprocess, resize, resized_size
+from fpg_zoo.modeling.preprocess import normalize, preprocess, resize, resized_size
 
 
 def _image(rows: list[list[int]]) -> Tensor:
@@ -222,7 +222,7 @@ def test_channels_are_normalised_each_with_its_own_mean_and_deviation() -> None:
     config = PreprocessConfig(mean=(10.0, 20.0, 30.0), std=(2.0, 4.0, 5.0))
     image = torch.tensor([[12, 10], [12, 20], [35, 255]], dtype=torch.uint8)[:, None]
     # (12 - 10) / 2, 0; (12 - 20) / 4, 0; (35 - 30) / 5, (255 - 30) / 5.
-    found = normalise(image, config)
+    found = normalize(image, config)
     assert found.dtype == torch.float32
     assert found[:, 0].tolist() == [[1, 0], [-2, 0], [1, 45]]
 
@@ -232,7 +232,7 @@ def test_the_default_statistics_are_those_of_imagenet_in_rgb() -> None:
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     image = _random(3, 4)
     expected = (image / 255 - mean[:, None, None]) / std[:, None, None]
-    torch.testing.assert_close(normalise(image, PreprocessConfig()), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(normalize(image, PreprocessConfig()), expected, atol=1e-5, rtol=1e-5)
 
 
 CONFIG = PreprocessConfig(longest_side=12, pad_divisor=8, mean=(10.0, 20.0, 30.0), std=(2.0, 4.0, 5.0))

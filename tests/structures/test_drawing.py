@@ -9,7 +9,7 @@ from PIL import Image
 
 from fpg_zoo.errors import ImageError
 from fpg_zoo.structures import Detections
-from fpg_zoo.structures.drawing import class_colour, text_colour
+from fpg_zoo.structures.drawing import class_color, text_color
 
 GREY = (128, 128, 128)
 
@@ -88,10 +88,10 @@ def test_a_box_is_a_frame_in_its_classes_colour_and_does_not_fill():
     assert not changed[:50].any()
     assert not changed[:, :45].any()
     assert not changed[:, 155:].any()
-    assert (pixels[100:160, 50:54] == class_colour(0)).all(axis=-1).any(axis=1).all()
+    assert (pixels[100:160, 50:54] == class_color(0)).all(axis=-1).any(axis=1).all()
 
 
-@pytest.mark.parametrize("background", [(0, 0, 0), (255, 255, 255), class_colour(0)])
+@pytest.mark.parametrize("background", [(0, 0, 0), (255, 255, 255), class_color(0)])
 def test_a_box_stands_out_from_any_background(background):
     # On black its colour does, on its own colour the dark line around it, on white both.
     picture = Image.new("RGB", (200, 200), background)
@@ -112,8 +112,8 @@ def test_a_mask_tints_its_own_pixels_only():
     tints = np.unique(pixels[30:40, 50:60].reshape(-1, 3), axis=0)
     assert len(tints) == 1
     # Between grey and the class's colour, on every channel.
-    for tint, grey, colour in zip(tints[0], GREY, class_colour(0), strict=True):
-        assert min(grey, colour) < tint < max(grey, colour)
+    for tint, grey, color in zip(tints[0], GREY, class_color(0), strict=True):
+        assert min(grey, color) < tint < max(grey, color)
 
 
 def _blended_whole(picture, found, order):
@@ -121,8 +121,8 @@ def _blended_whole(picture, found, order):
     pixels = np.array(picture)
     for index in order:
         mask = found.masks[index].numpy()
-        colour = np.array(class_colour(int(found.labels[index])))
-        pixels[mask] = (pixels[mask] * (1 - 0.45) + colour * 0.45).round().astype(np.uint8)
+        color = np.array(class_color(int(found.labels[index])))
+        pixels[mask] = (pixels[mask] * (1 - 0.45) + color * 0.45).round().astype(np.uint8)
     return pixels
 
 
@@ -190,13 +190,13 @@ def test_the_better_of_two_detections_is_drawn_over_the_other():
     for scores, top in (([0.9, 0.4], 0), ([0.4, 0.9], 1)):
         pixels = _drawn(_found([[50, 80, 150, 180]] * 2, (200, 200), labels=[0, 1], scores=scores))
         inner_line = pixels[100:160, 50:54].reshape(-1, 3)
-        assert (inner_line == class_colour(top)).all(axis=-1).any()
-        assert not (inner_line == class_colour(1 - top)).all(axis=-1).any()
+        assert (inner_line == class_color(top)).all(axis=-1).any()
+        assert not (inner_line == class_color(1 - top)).all(axis=-1).any()
 
 
 def _text_pixels(pixels):
     """The text of class 0: white on red, so that red is full and green is not red's 38; nothing else is so."""
-    assert (class_colour(0), text_colour(class_colour(0))) == ((255, 38, 38), (255, 255, 255))
+    assert (class_color(0), text_color(class_color(0))) == ((255, 38, 38), (255, 255, 255))
     return (pixels[..., 0] == 255) & (pixels[..., 1] > 60)
 
 
@@ -256,14 +256,14 @@ def test_the_label_tells_name_and_score():
 
 def test_text_is_black_on_bright_and_white_on_dark_colours():
     # Relative luminance 0.2126 R + 0.7152 G + 0.0722 B: yellow 0.93, blue 0.07, red 0.21, green 0.72 of 255.
-    assert text_colour((255, 255, 0)) == text_colour((0, 255, 0)) == text_colour((255, 255, 255)) == (0, 0, 0)
-    assert text_colour((0, 0, 255)) == text_colour((255, 0, 0)) == text_colour((0, 0, 0)) == (255, 255, 255)
+    assert text_color((255, 255, 0)) == text_color((0, 255, 0)) == text_color((255, 255, 255)) == (0, 0, 0)
+    assert text_color((0, 0, 255)) == text_color((255, 0, 0)) == text_color((0, 0, 0)) == (255, 255, 255)
 
 
 def test_neighbouring_classes_have_colours_well_apart():
-    colours = np.array([class_colour(label) for label in range(80)])
-    assert len(np.unique(colours, axis=0)) == 80
-    assert (np.abs(np.diff(colours, axis=0)).sum(axis=1) > 200).all()
+    colors = np.array([class_color(label) for label in range(80)])
+    assert len(np.unique(colors, axis=0)) == 80
+    assert (np.abs(np.diff(colors, axis=0)).sum(axis=1) > 200).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 2)])

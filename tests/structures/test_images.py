@@ -23,7 +23,7 @@ ORIENTATION = 0x0112
 GRADIENT = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3) * 4  # all values differ, height 4, width 5
 
 
-def _colours(image: Image.Image) -> list[list[list[int]]]:
+def _colors(image: Image.Image) -> list[list[list[int]]]:
     """Rows of RGB triples."""
     assert image.mode == "RGB"
     return np.array(image).tolist()
@@ -74,7 +74,7 @@ def test_pixel_formats_become_rgb(mode: str, values: list[Any], expected: list[A
     image.putdata(values)
     image.save(tmp_path / "picture.tif")
     for source in (image, tmp_path / "picture.tif"):
-        assert _colours(read_image(source)) == [[list(colour) for colour in expected]]
+        assert _colors(read_image(source)) == [[list(color) for color in expected]]
 
 
 @pytest.mark.parametrize("transparency", [None, 1, b"\x00\x80"], ids=["opaque", "one colour", "alpha per colour"])
@@ -86,17 +86,17 @@ def test_palette_colours_are_looked_up_silently(transparency: Any, tmp_path: Pat
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a warning of Pillow's tells its programmer something, not the user
         found = read_image(tmp_path / "picture.png")
-    assert _colours(found) == [[[10, 20, 30], [200, 100, 50]]]
+    assert _colors(found) == [[[10, 20, 30], [200, 100, 50]]]
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "transparency"),
+    ("mode", "color", "transparency"),
     [("1", 255, [1]), ("L", 40, [40]), ("RGB", (9, 80, 70), [9, 80, 70]), ("I;16", 257 * 40, [257 * 40])],
 )
 def test_a_colour_that_counts_as_transparent_is_kept_silently(
-    mode: str, colour: Any, transparency: list[int], tmp_path: Path
+    mode: str, color: Any, transparency: list[int], tmp_path: Path
 ) -> None:
-    whole = _encoded(Image.new(mode, (2, 1), colour), "PNG")
+    whole = _encoded(Image.new(mode, (2, 1), color), "PNG")
     # Not every Pillow writes the chunk of each mode: 16 bits a channel, before the pixels' chunk.
     chunk = b"tRNS" + struct.pack(f">{len(transparency)}H", *transparency)
     pixels = whole.index(b"IDAT") - 4
@@ -106,7 +106,7 @@ def test_a_colour_that_counts_as_transparent_is_kept_silently(
         warnings.simplefilter("error")
         found = read_image(tmp_path / "picture.png")
     expected = {"1": [255] * 3, "L": [40] * 3, "RGB": [9, 80, 70], "I;16": [40] * 3}[mode]
-    assert _colours(found) == [[expected, expected]]
+    assert _colors(found) == [[expected, expected]]
 
 
 # 65535 is 255 * 257, so v / 257 takes 16 bits to 8: 128 / 257 = 0.498, 32639 / 257 = 127, 32768 / 257 = 127.502.
@@ -118,7 +118,7 @@ EIGHT_BITS = [0, 0, 127, 128, 255]
 def test_sixteen_bits_are_scaled_not_clipped(name: str, tmp_path: Path) -> None:
     dtype = {"big_endian.tif": ">u2", "i.tif": "<i4"}.get(name, "<u2")
     Image.fromarray(SIXTEEN_BITS.astype(dtype)).save(tmp_path / name)
-    assert _colours(read_image(tmp_path / name)) == [[[value] * 3 for value in EIGHT_BITS]]
+    assert _colors(read_image(tmp_path / name)) == [[[value] * 3 for value in EIGHT_BITS]]
 
 
 @pytest.mark.parametrize("values", [[-1, 5], [0, 65536]])
@@ -333,8 +333,8 @@ def test_reading_what_was_read_changes_nothing(name: str, tmp_path: Path) -> Non
 def test_arrays_of_uint8_keep_their_values(shape: tuple[int, ...], flipped: bool) -> None:
     array = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
     array = array[::-1, ::-1] if flipped else array  # negative strides
-    colours = np.broadcast_to(array.reshape(4, 5, -1)[:, :, :3], (4, 5, 3))
-    assert _colours(read_image(array)) == colours.tolist()
+    colors = np.broadcast_to(array.reshape(4, 5, -1)[:, :, :3], (4, 5, 3))
+    assert _colors(read_image(array)) == colors.tolist()
 
 
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
@@ -342,7 +342,7 @@ def test_arrays_of_uint8_keep_their_values(shape: tuple[int, ...], flipped: bool
 def test_arrays_of_uint16_are_scaled(channels: int, dtype: str) -> None:
     array = SIXTEEN_BITS.astype(dtype)
     array = np.repeat(array[:, :, None], channels, 2) if channels else array
-    assert _colours(read_image(array)) == [[[value] * 3 for value in EIGHT_BITS]]
+    assert _colors(read_image(array)) == [[[value] * 3 for value in EIGHT_BITS]]
 
 
 @pytest.mark.parametrize(
@@ -370,14 +370,14 @@ def test_floating_point_tensors_are_scaled_by_255(dtype: torch.dtype) -> None:
     # All of them exact in every dtype: 0.25 * 255 = 63.75, 0.75 * 255 = 191.25.
     tensor = torch.tensor([0, 0.25, 0.75, 1], dtype=dtype).reshape(1, 1, 4)
     expected = [[[value] * 3 for value in (0, 64, 191, 255)]]
-    assert _colours(read_image(tensor)) == expected
-    assert _colours(read_image(tensor.expand(3, 1, 4).requires_grad_())) == expected
+    assert _colors(read_image(tensor)) == expected
+    assert _colors(read_image(tensor.expand(3, 1, 4).requires_grad_())) == expected
 
 
 def test_tensors_of_uint8_are_rgb_with_channels_first() -> None:
     tensor = torch.from_numpy(GRADIENT).permute(2, 0, 1)
-    assert _colours(read_image(tensor)) == GRADIENT.tolist()
-    assert _colours(read_image(tensor[:1])) == np.repeat(GRADIENT[:, :, :1], 3, 2).tolist()
+    assert _colors(read_image(tensor)) == GRADIENT.tolist()
+    assert _colors(read_image(tensor[:1])) == np.repeat(GRADIENT[:, :, :1], 3, 2).tolist()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from fpg_zoo.config.validation import check_one_of, check_positive, entries
-from fpg_zoo.data.dataset import Objects, Picture, Sample, no_objects
+from fpg_zoo.data.dataset import ImageInfo, Objects, Sample, no_objects
 from fpg_zoo.data.masks import RunLengths
 from fpg_zoo.data.shapes.outlines import CLASSES
 from fpg_zoo.data.shapes.painting import paint
@@ -81,7 +81,7 @@ class ShapesDataset:
         drawn = paint(self._scene(index))
         return Sample(torch.from_numpy(drawn).permute(2, 0, 1).contiguous(), self.picture(index))
 
-    def picture(self, index: int) -> Picture:
+    def picture(self, index: int) -> ImageInfo:
         """The annotations of a scene; its pixels are not drawn.
 
         The file is where `write_coco` puts it, in the folder it is given.
@@ -101,7 +101,7 @@ class ShapesDataset:
             places=places,
         )
         crowds = no_objects(masks=self._masks)
-        return Picture(image_id, Path(self.split, f"{image_id:06d}.png"), self._size, objects, crowds)
+        return ImageInfo(image_id, Path(self.split, f"{image_id:06d}.png"), self._size, objects, crowds)
 
     def annotations(self) -> dict[str, list[dict[str, Any]]]:
         """The content of an annotation file in COCO's format for all scenes, with masks."""

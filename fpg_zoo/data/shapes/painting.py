@@ -22,7 +22,7 @@ from fpg_zoo.data.shapes.outlines import (
 )
 from fpg_zoo.data.shapes.scenes import Draws, Placed, Scene, crossing
 
-Colour = tuple[int, int, int]  # red, green, blue, 0..255
+Color = tuple[int, int, int]  # red, green, blue, 0..255
 
 _OPAQUE = 16
 _OUTLINED = 35  # of 100 objects
@@ -114,7 +114,7 @@ def _hills(draws: Draws, shape: tuple[int, ...], cells: int) -> np.ndarray:
 # Colours
 
 
-def _colour(hue: int, saturation: int, value: int) -> Colour:
+def _color(hue: int, saturation: int, value: int) -> Color:
     """Of hue 0..1535 around the circle from red, saturation and value 0..255."""
     sector, rest = divmod(hue, 256)
     low = value * (255 - saturation) // 255
@@ -130,24 +130,24 @@ def _colour(hue: int, saturation: int, value: int) -> Colour:
     )[sector]
 
 
-def _toward(colour: Colour, other: Colour, percent: int) -> Colour:
-    red, green, blue = (a + (b - a) * percent // 100 for a, b in zip(colour, other, strict=True))
+def _toward(color: Color, other: Color, percent: int) -> Color:
+    red, green, blue = (a + (b - a) * percent // 100 for a, b in zip(color, other, strict=True))
     return red, green, blue
 
 
 _BLACK, _WHITE = (16, 16, 24), (250, 250, 244)
 
 
-def _shade(draws: Draws, colour: Colour) -> Colour:
+def _shade(draws: Draws, color: Color) -> Color:
     """A darker colour of a bright one, a brighter one of a dark one."""
-    dark = 2 * colour[0] + 5 * colour[1] + colour[2] < 8 * 120
-    return _toward(colour, _WHITE if dark else _BLACK, draws.between(25, 60))
+    dark = 2 * color[0] + 5 * color[1] + color[2] < 8 * 120
+    return _toward(color, _WHITE if dark else _BLACK, draws.between(25, 60))
 
 
-def _blend(shades: np.ndarray, *colours: Colour) -> np.ndarray:
+def _blend(shades: np.ndarray, *colors: Color) -> np.ndarray:
     """(h, w, 3) uint8: shades of 0..255 as colours evenly spread, and blends of neighbours among them."""
-    steps, last = np.arange(256, dtype=np.int32)[:, None] * (len(colours) - 1), 255
-    table = np.array([*colours, colours[-1]], dtype=np.int32)
+    steps, last = np.arange(256, dtype=np.int32)[:, None] * (len(colors) - 1), 255
+    table = np.array([*colors, colors[-1]], dtype=np.int32)
     place, rest = steps // last, steps % last
     palette = (table[place[:, 0]] * (last - rest) + table[place[:, 0] + 1] * rest) // last
     blended: np.ndarray = palette.astype(np.uint8).take(shades, axis=0)
@@ -164,18 +164,18 @@ def _background(draws: Draws, shape: tuple[int, ...]) -> np.ndarray:
     weight = draws.between(2, 14)  # of the texture, of 16
     shades = (hills * (16 - weight) + texture * (4 * weight)) >> 6
     hue = draws.below(1536)
-    colours = []
+    colors = []
     for _ in range(3):
         near = (hue + draws.between(-200, 200)) % 1536
-        colours.append(_colour(near, draws.between(15, 110), draws.between(50, 235)))
-    return _blend(shades, *colours)
+        colors.append(_color(near, draws.between(15, 110), draws.between(50, 235)))
+    return _blend(shades, *colors)
 
 
-def _lay(image: np.ndarray, corner: tuple[int, int], colour: Colour | np.ndarray, weight: np.ndarray) -> None:
+def _lay(image: np.ndarray, corner: tuple[int, int], color: Color | np.ndarray, weight: np.ndarray) -> None:
     """Put a colour, or (h, w, 3) of them, onto an image; `weight` (h, w) is 0..64 of 64."""
     frame, part = crossing(corner, weight.shape, (image.shape[0], image.shape[1]))
     share = weight[part][..., None].astype(np.int16)
-    over = colour[part] if isinstance(colour, np.ndarray) else np.array(colour, dtype=np.int16)
+    over = color[part] if isinstance(color, np.ndarray) else np.array(color, dtype=np.int16)
     under = image[frame]
     under[...] = (under * (64 - share) + over * share + 32) >> 6
 
@@ -185,13 +185,11 @@ def _paint_object(draws: Draws, image: np.ndarray, thing: Placed) -> None:
     frame, part = crossing(stamp.corner, stamp.cover.shape, (image.shape[0], image.shape[1]))
     under = image[frame][stamp.cover[part] > 0]
     mean = (under.sum(axis=0, dtype=np.int64) // len(under)).tolist()
-    tried = [
-        _colour(draws.below(1536), draws.between(110, 235), draws.between(110, 250)) for _ in range(_COLOURS_TRIED)
-    ]
-    main = max(tried, key=lambda colour: sum(abs(a - b) for a, b in zip(colour, mean, strict=True)))
+    tried = [_color(draws.below(1536), draws.between(110, 235), draws.between(110, 250)) for _ in range(_COLOURS_TRIED)]
+    main = max(tried, key=lambda color: sum(abs(a - b) for a, b in zip(color, mean, strict=True)))
     other = _shade(draws, main)
     choice = draws.below(len(_OF_OBJECTS) + 1)  # the last is flat
-    fill: Colour | np.ndarray = main
+    fill: Color | np.ndarray = main
     if choice < len(_OF_OBJECTS):
         fill = _blend(_OF_OBJECTS[choice](draws, stamp.cover.shape, draws.between(5, 14) * FINE), main, other)
     if not draws.happens(_OUTLINED):
@@ -212,13 +210,13 @@ def _somewhere(draws: Draws, image: np.ndarray) -> Point:
     return draws.below(width * FINE), draws.below(height * FINE)
 
 
-def _muted(draws: Draws) -> Colour:
-    return _colour(draws.below(1536), draws.between(10, 140), draws.between(30, 245))
+def _muted(draws: Draws) -> Color:
+    return _color(draws.below(1536), draws.between(10, 140), draws.between(30, 245))
 
 
-def _lay_outline(image: np.ndarray, outline: Outline, colour: Colour, opacity: int) -> None:
+def _lay_outline(image: np.ndarray, outline: Outline, color: Color, opacity: int) -> None:
     stamp = rasterised(outline)
-    _lay(image, stamp.corner, colour, stamp.cover * opacity)
+    _lay(image, stamp.corner, color, stamp.cover * opacity)
 
 
 def _stroke(start: Point, end: Point, width: int) -> Convex:
@@ -231,11 +229,11 @@ def _stroke(start: Point, end: Point, width: int) -> Convex:
 
 def _zigzag(draws: Draws, image: np.ndarray) -> None:
     """A thin line of one to four strokes."""
-    here, angle, width, colour = _somewhere(draws, image), draws.below(TURNS), draws.between(64, 240), _muted(draws)
+    here, angle, width, color = _somewhere(draws, image), draws.below(TURNS), draws.between(64, 240), _muted(draws)
     for _ in range(draws.between(1, 4)):
         x, y = turn((draws.between(20, 70) * FINE, 0), angle)
         there = here[0] + (x >> 14), here[1] + (y >> 14)
-        _lay_outline(image, Outline((_stroke(here, there, width),)), colour, _OPAQUE)
+        _lay_outline(image, Outline((_stroke(here, there, width),)), color, _OPAQUE)
         here, angle = there, angle + draws.between(-80, 80)
 
 

@@ -22,7 +22,7 @@ def check_online(what: str) -> None:
 
 
 @contextlib.contextmanager
-def explained_hub(what: str, repo: str, token: str | None = None) -> Iterator[None]:
+def hub_errors(what: str, repo: str, token: str | None = None) -> Iterator[None]:
     """Turn what huggingface_hub raises into errors of ours, without the token.
 
     Raises:

@@ -21,7 +21,7 @@ from fpg_zoo.text import printable, quoted
 from fpg_zoo.version import __version__
 from fpg_zoo.weights.download import MAX_BYTES
 from fpg_zoo.weights.environment import cache_folder, is_offline
-from fpg_zoo.weights.hub.errors import check_online, explained_hub
+from fpg_zoo.weights.hub.errors import check_online, hub_errors
 from fpg_zoo.weights.store import Verdict
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def fetch(spec: str) -> Path:
         commit = revision
     else:
         # Asks once which commit it is, as a branch may move between two requests.
-        with explained_hub(what, repo):
+        with hub_errors(what, repo):
             # huggingface_hub reads HF_HUB_OFFLINE when it is imported, and the variable may have been set since.
             commit = Path(
                 hub_api().snapshot_download(
@@ -172,7 +172,7 @@ def _downloaded(what: str, repo: str, commit: str, name: str) -> Path:
     """A file of a commit in huggingface_hub's cache; no request is made for one that is there."""
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    with explained_hub(what, repo):
+    with hub_errors(what, repo):
         try:
             file = Path(hub_api().hf_hub_download(repo, name, revision=commit, local_files_only=is_offline()))
         except LocalEntryNotFoundError:
@@ -253,7 +253,7 @@ def _stated(what: str, repo: str, commit: str, file: Path) -> str:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     check_online(what)
-    with explained_hub(what, repo):
+    with hub_errors(what, repo):
         return get_hf_file_metadata(hf_hub_url(repo, file.name, revision=commit)).etag or "none"
 
 

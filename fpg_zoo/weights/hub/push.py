@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fpg_zoo.errors import CheckpointError, ConfigError
 from fpg_zoo.text import quoted
 from fpg_zoo.weights.hub.card import check_licence, checked_figures, is_own_card, model_card
-from fpg_zoo.weights.hub.errors import check_online, explained_hub, one_line
+from fpg_zoo.weights.hub.errors import check_online, hub_errors, one_line
 from fpg_zoo.weights.hub.fetch import CONFIG, PREFIX, WEIGHTS, hub_api, is_branch, is_repository
 from fpg_zoo.weights.manifest import Published, load_manifest
 from fpg_zoo.weights.store import Store, verify_file
@@ -72,7 +72,7 @@ def push_to_hub(
         folder = Path(temporary) / "model"
         model.save_pretrained(folder)
         (folder / _CARD).write_text(card, encoding="utf-8", newline="\n")
-        with explained_hub(f"push to {PREFIX}{repo}", repo, token):
+        with hub_errors(f"push to {PREFIX}{repo}", repo, token):
             commit = _prepared(api, repo, private, revision)
             kept = _has_card_of_its_own(api, repo, commit, Path(temporary) / "there")
             names = (CONFIG, WEIGHTS) if kept else (CONFIG, WEIGHTS, _CARD)
