@@ -77,7 +77,8 @@ def _info(options: argparse.Namespace) -> int:
     print_line(f"{info.name}: {info.method} with {info.neck}")
     print_line(f"  parameters    {info.parameters:,}")
     print_line(f"  backbone      {config.backbone}")
-    print_line(f"  neck          {type(config.neck).__name__}, start {config.neck.start}, width {config.neck.width}")
+    neck = config.neck
+    print_line(f"  neck          {type(neck).__name__}, start {neck.start_level}, width {neck.out_channels}")
     print_line(f"  preprocess    {config.preprocess}")
     print_line(f"  classes       {len(config.class_names)}: {', '.join(config.class_names[:4])}, ...")
     if not info.checkpoints:

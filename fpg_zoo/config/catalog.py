@@ -67,8 +67,8 @@ def _retinanet(
 
 def _nano_fpg(*, start: int) -> FPGConfig:
     return FPGConfig(
-        start=start,
-        width=48,
+        start_level=start,
+        out_channels=48,
         grid=triangle_grid(pathways=5),
         extra_levels="pool" if start == 0 else "conv",
     )
@@ -91,40 +91,40 @@ def _row(name: str, method: str, neck: str, build_config: Callable[[], DetectorC
 _MASK = MaskHeadConfig()
 
 _ROWS = (
-    _row("faster_rcnn_r50_fpg", "Faster R-CNN", "FPG", lambda: _two_stage(neck=FPGConfig(start=0), mask=None)),
+    _row("faster_rcnn_r50_fpg", "Faster R-CNN", "FPG", lambda: _two_stage(neck=FPGConfig(start_level=0), mask=None)),
     _row(
         "faster_rcnn_r50_fpg_chn128",
         "Faster R-CNN",
         "FPG-chn128",
-        lambda: _two_stage(neck=FPGConfig(start=0, width=128), mask=None),
+        lambda: _two_stage(neck=FPGConfig(start_level=0, out_channels=128), mask=None),
     ),
-    _row("faster_rcnn_r50_fpn", "Faster R-CNN", "FPN", lambda: _two_stage(neck=FPNConfig(start=0), mask=None)),
-    _row("mask_rcnn_r50_fpg", "Mask R-CNN", "FPG", lambda: _two_stage(neck=FPGConfig(start=0), mask=_MASK)),
+    _row("faster_rcnn_r50_fpn", "Faster R-CNN", "FPN", lambda: _two_stage(neck=FPNConfig(start_level=0), mask=None)),
+    _row("mask_rcnn_r50_fpg", "Mask R-CNN", "FPG", lambda: _two_stage(neck=FPGConfig(start_level=0), mask=_MASK)),
     _row(
         "mask_rcnn_r50_fpg_chn128",
         "Mask R-CNN",
         "FPG-chn128",
-        lambda: _two_stage(neck=FPGConfig(start=0, width=128), mask=_MASK),
+        lambda: _two_stage(neck=FPGConfig(start_level=0, out_channels=128), mask=_MASK),
     ),
-    _row("mask_rcnn_r50_fpn", "Mask R-CNN", "FPN", lambda: _two_stage(neck=FPNConfig(start=0), mask=_MASK)),
+    _row("mask_rcnn_r50_fpn", "Mask R-CNN", "FPN", lambda: _two_stage(neck=FPNConfig(start_level=0), mask=_MASK)),
     _row(
         "retinanet_r50_fpg",
         "RetinaNet",
         "FPG",
-        lambda: _retinanet(neck=FPGConfig(start=1, extra_levels="conv")),
+        lambda: _retinanet(neck=FPGConfig(start_level=1, extra_levels="conv")),
     ),
     # Two configurations of this row circulate, with head towers 256 and 128 wide; loading follows the file.
     _row(
         "retinanet_r50_fpg_chn128",
         "RetinaNet",
         "FPG-chn128",
-        lambda: _retinanet(neck=FPGConfig(start=1, width=128, extra_levels="conv")),
+        lambda: _retinanet(neck=FPGConfig(start_level=1, out_channels=128, extra_levels="conv")),
     ),
     _row(
         "retinanet_r50_fpn",
         "RetinaNet",
         "FPN",
-        lambda: _retinanet(neck=FPNConfig(start=1, extra_levels="conv"), pad_divisor=64),
+        lambda: _retinanet(neck=FPNConfig(start_level=1, extra_levels="conv"), pad_divisor=64),
     ),
     _row("retinanet_r50_nasfpn", "RetinaNet", "NAS-FPN", lambda: _retinanet(neck=NASFPNConfig())),
     _row("faster_rcnn_nano_fpg", "Faster R-CNN", "FPG-nano", lambda: _nano_two_stage(None)),

@@ -104,12 +104,12 @@ def _check_classes(names: tuple[str, ...]) -> None:
 def _check_pyramid(
     anchors: AnchorConfig, backbone: BackboneConfig, neck: NeckConfig, preprocess: PreprocessConfig
 ) -> None:
-    check_one_of(tuple(range(len(backbone.strides))), **{"neck.start": neck.start})
-    strides = tuple(backbone.strides[neck.start] * 2**level for level in range(neck.levels))
+    check_one_of(tuple(range(len(backbone.strides))), **{"neck.start_level": neck.start_level})
+    strides = tuple(backbone.strides[neck.start_level] * 2**level for level in range(neck.levels))
     if anchors.strides != strides:
         raise ConfigError(
             f"anchors have strides {quoted(anchors.strides)}: the neck's {neck.levels} levels from backbone stage "
-            f"{neck.start} have {strides}, give the anchors those or choose another neck"
+            f"{neck.start_level} have {strides}, give the anchors those or choose another neck"
         )
     if neck.halves_exactly:
         check_multiple(strides[-1], **{"preprocess.pad_divisor": preprocess.pad_divisor})

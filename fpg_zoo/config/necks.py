@@ -15,16 +15,16 @@ class NeckConfig(Protocol):
     """What any neck's config says; one of your own is a frozen dataclass with these attributes or properties."""
 
     @property
-    def start(self) -> int:
+    def start_level(self) -> int:
         """The finest backbone stage used; 0 is the backbone's finest."""
 
     @property
-    def width(self) -> int:
+    def out_channels(self) -> int:
         """Channels of every output level."""
 
     @property
     def levels(self) -> int:
-        """Output levels, fine to coarse; the first has the stride of stage `start`, each other twice the one before."""
+        """Output levels, fine to coarse: the first has the stride of stage `start_level`, each next twice that."""
 
     @property
     def halves_exactly(self) -> bool:
@@ -39,21 +39,21 @@ class FPNConfig:
     """Feature Pyramid Network (Lin et al., arXiv 1612.03144) with BatchNorm.
 
     Attributes:
-        start: the finest backbone stage used; 0 is C2, 1 is C3.
-        width: channels of every output level.
+        start_level: the finest backbone stage used; 0 is C2, 1 is C3.
+        out_channels: channels of every output level.
         levels: output levels, those of the backbone first.
         extra_levels: how levels beyond the backbone's are made: `pool` subsamples the coarsest output by 2;
             `conv` applies strided convolutions to C5, which goes with laterals that have a bias and no norm.
     """
 
-    start: int
-    width: int = 256
+    start_level: int
+    out_channels: int = 256
     levels: int = 5
     halves_exactly: ClassVar[bool] = False  # its additions take maps of any size
     extra_levels: Literal["pool", "conv"] = "pool"
 
     def __post_init__(self) -> None:
-        check_positive(width=self.width)
+        check_positive(out_channels=self.out_channels)
         check_positive(MAX_LEVELS, levels=self.levels)
         check_one_of(("pool", "conv"), extra_levels=self.extra_levels)
 
@@ -62,16 +62,16 @@ class FPNConfig:
 class NASFPNConfig:
     """NAS-FPN (Ghiasi et al., arXiv 1904.07392), the 7-merge cell over P3..P7, repeated `stacks` times."""
 
-    width: int = 256
+    out_channels: int = 256
     stacks: int = 7
     halves_exactly: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_positive(width=self.width)
+        check_positive(out_channels=self.out_channels)
         check_positive(MAX_REPEATS, stacks=self.stacks)
 
     @property
-    def start(self) -> int:
+    def start_level(self) -> int:
         """The cell is made for C3..C5."""
         return 1
 
@@ -197,21 +197,21 @@ class FPGConfig:
     """A Feature Pyramid Grid on a backbone.
 
     Attributes:
-        start: the finest backbone stage used; 0 is C2, 1 is C3.
-        width: channels of every node.
+        start_level: the finest backbone stage used; 0 is C2, 1 is C3.
+        out_channels: channels of every node.
         grid: pathways, levels and transitions.
         extra_levels: how level inputs beyond the backbone's are made, each from the one before: `pool` subsamples
             by 2, `conv` is a 3x3 stride-2 convolution.
     """
 
-    start: int
-    width: int = 256
+    start_level: int
+    out_channels: int = 256
     grid: FPGGrid = dataclasses.field(default_factory=triangle_grid)
     extra_levels: Literal["pool", "conv"] = "pool"
     halves_exactly: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_positive(width=self.width)
+        check_positive(out_channels=self.out_channels)
         check_one_of(("pool", "conv"), extra_levels=self.extra_levels)
 
     @property

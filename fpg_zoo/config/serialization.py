@@ -36,6 +36,9 @@ _TYPES: dict[str, type] = {
 _NAMES = {cls: name for name, cls in _TYPES.items()}
 # What a field may hold whose annotation is a protocol; `register_config` adds to it.
 _PARTS: dict[Any, list[type]] = {BackboneConfig: [ResNetConfig], NeckConfig: [FPNConfig, FPGConfig, NASFPNConfig]}
+# Fields that have another name in files, which version 1 of the format has had from the first.
+_NECK_KEYS = {"start_level": "start", "out_channels": "width"}
+_KEYS: dict[type, dict[str, str]] = dict.fromkeys((FPNConfig, FPGConfig, NASFPNConfig), _NECK_KEYS)
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
 _INT64 = 2**63
 
@@ -62,7 +65,11 @@ def register_config(cls: type, part: Any) -> None:
 def to_dict(config: Any) -> Any:
     """A config as JSON-ready data; each dataclass becomes a dict with its name in the file format under `type`."""
     if type(config) in _NAMES:
-        fields = {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+        keys = _KEYS.get(type(config), {})
+        fields = {
+            keys.get(field.name, field.name): to_dict(getattr(config, field.name))
+            for field in dataclasses.fields(config)
+        }
         return {"type": _NAMES[type(config)], **fields}
     if isinstance(config, tuple):
         return [to_dict(item) for item in config]
@@ -134,20 +141,32 @@ def _config(data: dict[str, Any], allowed: list[str], path: str) -> Any:
     for key, (expected, required) in fields.items():
         if required and key not in data:
             raise ConfigError(f"{prefix}{key} is missing: it takes {_words(expected)}")
-    values = {key: _value(data[key], expected, prefix + key) for key, (expected, _) in fields.items() if key in data}
+    names = {key: name for name, key in _KEYS.get(cls, {}).items()}
+    values = {
+        names.get(key, key): _value(data[key], expected, prefix + key)
+        for key, (expected, _) in fields.items()
+        if key in data
+    }
     try:
         return cls(**values)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}" if path else str(error)) from None
+        message = str(error)
+        for key, name in names.items():  # the file's reader looks for the file's key
+            message = message.replace(f"{name}=", f"{key}=", 1) if message.startswith(f"{name}=") else message
+        raise ConfigError(f"{path}: {message}" if path else message) from None
 
 
 @functools.cache
 def _fields(cls: Any) -> dict[str, tuple[Any, bool]]:
-    """Of each field its annotation, and whether it has no default."""
+    """Of each field, by its name in files, its annotation and whether it has no default."""
+    keys = _KEYS.get(cls, {})
     annotations = get_type_hints(cls)
     missing = dataclasses.MISSING
     return {
-        field.name: (annotations[field.name], field.default is missing and field.default_factory is missing)
+        keys.get(field.name, field.name): (
+            annotations[field.name],
+            field.default is missing and field.default_factory is missing,
+        )
         for field in dataclasses.fields(cls)
     }
 

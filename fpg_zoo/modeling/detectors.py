@@ -165,7 +165,7 @@ class TwoStageDetector(Detector):
 
     def __init__(self, config: TwoStageConfig, backbone: Backbone, neck: Neck, name: str) -> None:
         super().__init__(config, backbone, neck, name)
-        width, classes = self.neck.width, len(config.class_names)
+        width, classes = self.neck.out_channels, len(config.class_names)
         strides = config.rpn.anchors.strides[: config.roi_levels]
         self.rpn = RPN(config.rpn, width)
         self.select_proposals = ProposalSelection(config.rpn)
@@ -206,7 +206,7 @@ class RetinaNet(Detector):
     def __init__(self, config: RetinaNetConfig, backbone: Backbone, neck: Neck, name: str) -> None:
         super().__init__(config, backbone, neck, name)
         classes = len(config.class_names)
-        self.head = RetinaHead(config.head, self.neck.width, classes)
+        self.head = RetinaHead(config.head, self.neck.out_channels, classes)
         self.select = DenseSelection(config.head, classes)
 
     def reset_classes(self) -> None:

@@ -43,13 +43,13 @@ class Backbone(Part):
 class Neck(Part):
     """The backbone's feature maps to a pyramid.
 
-    `forward`: a map for each stage of the backbone to `levels` maps (N, width, H_l, W_l), fine to coarse.
+    `forward`: a map for each stage of the backbone to `levels` maps (N, out_channels, H_l, W_l), fine to coarse.
 
     Attributes:
-        width: channels of every output level.
+        out_channels: channels of every output level.
     """
 
-    width: int
+    out_channels: int
 
     def segments(self) -> list[nn.Module]:
         """What activation checkpointing computes again, each from its inputs; none where it is of no use."""

@@ -59,11 +59,11 @@ def _with_classes(names: object) -> object:
         (lambda: ResNetConfig(width=0), "width=0: it takes a whole number of at least 1"),
         (lambda: ResNetConfig(depths=(1, 2, 0, 1)), r"depths\[2\]=0"),
         (lambda: ResNetConfig(depths=(1, 2)), r"depths=\(1, 2\): it takes 4 of them"),  # type: ignore[arg-type]
-        (lambda: FPNConfig(start=0, extra_levels="poool"), "extra_levels='poool': use one of 'pool', 'conv'"),  # type: ignore[arg-type]
-        (lambda: FPGConfig(start=0, extra_levels="poool"), "extra_levels='poool'"),  # type: ignore[arg-type]
-        (lambda: FPGConfig(start=0, width=-1), "width=-1"),
+        (lambda: FPNConfig(start_level=0, extra_levels="poool"), "extra_levels='poool': use one of 'pool', 'conv'"),  # type: ignore[arg-type]
+        (lambda: FPGConfig(start_level=0, extra_levels="poool"), "extra_levels='poool'"),  # type: ignore[arg-type]
+        (lambda: FPGConfig(start_level=0, out_channels=-1), "out_channels=-1"),
         (lambda: NASFPNConfig(stacks=0), "stacks=0"),
-        (lambda: FPN(FPNConfig(start=0, levels=3), (8, 8, 8, 8)), "3 levels from backbone stage 0 of 4"),
+        (lambda: FPN(FPNConfig(start_level=0, levels=3), (8, 8, 8, 8)), "3 levels from backbone stage 0 of 4"),
         # A neck of five levels from C2 has strides 4, 8, 16, 32, 64; from C3, twice those.
         (lambda: _with_strides(TWO_STAGE, 4, 8), r"have strides \(4, 8\): .* have \(4, 8, 16, 32, 64\)"),
         (lambda: _with_strides(TWO_STAGE, 8, 16, 32, 64, 128), r"stage 0 have \(4, 8, 16, 32, 64\), give the anchors"),
@@ -74,12 +74,15 @@ def _with_classes(names: object) -> object:
             r"5 levels .* stage 1 have \(8, 16, 32, 64, 128\)",
         ),
         (
-            lambda: dataclasses.replace(RETINANET, neck=FPNConfig(start=1, levels=4)),
+            lambda: dataclasses.replace(RETINANET, neck=FPNConfig(start_level=1, levels=4)),
             r"the neck's 4 levels from backbone stage 1 have \(8, 16, 32, 64\)",
         ),
-        (lambda: dataclasses.replace(TWO_STAGE, neck=FPNConfig(start=4)), r"neck\.start=4: use one of 0, 1, 2, 3"),
-        (lambda: dataclasses.replace(TWO_STAGE, neck=FPNConfig(start=-1)), r"neck\.start=-1: use one of 0"),
-        (lambda: dataclasses.replace(TWO_STAGE, neck=FPNConfig(start=True)), r"neck\.start=True: use one of 0"),
+        (
+            lambda: dataclasses.replace(TWO_STAGE, neck=FPNConfig(start_level=4)),
+            r"neck\.start_level=4: use one of 0, 1, 2, 3",
+        ),
+        (lambda: dataclasses.replace(TWO_STAGE, neck=FPNConfig(start_level=-1)), r"neck\.start_level=-1: use one of 0"),
+        (lambda: dataclasses.replace(TWO_STAGE, neck=FPNConfig(start_level=True)), r"neck\.start_level=True: use one"),
         (lambda: dataclasses.replace(TWO_STAGE, roi_levels=6), "roi_levels=6"),
         (lambda: dataclasses.replace(TWO_STAGE, roi_levels=True), "roi_levels=True: use one of 1, 2, 3, 4, 5"),
         (lambda: _with_classes(["cat", "dog"]), r"class_names=\['cat', 'dog'\]: give a tuple"),
@@ -104,7 +107,7 @@ def _with_classes(names: object) -> object:
         (lambda: PreprocessConfig(mean=[1.0, 2.0, 3.0]), r"mean=\[1\.0, 2\.0, 3\.0\]: give a tuple"),  # type: ignore[arg-type]
         (lambda: ResNetConfig(width=True), "width=True: it takes a whole number of at least 1"),
         (lambda: ResNetConfig(depths=(3, 4, 257, 3)), r"depths\[2\]=257: it takes at most 256"),
-        (lambda: FPNConfig(start=0, levels=17), "levels=17: it takes at most 16"),
+        (lambda: FPNConfig(start_level=0, levels=17), "levels=17: it takes at most 16"),
         (lambda: NASFPNConfig(stacks=257), "stacks=257: it takes at most 256"),
         (lambda: _grid(skipped=((), (0.5,))), r"skipped\[1\] names level 0\.5: levels are 0\.\.4"),
         (lambda: _grid(skipped=((), (True,))), r"skipped\[1\] names level True: levels are 0\.\.4"),
@@ -144,7 +147,7 @@ def test_what_describes_no_detector_is_refused(make: Callable[[], object], reaso
 
 def test_limits_belong_to_what_is_allowed() -> None:
     BoxHeadConfig(score_threshold=0, nms_iou=1.0)
-    FPNConfig(start=0, levels=16)
+    FPNConfig(start_level=0, levels=16)
     PreprocessConfig(std=(1, 2, 3), mean=(0, 0, -1))
     _with_strides(TWO_STAGE, 4, 8, 16, 32, 64)
 
@@ -334,7 +337,7 @@ def test_strange_values_alone_are_refused() -> None:
 
 def test_maps_that_cannot_be_pooled_to_each_other_are_refused() -> None:
     # 96 pixels: C3 to P7 are 12, 6, 3, 1 and 0 cells; 3 is no multiple of what it is halved to.
-    neck = NASFPN(NASFPNConfig(width=8, stacks=1), (4, 8, 8, 8)).eval()
+    neck = NASFPN(NASFPNConfig(out_channels=8, stacks=1), (4, 8, 8, 8)).eval()
     sides = (24, 20, 10, 5)
     with pytest.raises(ValueError, match=r"5x5 map cannot be pooled to 2x2 by a whole ratio: pad the images"):
         neck([torch.zeros(1, channels, side, side) for channels, side in zip((4, 8, 8, 8), sides, strict=True)])

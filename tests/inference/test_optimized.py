@@ -140,9 +140,13 @@ GRIDS = {
 
 
 @pytest.mark.parametrize(
-    "neck", [*(FPGConfig(start=0, width=16, grid=grid) for grid in GRIDS.values()), FPNConfig(start=0, width=16)],
+    "neck",
+    [
+        *(FPGConfig(start_level=0, out_channels=16, grid=grid) for grid in GRIDS.values()),
+        FPNConfig(start_level=0, out_channels=16),
+    ],
     ids=[*GRIDS, "FPN"],
-)  # fmt: skip
+)
 def test_any_neck_of_ones_own(neck: FPGConfig | FPNConfig) -> None:
     config = dataclasses.replace(fpg_zoo.model_info(NANO[0]).config, neck=neck)
     _check_random(build_detector(config))
@@ -150,7 +154,7 @@ def test_any_neck_of_ones_own(neck: FPGConfig | FPNConfig) -> None:
 
 @pytest.mark.parametrize(
     "neck",
-    [FPNConfig(start=1, width=16, extra_levels="conv"), NASFPNConfig(width=16, stacks=2)],
+    [FPNConfig(start_level=1, out_channels=16, extra_levels="conv"), NASFPNConfig(out_channels=16, stacks=2)],
     ids=["FPN", "NAS-FPN"],
 )
 def test_a_dense_detectors_other_necks(neck: FPNConfig | NASFPNConfig) -> None:
@@ -164,18 +168,18 @@ WINOGRAD = {
     "Mask R-CNN": dataclasses.replace(
         TWO_STAGE,
         backbone=WIDE,
-        neck=FPGConfig(start=0, width=256, grid=GRID),
+        neck=FPGConfig(start_level=0, out_channels=256, grid=GRID),
         rpn=dataclasses.replace(TWO_STAGE.rpn, width=128),
         mask=MaskHeadConfig(width=128, depth=2),
     ),
-    "FPN": dataclasses.replace(TWO_STAGE, neck=FPNConfig(start=0, width=128)),
+    "FPN": dataclasses.replace(TWO_STAGE, neck=FPNConfig(start_level=0, out_channels=128)),
     "RetinaNet": dataclasses.replace(
         DENSE,
         backbone=WIDE,
-        neck=FPGConfig(start=1, width=128, grid=GRID, extra_levels="conv"),
+        neck=FPGConfig(start_level=1, out_channels=128, grid=GRID, extra_levels="conv"),
         head=dataclasses.replace(DENSE.head, width=128),
     ),
-    "NAS-FPN": dataclasses.replace(DENSE, neck=NASFPNConfig(width=128, stacks=2)),
+    "NAS-FPN": dataclasses.replace(DENSE, neck=NASFPNConfig(out_channels=128, stacks=2)),
 }
 
 
@@ -268,7 +272,7 @@ class NegatedFPN(FPN):
 @pytest.mark.parametrize("neck_class", [PooledNeck, NegatedFPN])
 def test_a_neck_without_a_fused_form_stays_plain(neck_class: type[nn.Module]) -> None:
     plain = build_detector(DENSE)
-    config = FPNConfig(start=1, width=DENSE.neck.width, extra_levels="conv")
+    config = FPNConfig(start_level=1, out_channels=DENSE.neck.out_channels, extra_levels="conv")
     plain.neck = neck_class(config, plain.backbone.channels)
     _check_random(plain)
     form = fpg_zoo.optimize(plain)

@@ -74,7 +74,7 @@ def test_the_pyramid_has_five_maps_of_the_models_width_at_its_strides(model):
     width = 48 if "_nano_" in model.name else 128 if model.name.endswith("_chn128") else 256
     assert [tuple(level.shape) for level in pyramid] == [(2, width, SIDE // s, SIDE // s) for s in strides]
     assert all(level.isfinite().all() for level in pyramid)
-    assert model.config.neck.width == width
+    assert model.config.neck.out_channels == width
 
 
 @pytest.mark.slow

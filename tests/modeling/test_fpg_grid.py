@@ -42,7 +42,7 @@ def test_the_published_grid_computes_a_triangle_and_then_everything():
 
 def test_the_published_nodes_have_the_published_transitions():
     # behaviour.md: level 0 has no `same_up` (from_finer), level 4 no `across_down` (across_from_coarser).
-    neck = FPG(FPGConfig(start=0, width=2), CHANNELS)
+    neck = FPG(FPGConfig(start_level=0, out_channels=2), CHANNELS)
     for pathway in neck.pathways:
         for level, node in pathway.nodes.items():
             expected = {"from_finer", "lateral", "across_from_coarser", "skip"}
@@ -117,7 +117,7 @@ def test_a_wrong_grid_is_refused_with_the_reason(arguments, reason):
     ],
 )
 def test_a_grid_that_does_not_fit_the_backbone_is_refused(start, levels):
-    config = FPGConfig(start=start, width=2, grid=_grid(1, levels))
+    config = FPGConfig(start_level=start, out_channels=2, grid=_grid(1, levels))
     with pytest.raises(ValueError, match=rf"a pyramid of {levels} levels from backbone stage {start} of 4"):
         FPG(config, CHANNELS)
 
@@ -143,7 +143,7 @@ UNUSUAL = {
 def _neck(name, extra_levels="pool"):
     start, finest, grid = UNUSUAL[name]
     torch.manual_seed(0)
-    neck = FPG(FPGConfig(start=start, width=8, grid=grid, extra_levels=extra_levels), CHANNELS).eval()
+    neck = FPG(FPGConfig(start_level=start, out_channels=8, grid=grid, extra_levels=extra_levels), CHANNELS).eval()
     return neck, _stages(finest, start=start, images=2)
 
 
@@ -192,7 +192,7 @@ def test_identities_alone_add_the_input_once_per_pathway(pathways):
     # Node of pathway p = previous + input, and before pathway 0 stands the input: after p pathways (p + 1) * input.
     # The output is ReLU and an identity convolution.
     grid = _grid(pathways, 4, along=False, across_from_coarser=False, lateral="identity", skip="identity")
-    neck = _make_identity(FPG(FPGConfig(start=0, width=2, grid=grid), (2, 2, 2, 2)))
+    neck = _make_identity(FPG(FPGConfig(start_level=0, out_channels=2, grid=grid), (2, 2, 2, 2)))
     stages = _stages(16, channels=(2, 2, 2, 2))
     for output, stage in zip(neck(stages), stages, strict=True):
         torch.testing.assert_close(output, ((pathways + 1) * stage).clamp(min=0))
@@ -204,7 +204,7 @@ def _ramp(side, first):
 
 
 def _pathway(grid, index=0):
-    return _make_identity(Pathway(FPGConfig(start=0, width=1, grid=grid), index))
+    return _make_identity(Pathway(FPGConfig(start_level=0, out_channels=1, grid=grid), index))
 
 
 def test_from_finer_reads_its_own_pathway_at_stride_2():
@@ -291,7 +291,7 @@ def test_level_inputs_beyond_the_backbone_are_subsampled_or_convolved_with_strid
     # The finest level is C5, 4 x 4; all convolutions pass the centre on, so both ways keep every second pixel.
     stages = [*_stages(8, channels=(1, 1, 1)), _ramp(4, 0)]
     for extra_levels in ("pool", "conv"):
-        config = FPGConfig(start=3, width=1, grid=_grid(1, 3), extra_levels=extra_levels)
+        config = FPGConfig(start_level=3, out_channels=1, grid=_grid(1, 3), extra_levels=extra_levels)
         first, second, third = _make_identity(FPG(config, (1, 1, 1, 1))).inputs(stages)
         assert torch.equal(first, stages[3])
         assert second.flatten().tolist() == [0, 2, 8, 10]
@@ -301,7 +301,7 @@ def test_level_inputs_beyond_the_backbone_are_subsampled_or_convolved_with_strid
 def test_the_output_is_a_3x3_convolution_with_bias_after_relu():
     torch.manual_seed(0)
     grid = _grid(1, 4, along=False, across_from_coarser=False, lateral="identity", skip="identity")
-    neck = FPG(FPGConfig(start=0, width=2, grid=grid), (2, 2, 2, 2))
+    neck = FPG(FPGConfig(start_level=0, out_channels=2, grid=grid), (2, 2, 2, 2))
     stages = _stages(16, channels=(2, 2, 2, 2))
     _make_identity(neck.inputs)
     for output, convolution, stage in zip(neck(stages), neck.outputs, stages, strict=True):
@@ -322,7 +322,7 @@ def test_the_output_is_a_3x3_convolution_with_bias_after_relu():
     ],
 )
 def test_sizes_that_do_not_halve_are_refused(sides, complaint):
-    neck = FPG(FPGConfig(start=0, width=2, grid=_grid(1, 5)), CHANNELS)
+    neck = FPG(FPGConfig(start_level=0, out_channels=2, grid=_grid(1, 5)), CHANNELS)
     stages = [torch.zeros(1, c, side, side) for c, side in zip(CHANNELS, sides, strict=True)]
     with pytest.raises(ValueError, match=complaint):
         neck(stages)

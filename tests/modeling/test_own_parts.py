@@ -60,8 +60,8 @@ class Plain(Backbone):
 class FlatNeckConfig:
     """A 1x1 convolution for each stage; levels beyond are pooled."""
 
-    start: int = 0
-    width: int = 16
+    start_level: int = 0
+    out_channels: int = 16
     levels: int = 5
     halves_exactly: bool = False
 
@@ -69,11 +69,13 @@ class FlatNeckConfig:
 class FlatNeck(Neck):
     def __init__(self, config: FlatNeckConfig, channels: Sequence[int]) -> None:
         super().__init__()
-        self.config, self.width = config, config.width
-        self.laterals = nn.ModuleList(nn.Conv2d(stage, config.width, 1) for stage in channels[config.start :])
+        self.config, self.out_channels = config, config.out_channels
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(stage, config.out_channels, 1) for stage in channels[config.start_level :]
+        )
 
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
-        maps = [lateral(x) for lateral, x in zip(self.laterals, stages[self.config.start :], strict=True)]
+        maps = [lateral(x) for lateral, x in zip(self.laterals, stages[self.config.start_level :], strict=True)]
         while len(maps) < self.config.levels:
             maps.append(nn.functional.max_pool2d(maps[-1], 1, stride=2))
         return maps
@@ -101,7 +103,7 @@ def _config(name: str) -> DetectorConfig:
     start = 1 if isinstance(config, RetinaNetConfig) else 0
     small = dataclasses.replace(config.preprocess, longest_side=128)
     return dataclasses.replace(
-        config, backbone=PlainConfig(), neck=FlatNeckConfig(start=start), preprocess=small, class_names=("a", "b")
+        config, backbone=PlainConfig(), neck=FlatNeckConfig(start_level=start), preprocess=small, class_names=("a", "b")
     )
 
 
@@ -177,7 +179,9 @@ def test_what_is_not_registered_is_refused_by_name() -> None:
     config = fpg_zoo.model_info("retinanet_nano_fpg").config
     with pytest.raises(ConfigError, match=r"UnknownConfig is no config of a backbone: .*fpg_zoo.register_backbone"):
         build_detector(dataclasses.replace(config, backbone=UnknownConfig()))
-    neck = dataclasses.make_dataclass("OtherConfig", [], bases=(FlatNeckConfig,), frozen=True, kw_only=True)(start=1)
+    neck = dataclasses.make_dataclass("OtherConfig", [], bases=(FlatNeckConfig,), frozen=True, kw_only=True)(
+        start_level=1
+    )
     with pytest.raises(ConfigError, match=r"OtherConfig is no config of a neck: .*fpg_zoo.register_neck"):
         build_detector(dataclasses.replace(config, neck=neck))
     with pytest.raises(ConfigError, match="ResNetConfig is no config of a detector: use one of TwoStageConfig"):

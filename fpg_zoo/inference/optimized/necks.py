@@ -29,7 +29,7 @@ class FusedInputs(LevelInputs):
 
     def __init__(self, plain: LevelInputs) -> None:
         nn.Module.__init__(self)
-        self.start, self.subsampled_levels = plain.start, plain.subsampled_levels
+        self.start_level, self.subsampled_levels = plain.start_level, plain.subsampled_levels
         self.project = _fuse_layers(plain.project)
         self.extra = _fuse_layers(plain.extra)
 
@@ -73,7 +73,7 @@ class FusedFPG(nn.Module):
 
     def __init__(self, plain: FPG) -> None:
         super().__init__()
-        self.width = plain.width
+        self.out_channels = plain.out_channels
         self.inputs = FusedInputs(plain.inputs)
         self.pathways = nn.ModuleList(
             FusedPathway(pathway) for pathway in plain.pathways if isinstance(pathway, Pathway)
@@ -95,13 +95,17 @@ class FusedFPN(nn.Module):
 
     def __init__(self, plain: FPN) -> None:
         super().__init__()
-        self.width, self.start, self.subsampled_levels = plain.width, plain.start, plain.subsampled_levels
+        self.out_channels, self.start_level, self.subsampled_levels = (
+            plain.out_channels,
+            plain.start_level,
+            plain.subsampled_levels,
+        )
         self.laterals = _fuse_layers(plain.laterals)
         self.outputs = _fuse_layers(plain.outputs)
         self.extra = _fuse_layers(plain.extra)
 
     def forward(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        used = stages[self.start :]
+        used = stages[self.start_level :]
         merged = [lateral(stage) for lateral, stage in zip(self.laterals, used, strict=True)]
         for level in reversed(range(len(merged) - 1)):
             finer = merged[level]

@@ -55,11 +55,11 @@ class FromFiner(Transition):
 
 def _transition(name: str, config: FPGConfig) -> nn.Module:
     if name.endswith("from_finer"):
-        return FromFiner(config.width)
+        return FromFiner(config.out_channels)
     if name.endswith("from_coarser"):
-        return FromCoarser(config.width)
+        return FromCoarser(config.out_channels)
     how = config.grid.lateral if name == "lateral" else config.grid.skip
-    return nn.Identity() if how == "identity" else Transition(config.width, kernel=1)
+    return nn.Identity() if how == "identity" else Transition(config.out_channels, kernel=1)
 
 
 class LevelInputs(nn.Module):
@@ -70,19 +70,19 @@ class LevelInputs(nn.Module):
 
     def __init__(self, config: FPGConfig, channels: Sequence[int]) -> None:
         super().__init__()
-        used = channels[config.start :]
-        self.start = config.start
-        self.project = nn.ModuleList(nn.Conv2d(stage, config.width, 1) for stage in used)
+        used = channels[config.start_level :]
+        self.start_level = config.start_level
+        self.project = nn.ModuleList(nn.Conv2d(stage, config.out_channels, 1) for stage in used)
         self.subsampled_levels = 0
         self.extra = nn.ModuleList()
         extra_levels = config.levels - len(used)
         if config.extra_levels == "pool":
             self.subsampled_levels = extra_levels
         else:
-            self.extra.extend(nn.Conv2d(config.width, config.width, 3, 2, 1) for _ in range(extra_levels))
+            self.extra.extend(nn.Conv2d(config.out_channels, config.out_channels, 3, 2, 1) for _ in range(extra_levels))
 
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
-        column = [project(stage) for project, stage in zip(self.project, stages[self.start :], strict=True)]
+        column = [project(stage) for project, stage in zip(self.project, stages[self.start_level :], strict=True)]
         for downsample in self.extra:
             column.append(downsample(column[-1]))
         for _ in range(self.subsampled_levels):
@@ -163,11 +163,13 @@ class FPG(Neck):
 
     def __init__(self, config: FPGConfig, channels: Sequence[int]) -> None:
         super().__init__()
-        check_levels(config.start, config.levels, len(channels))
-        self.width = config.width
+        check_levels(config.start_level, config.levels, len(channels))
+        self.out_channels = config.out_channels
         self.inputs = LevelInputs(config, channels)
         self.pathways = nn.ModuleList(Pathway(config, index) for index in range(config.grid.pathways))
-        self.outputs = nn.ModuleList(nn.Conv2d(config.width, config.width, 3, 1, 1) for _ in range(config.levels))
+        self.outputs = nn.ModuleList(
+            nn.Conv2d(config.out_channels, config.out_channels, 3, 1, 1) for _ in range(config.levels)
+        )
         init_xavier(self)
 
     def segments(self) -> list[nn.Module]:

@@ -24,11 +24,11 @@ class FPN(Neck):
 
     def __init__(self, config: FPNConfig, channels: Sequence[int]) -> None:
         super().__init__()
-        check_levels(config.start, config.levels, len(channels))
-        width, used = config.width, channels[config.start :]
+        check_levels(config.start_level, config.levels, len(channels))
+        width, used = config.out_channels, channels[config.start_level :]
         extra_levels = config.levels - len(used)
-        self.width = width
-        self.start = config.start
+        self.out_channels = width
+        self.start_level = config.start_level
         self.mmdet_names = mmdet_names.FPN_POOLED if config.extra_levels == "pool" else mmdet_names.FPN_CONVOLVED
         self.extra = nn.ModuleList()
         self.subsampled_levels = 0
@@ -43,7 +43,7 @@ class FPN(Neck):
         init_xavier(self)
 
     def forward(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        used = stages[self.start :]
+        used = stages[self.start_level :]
         merged = [lateral(stage) for lateral, stage in zip(self.laterals, used, strict=True)]
         for level in reversed(range(len(merged) - 1)):
             finer = merged[level]

@@ -85,15 +85,17 @@ class NASFPN(Neck):
 
     def __init__(self, config: NASFPNConfig, channels: Sequence[int]) -> None:
         super().__init__()
-        self.width = config.width
-        self.start = config.start
-        self.laterals = nn.ModuleList(ConvNorm(stage, config.width, 1) for stage in channels[config.start :])
-        self.extra = nn.ModuleList(ConvNorm(config.width, config.width, 1) for _ in range(EXTRA_LEVELS))
-        self.stacks = nn.ModuleList(Cell(config.width) for _ in range(config.stacks))
+        self.out_channels = config.out_channels
+        self.start_level = config.start_level
+        self.laterals = nn.ModuleList(
+            ConvNorm(stage, config.out_channels, 1) for stage in channels[config.start_level :]
+        )
+        self.extra = nn.ModuleList(ConvNorm(config.out_channels, config.out_channels, 1) for _ in range(EXTRA_LEVELS))
+        self.stacks = nn.ModuleList(Cell(config.out_channels) for _ in range(config.stacks))
         init_xavier(self)
 
     def forward(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        column = [lateral(stage) for lateral, stage in zip(self.laterals, stages[self.start :], strict=True)]
+        column = [lateral(stage) for lateral, stage in zip(self.laterals, stages[self.start_level :], strict=True)]
         for project in self.extra:
             column.append(F.max_pool2d(project(column[-1]), kernel_size=2, stride=2))
         for cell in self.stacks:
