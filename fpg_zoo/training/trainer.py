@@ -185,7 +185,7 @@ class _Run:
             with torch.device("cpu"):  # its counter would follow the program's default
                 self.average = AveragedModel(self.model, multi_avg_fn=_average, use_buffers=True)
         done = self._resume(optimizer, resume)
-        spread = self._wrap(criterion)
+        wrapped = self._wrap(criterion)
 
         def due(step: int) -> bool:
             return evaluate is not None and (step == self.steps or self._ends_epoch(step, evaluate_every))
@@ -198,7 +198,7 @@ class _Run:
                 figures = self._evaluated(evaluate)
                 journal.note(done, figures)
             for step, batches in enumerate(self._batches(done), start=done + 1):
-                journal.note(step, self._step(spread, optimizer, step - 1, batches))
+                journal.note(step, self._train_step(wrapped, optimizer, step - 1, batches))
                 if due(step) or step == self.steps or step % save_every == 0:
                     self._save(optimizer, step)
                 if due(step) and evaluate:
@@ -262,48 +262,45 @@ class _Run:
         for _ in range(step, self.steps):
             yield list(itertools.islice(loader, settings.accumulate))
 
-    def _step(
+    def _train_step(
         self, criterion: nn.Module, optimizer: torch.optim.Optimizer, step: int, batches: Sequence[TrainBatch]
     ) -> dict[str, float]:
+        """Losses, backward, step; the gradients of several batches are accumulated."""
         start = time.perf_counter()
-        # Of the step alone, so that a run that is taken up draws the same samples.
-        sequence = np.random.SeedSequence(self.settings.seed, spawn_key=(step, self.processes.rank))
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
-        rate = self.schedule.rate(step * self.batch / len(self.dataset), step, self.batch)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        self._seed(step)
+        learning_rate = self._set_learning_rate(optimizer, step)
+        averages = _StepAverages(len(batches))
         optimizer.zero_grad()
-        told: dict[str, float] = {}
-        complaints: list[str] = []
         for index, batch in enumerate(batches):
-            with _gradients_kept_apart(criterion) if index < len(batches) - 1 else contextlib.nullcontext():
+            with _without_sync(criterion) if index < len(batches) - 1 else contextlib.nullcontext():
                 losses = self._losses(criterion, batch)
                 (torch.stack(list(losses.values())).sum() / len(batches)).backward()  # type: ignore[no-untyped-call]
-            values = torch.stack([loss.detach() for loss in losses.values()]).tolist()
-            complaints += _complaints(dict(zip(losses, values, strict=True)), batch)
-            for name, value in zip(losses, values, strict=True):
-                told[name] = told.get(name, 0.0) + value / len(batches)
-        limit = self.schedule.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
-        told["gradient"] = float(norm)
-        if not math.isfinite(told["gradient"]):
-            # Equal in every process, as the gradients are: none takes the step, and none saves it.
-            own = "; ".join(complaints) or "the losses of this process are numbers"
-            raise TrainingError(
-                f"step {step + 1}: the gradient is {told['gradient']}; {own}. Look at those pictures' annotations, or "
-                "lower the learning rate, and resume from the last state"
-            )
+            averages.add(losses, batch)
+        max_norm = math.inf if self.schedule.max_grad_norm is None else self.schedule.max_grad_norm
+        grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), max_norm))
+        averages.check(step, grad_norm)
         optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        seconds = time.perf_counter() - start
         return {
             "epoch": (step + 1) * self.batch / len(self.dataset),
-            "rate": rate,
-            "loss": sum(value for name, value in told.items() if name.startswith("loss_")),
-            **told,
-            "images_per_second": self.batch / seconds,
+            "rate": learning_rate,
+            "loss": sum(averages.losses.values()),
+            **averages.losses,
+            "gradient": grad_norm,
+            "images_per_second": self.batch / (time.perf_counter() - start),
         }
+
+    def _seed(self, step: int) -> None:
+        """Of the step alone, so that a run that resumes draws the same samples."""
+        sequence = np.random.SeedSequence(self.settings.seed, spawn_key=(step, self.processes.rank))
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
+
+    def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
+        learning_rate = self.schedule.rate(step * self.batch / len(self.dataset), step, self.batch)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        return learning_rate
 
     def _losses(self, criterion: nn.Module, batch: TrainBatch) -> dict[str, Tensor]:
         device = self.model.device
@@ -385,7 +382,7 @@ def _average(averages: _Tensors, values: _Tensors, count: Tensor | int) -> None:
             average.copy_(value)
 
 
-def _gradients_kept_apart(criterion: nn.Module) -> contextlib.AbstractContextManager[Any]:
+def _without_sync(criterion: nn.Module) -> contextlib.AbstractContextManager[Any]:
     """Passes within do not exchange gradients with other processes; the last of a step does it for all of them."""
     if isinstance(criterion, DistributedDataParallel):
         kept: contextlib.AbstractContextManager[Any] = criterion.no_sync()
@@ -393,10 +390,39 @@ def _gradients_kept_apart(criterion: nn.Module) -> contextlib.AbstractContextMan
     return contextlib.nullcontext()
 
 
-def _complaints(losses: Mapping[str, float], batch: TrainBatch) -> list[str]:
-    """What is wrong with a batch's losses, if anything."""
-    bad = [f"{name} = {value}" for name, value in losses.items() if not math.isfinite(value)]
-    return [f"{', '.join(bad)} on the pictures {', '.join(map(str, batch.image_ids))}"] if bad else []
+class _StepAverages:
+    """The losses of a step, averaged over its batches, and what is wrong with them.
+
+    Attributes:
+        losses: by name.
+    """
+
+    def __init__(self, batches: int) -> None:
+        self.losses: dict[str, float] = {}
+        self._batches = batches
+        self._faults: list[str] = []
+
+    def add(self, losses: Mapping[str, Tensor], batch: TrainBatch) -> None:
+        """Those of a batch."""
+        values = torch.stack([loss.detach() for loss in losses.values()]).tolist()
+        for name, value in zip(losses, values, strict=True):
+            self.losses[name] = self.losses.get(name, 0.0) + value / self._batches
+        bad = [f"{name} = {value}" for name, value in zip(losses, values, strict=True) if not math.isfinite(value)]
+        if bad:
+            self._faults.append(f"{', '.join(bad)} on the pictures {', '.join(map(str, batch.image_ids))}")
+
+    def check(self, step: int, grad_norm: float) -> None:
+        """Refuse a gradient that is no number. It is equal in every process: none takes the step, and none saves it.
+
+        Raises:
+            TrainingError: it is so; the message has the images.
+        """
+        if not math.isfinite(grad_norm):
+            own = "; ".join(self._faults) or "the losses of this process are numbers"
+            raise TrainingError(
+                f"step {step + 1}: the gradient is {grad_norm}; {own}. Look at those pictures' annotations, or "
+                "lower the learning rate, and resume from the last state"
+            )
 
 
 def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:

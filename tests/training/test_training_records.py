@@ -48,7 +48,7 @@ def begun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("fpg_zoo.training.trainer._complaints", lambda *_: stop() or [])
+        patched.setattr("fpg_zoo.training.trainer._StepAverages.check", stop)
         with pytest.raises(KeyboardInterrupt):
             resume(data, folder / "part", resume=False)
     state = newest_state(folder / "part")
