@@ -14,7 +14,7 @@ from fpg_zoo.data import annotation_problems as kinds
 from fpg_zoo.data.annotation_problems import Report
 from fpg_zoo.data.coco_images import ambiguous_files, expected_path, find_image, image_sizes, name_of, size_of
 from fpg_zoo.data.dataset import ImageInfo, Objects, no_objects
-from fpg_zoo.data.masks import Mask, box_around, read_mask
+from fpg_zoo.data.masks import Mask, box_around, is_empty, read_mask
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import on_terminal
 
@@ -183,7 +183,7 @@ class Entries:
             complain(kinds.CATEGORY_ID_TYPE)
         gathered = entry.crowds if crowd else entry.objects
         if self._masks and entry.size is not None:
-            gathered.masks.append(read_mask(annotation.get("segmentation"), entry.size, complain))
+            gathered.masks.append(_mask_of(annotation, entry.size, complain))
         gathered.boxes.append(box)
         gathered.bboxes.append(bbox)
         gathered.areas.append(_read_area(annotation, bbox, complain))
@@ -305,11 +305,20 @@ def read_box(bbox: Any, size: tuple[int, int] | None, complain: Callable[[str], 
     return x1, y1, x2, y2
 
 
+def _mask_of(annotation: dict[str, Any], size: tuple[int, int], complain: Callable[[str], None]) -> Mask | None:
+    """What stands under `segmentation`; a mask without a pixel, which a detection may have, shows no object."""
+    mask = read_mask(annotation.get("segmentation"), size, complain)
+    if mask is not None and is_empty(mask):
+        complain(kinds.MASK_MALFORMED)
+        return None
+    return mask
+
+
 def _bbox_of(annotation: dict[str, Any], size: tuple[int, int] | None, complain: Callable[[str], None]) -> Any:
     """What stands under `bbox`, or the box around its mask where nothing does."""
     bbox = annotation.get("bbox")
     if bbox is None and size is not None:
-        mask = read_mask(annotation.get("segmentation"), size, lambda _: None)
+        mask = _mask_of(annotation, size, lambda _: None)
         if mask is not None:
             complain(kinds.BOX_OF_MASK)
             return box_around(mask, size)

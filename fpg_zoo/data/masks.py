@@ -168,6 +168,13 @@ def _decoded_lengths(counts: bytes) -> np.ndarray:
     return lengths
 
 
+def is_empty(mask: Mask) -> bool:
+    """Whether a mask has no pixel by its form: polygons of one point each, or run lengths of the background alone."""
+    if isinstance(mask, Polygons):
+        return all((part == part[0]).all() for part in mask.parts)
+    return bool(mask_api.area({"size": list(mask.size), "counts": mask.counts}) == 0)
+
+
 def rasterize(polygons: Polygons, size: tuple[int, int]) -> np.ndarray:
     """(height, width) uint8, 1 inside; what of the polygons lies out of `size` is cut off."""
     mask: np.ndarray = mask_api.decode(compressed(polygons, size))

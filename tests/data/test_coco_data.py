@@ -246,6 +246,17 @@ def test_polygons_without_area_are_left_out_beside_others(tmp_path: Path) -> Non
     assert len(mask.parts) == 1
 
 
+@pytest.mark.parametrize(
+    "segmentation", [{"size": [48, 40], "counts": [1920]}, {"size": [48, 40], "counts": [0, 0, 1920]}, [[5, 5] * 4]]
+)
+def test_a_mask_without_a_pixel_is_none(tmp_path: Path, segmentation: object) -> None:
+    whole = GOOD | {"id": 8, "segmentation": rectangle(4, 5, 14, 25)}
+    dataset = _dataset(tmp_path, [picture(1)], [GOOD | {"segmentation": segmentation}, whole], masks=True)
+    assert list(dataset.report.found.values()) == [(1,)]
+    empty, mask = dataset.picture(0).objects.masks or ()
+    assert (empty, isinstance(mask, Polygons)) == (None, True)
+
+
 def test_run_lengths_of_any_mask_pass(tmp_path: Path) -> None:
     generator, wrong = np.random.default_rng(0), list[str]()
     for size in ((1, 1), (3, 5), (64, 2), (300, 401)):
