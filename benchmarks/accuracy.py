@@ -44,9 +44,9 @@ def average_precision(
         name: with the tag.
         data: a folder laid out as COCO is; None for the held-out drawn scenes.
         device: cpu, cuda or mps.
-        limit: the first so many pictures; None for all.
+        limit: the first so many images; None for all.
         parts: a folder for detections as they come, from which a run that was killed goes on; None: nowhere.
-        workers: processes that read pictures.
+        workers: processes that read images.
         form: of `harness.models.FORMS`.
 
     Raises:
@@ -54,8 +54,8 @@ def average_precision(
         WeightsError: the weights cannot be had.
     """
     model = FORMS[form](fpg_zoo.create_model(name, device=device))
-    kinds = iou_types_of(model)
-    masks = "segm" in kinds
+    iou_types = iou_types_of(model)
+    masks = "segm" in iou_types
     if data is None:
         held_out = held_out_scenes(limit=limit, masks=masks)
     else:
@@ -69,9 +69,9 @@ def average_precision(
         workers=workers,
         parts=None if parts is None else parts_of(parts / "detections.json", model, held_out),
     )
-    figures = metrics_of(model, rows, held_out.annotations)
-    found = {IOU_TYPES[kind]: figures.get(f"{IOU_TYPES[kind]}_AP") for kind in kinds}
-    return {label: 100 * value for label, value in found.items() if value is not None}
+    metrics = metrics_of(model, rows, held_out.annotations)
+    ap_by_type = {IOU_TYPES[iou_type]: metrics.get(f"{IOU_TYPES[iou_type]}_AP") for iou_type in iou_types}
+    return {label: 100 * value for label, value in ap_by_type.items() if value is not None}
 
 
 def agrees(measured: float, published: float) -> bool:
@@ -92,25 +92,25 @@ def _of_scenes(name: str, form: str) -> dict[str, float]:
     return average_precision(name, None, device="cpu", limit=None, parts=None, workers=0, form=form)
 
 
-def _rows(entry: Published, figures: dict[str, float]) -> list[Row]:
+def _rows(entry: Published, metrics: dict[str, float]) -> list[Row]:
     published = {"box": entry.box_ap, "mask": entry.mask_ap}
     return [
         {
             "model": entry.name,
-            "figure": f"{kind} AP",
-            "published": published[kind],
+            "figure": f"{label} AP",
+            "published": published[label],
             "measured": round(value, 3),
             "tolerance": TOLERANCE,
-            "within_limit": (claimed := published[kind]) is not None and agrees(value, claimed),
+            "within_limit": (claimed := published[label]) is not None and agrees(value, claimed),
         }
-        for kind, value in figures.items()
+        for label, value in metrics.items()
     ]
 
 
 def main() -> int:
-    entries = [entry for entry in load_manifest().checkpoints if entry.packaged]
-    found = of_scenes([(entry.name, PLAIN) for entry in entries])
-    rows = [row for entry, figures in zip(entries, found, strict=True) for row in _rows(entry, figures)]
+    checkpoints = [entry for entry in load_manifest().checkpoints if entry.packaged]
+    ap_of_each = of_scenes([(entry.name, PLAIN) for entry in checkpoints])
+    rows = [row for entry, metrics in zip(checkpoints, ap_of_each, strict=True) for row in _rows(entry, metrics)]
     for row in rows:
         print(
             row["model"],
@@ -118,9 +118,9 @@ def main() -> int:
             f"published {row['published']}, measured {row['measured']:.2f}",
             "" if row["within_limit"] else "DIFFERS",
         )
-    given = {"what": "the 1,000 held-out scenes, fpg_zoo.data.shapes val, of 240x320 pixels", "dtype": "float32"}
+    inputs = {"what": "the 1,000 held-out scenes, fpg_zoo.data.shapes val, of 240x320 pixels", "dtype": "float32"}
     units = dict.fromkeys(("published", "measured", "tolerance"), "percent")
-    print(write("accuracy", "python benchmarks/accuracy.py", rows, device="cpu", given=given, units=units))
+    print(write("accuracy", "python benchmarks/accuracy.py", rows, device="cpu", inputs=inputs, units=units))
     return 0 if all(row["within_limit"] for row in rows) else 1
 
 

@@ -21,10 +21,10 @@ from harness.models import (
     at_random,
     batch_of,
     described,
+    noise_images,
     norms_following,
-    pictures,
     spread_dense,
-    spread_regions,
+    spread_rois,
 )
 from torch import nn
 from torchvision.models import detection
@@ -51,13 +51,13 @@ UNITS = {
 
 
 def of_torchvision(name: str) -> nn.Module:
-    """torchvision's model of random weights that takes pictures of `SIDE` as they are and finds as much as ours do."""
+    """torchvision's model of random weights that takes images of `SIDE` as they are and finds as much as ours do."""
     torch.manual_seed(0)
     most = "detections_per_img" if name.startswith("retinanet") else "box_detections_per_img"
     model: Any = getattr(detection, name)(
         weights=None, weights_backbone=None, min_size=SIDE, max_size=SIDE, **{most: 100}
     ).eval()
-    scene = [pictures(SIDE, 1)[0] / 255]
+    scene = [noise_images(SIDE, 1)[0] / 255]
     with torch.no_grad(), norms_following(model):
         if isinstance(model, detection.RetinaNet):
             layer = model.head.classification_head.cls_logits
@@ -65,25 +65,27 @@ def of_torchvision(name: str) -> nn.Module:
         else:
             heads = model.roi_heads
             layer = heads.box_predictor.cls_score
-            spread_regions(layer, lambda: model(scene), background=0, threshold=heads.score_thresh)
-    made: nn.Module = model
-    return made
+            spread_rois(layer, lambda: model(scene), background=0, threshold=heads.score_thresh)
+    network: nn.Module = model
+    return network
 
 
 def contenders(method: str, device: torch.device) -> dict[tuple[str, str], Callable[[], list[Any]]]:
     """What is timed, by model and form; the baseline first."""
     theirs = of_torchvision(METHODS[method]).to(device)
-    scene = [(image / 255).to(device) for image in pictures(SIDE, 1)]
-    found: dict[tuple[str, str], Callable[[], list[Any]]] = {(METHODS[method], BASELINE): lambda: theirs(scene)}
+    scene = [(image / 255).to(device) for image in noise_images(SIDE, 1)]
+    contenders_by_name: dict[tuple[str, str], Callable[[], list[Any]]] = {
+        (METHODS[method], BASELINE): lambda: theirs(scene)
+    }
     for neck in NECKS:
         plain = at_random(f"{method}_r50_{neck}").to(device)
         for form, make in FORMS.items():
-            found[plain.name, form] = _of_ours(make(plain), device)
-    return found
+            contenders_by_name[plain.name, form] = _of_ours(make(plain), device)
+    return contenders_by_name
 
 
 def _of_ours(model: Detector, device: torch.device) -> Callable[[], list[Any]]:
-    scene = [image.to(device) for image in pictures(SIDE, 1)]
+    scene = [image.to(device) for image in noise_images(SIDE, 1)]
 
     def run() -> list[Any]:
         images, sizes = preprocess(scene, model.config.preprocess)
@@ -119,9 +121,9 @@ def rows_of(method: str, rounds: int, device: torch.device) -> list[dict[str, An
     return rows
 
 
-def _count(found: list[Any]) -> int:
-    """Detections in the only picture, of this zoo or of torchvision."""
-    return len(found[0]["boxes"]) if isinstance(found[0], dict) else len(found[0])
+def _count(output: list[Any]) -> int:
+    """Detections in the only image, of this zoo or of torchvision."""
+    return len(output[0]["boxes"]) if isinstance(output[0], dict) else len(output[0])
 
 
 def main() -> None:
@@ -146,7 +148,7 @@ def main() -> None:
             command_line(),
             rows,
             device=str(device),
-            given={
+            inputs={
                 **described(batch_of("faster_rcnn_r50_fpg", 1)[0]),
                 "what": "scene 0 of fpg_zoo.data.shapes val, drawn at this size; for torchvision as float32 in 0..1",
                 "dtype": "uint8",

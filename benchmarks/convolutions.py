@@ -49,8 +49,8 @@ UNITS = {
 }
 
 
-def apart(exact: Tensor, found: Tensor) -> float:
-    return float(f"{(exact - found.double()).norm() / exact.norm():.2g}")
+def apart(exact: Tensor, approximate: Tensor) -> float:
+    return float(f"{(exact - approximate.double()).norm() / exact.norm():.2g}")
 
 
 @torch.no_grad()
@@ -59,9 +59,9 @@ def row_of(images: int, channels: int, outputs: int, side: int, *, enlarged: boo
     conv = nn.Conv2d(channels, outputs, 3, padding=1)
     x = torch.randn(images, channels, side, side).relu().contiguous(memory_format=torch.channels_last)
     plain = UpsampleConvolution.of(conv) if enlarged else Convolution.of(conv)
-    quick = WinogradConvolution.of(conv, upsample=enlarged)
+    winograd = WinogradConvolution.of(conv, upsample=enlarged)
     exact = conv.double()(upsample2(x.double()) if enlarged else x.double())
-    before, after, ratio = measure_in_turn(lambda: plain(x), lambda: quick(x), runs=runs)
+    before, after, ratio = measure_in_turn(lambda: plain(x), lambda: winograd(x), runs=runs)
     return {
         "kind": "enlarged" if enlarged else "map",
         "images": images,
@@ -72,8 +72,8 @@ def row_of(images: int, channels: int, outputs: int, side: int, *, enlarged: boo
         "seconds": dataclasses.asdict(after),
         "plain_over_this": dataclasses.asdict(ratio),
         "plain_error": apart(exact, plain(x)),
-        "error": apart(exact, quick(x)),
-        "size": round(quick.weight.numel() / conv.weight.numel(), 2),
+        "error": apart(exact, winograd(x)),
+        "size": round(winograd.weight.numel() / conv.weight.numel(), 2),
     }
 
 
@@ -83,21 +83,21 @@ def main() -> None:
     options = parser.parse_args()
     commit()
     rows = []
-    for enlarged, kinds in ((False, MAPS), (True, ENLARGED)):
-        for images, channels, outputs, side in kinds:
+    for enlarged, shapes in ((False, MAPS), (True, ENLARGED)):
+        for images, channels, outputs, side in shapes:
             row = row_of(images, channels, outputs, side, enlarged=enlarged, runs=options.runs)
             rows.append(row)
             times = row["plain_over_this"]["median"]
             print(
                 f"{row['kind']:8} {images} x {channels} to {outputs} at {side}: {times:.2f} times as fast", flush=True
             )
-    given = {
+    inputs = {
         "what": "maps of noise after ReLU, random weights",
         "dtype": "float32",
         "memory_format": "channels last",
         "seed": 0,
     }
-    print(write("convolutions", command_line(), rows, device="cpu", given=given, units=UNITS))
+    print(write("convolutions", command_line(), rows, device="cpu", inputs=inputs, units=UNITS))
 
 
 if __name__ == "__main__":

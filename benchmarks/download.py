@@ -68,8 +68,8 @@ def main() -> None:
 
             def ours() -> None:
                 partial = Partial(folder / "ours.part")
-                found, _ = download(url, partial, description="benchmark")
-                assert found == sha256
+                digest, _ = download(url, partial, description="benchmark")
+                assert digest == sha256
                 partial.discard()
 
             def curl() -> None:
@@ -88,10 +88,10 @@ def main() -> None:
                 runs=RUNS,
             ),
         )
-    given = {"what": "a file of random bytes, served from this machine"}
+    inputs = {"what": "a file of random bytes, served from this machine"}
     units = {"file_mb": "MB", "seconds": "s", "baseline_s": "s", "speed_ratio": "ours / baseline's"}
     rows = [downloaded, hashed]
-    print(write("download", "python benchmarks/download.py", rows, device="cpu", given=given, units=units))
+    print(write("download", "python benchmarks/download.py", rows, device="cpu", inputs=inputs, units=units))
 
 
 def row(what: str, least: float, baseline: str, theirs: Spread, ours: Spread, ratio: Spread) -> dict[str, object]:

@@ -47,10 +47,10 @@ def rows_of(
     rows: list[dict[str, Any]] = []
     for form in forms:
         for batch in batches:
-            given = batch_of(architecture, batch)[0]
+            images = batch_of(architecture, batch)[0]
             dtype = torch.bfloat16 if form == "optimized_bf16" else torch.float32
             threads = torch.get_num_threads()
-            found = in_a_process(peaks, architecture, file, form, batch, device, threads)
+            peak = in_a_process(peaks, architecture, file, form, batch, device, threads)
             rows.append(
                 {
                     "model": name,
@@ -59,10 +59,10 @@ def rows_of(
                     "batch": batch,
                     "device": device_name(device),
                     "threads": threads,
-                    "input": described(given.to(dtype)),
-                    **found,
-                    "pass_mb": round(found["peak_mb"] - found["before_mb"], 1),
-                    "needed_mb": round(found["peak_mb"] - found["imported_mb"], 1),
+                    "input": described(images.to(dtype)),
+                    **peak,
+                    "pass_mb": round(peak["peak_mb"] - peak["before_mb"], 1),
+                    "needed_mb": round(peak["peak_mb"] - peak["imported_mb"], 1),
                 }
             )
     return rows

@@ -36,10 +36,12 @@ UNITS = {
 
 
 def alone(model: Detector, images: torch.Tensor, sizes: list[tuple[int, int]], *, runs: int) -> tuple[Spread, float]:
-    """Seconds of `detect` of a batch, and the number of detections in a picture, on average."""
+    """Seconds of `detect` of a batch, and the number of detections in an image, on average."""
     images = images.to(model.device, model.dtype)
-    found = model.detect(images, sizes)  # the warm-up, too
-    return measure(lambda: model.detect(images, sizes), runs=runs, warmup=0), sum(map(len, found)) / len(found)
+    detections = model.detect(images, sizes)  # the warm-up, too
+    return measure(lambda: model.detect(images, sizes), runs=runs, warmup=0), sum(map(len, detections)) / len(
+        detections
+    )
 
 
 def from_file(model: Detector, files: list[Path], *, runs: int) -> tuple[Spread, dict[str, float]]:

@@ -52,9 +52,9 @@ def main() -> None:
             times = f"{ours.median * 1e3:6.1f} ms, baseline {baseline.median * 1e3:6.1f} ms"
             print(f"{name:28} {times}, ratio {ratio.median:.2f}", flush=True)
             path.unlink()
-    given = {"what": "safetensors files of random weights, in the page cache"}
+    inputs = {"what": "safetensors files of random weights, in the page cache"}
     units = {"file_mb": "MB", "create_model_s": "s", "baseline_s": "s", "ratio": "create_model_s / baseline_s"}
-    print(write("loading", "python benchmarks/loading.py", rows, device="cpu", given=given, units=units))
+    print(write("loading", "python benchmarks/loading.py", rows, device="cpu", inputs=inputs, units=units))
 
 
 if __name__ == "__main__":

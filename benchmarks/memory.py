@@ -47,12 +47,12 @@ def step(model: Detector, images: int, *, bf16: bool) -> None:
     masks = torch.zeros(OBJECTS, SIDE, SIDE, dtype=torch.bool, device=device)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.long().tolist(), strict=True):
         mask[y1:y2, x1:x2] = True
-    truth = {"boxes": boxes, "labels": torch.arange(OBJECTS, device=device), "masks": masks}
+    target = {"boxes": boxes, "labels": torch.arange(OBJECTS, device=device), "masks": masks}
     optimizer = build_optimizer(model, RECIPES["crop640_50e"].schedule)
     criterion = Criterion(model)
     batch = torch.randn(images, 3, SIDE, SIDE, device=device)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        losses = criterion(batch, [(SIDE, SIDE)] * images, [truth] * images)
+        losses = criterion(batch, [(SIDE, SIDE)] * images, [target] * images)
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
 
@@ -103,17 +103,19 @@ def measured(config: DetectorConfig, *, saving: bool) -> float:
 
 def row(label: str, config: DetectorConfig, published: float | None) -> dict[str, Any]:
     """What is recorded of a config."""
-    found: dict[str, Any] = {"model": label, "images": IMAGES, "side": SIDE, "published_gb": published}
-    for kind, saving in (("fp32", False), ("checkpointed_bf16", True)):
-        found[f"predicted_{kind}_gb"] = round(predicted(config, saving=saving), 2)
-        found[f"measured_{kind}_gb"] = round(measured(config, saving=saving), 2) if torch.cuda.is_available() else None
+    result: dict[str, Any] = {"model": label, "images": IMAGES, "side": SIDE, "published_gb": published}
+    for precision, saving in (("fp32", False), ("checkpointed_bf16", True)):
+        result[f"predicted_{precision}_gb"] = round(predicted(config, saving=saving), 2)
+        result[f"measured_{precision}_gb"] = (
+            round(measured(config, saving=saving), 2) if torch.cuda.is_available() else None
+        )
     # The grid is what is computed twice; other necks only have bf16 to save with.
-    found["within_limit"] = (
+    result["within_limit"] = (
         not isinstance(config.neck, FPGConfig)
         or published is None
-        or found["predicted_checkpointed_bf16_gb"] <= SAVED * published
+        or result["predicted_checkpointed_bf16_gb"] <= SAVED * published
     )
-    return found
+    return result
 
 
 def training(patterns: Sequence[str]) -> Path:
@@ -125,10 +127,12 @@ def training(patterns: Sequence[str]) -> Path:
             rows.append(row(label, config, published))
             print(rows[-1], flush=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    kinds = [f"{how}_{kind}_gb" for how in ("predicted", "measured") for kind in ("fp32", "checkpointed_bf16")]
-    units = {"images": "images", "side": "pixels", **dict.fromkeys(["published_gb", *kinds], "GB")}
-    given = {"what": f"noise, {OBJECTS} boxes and masks an image", "shape": [IMAGES, 3, SIDE, SIDE], "seed": 0}
-    return write("memory", "python benchmarks/memory.py", rows, device=device, given=given, units=units)
+    columns = [
+        f"{how}_{precision}_gb" for how in ("predicted", "measured") for precision in ("fp32", "checkpointed_bf16")
+    ]
+    units = {"images": "images", "side": "pixels", **dict.fromkeys(["published_gb", *columns], "GB")}
+    inputs = {"what": f"noise, {OBJECTS} boxes and masks an image", "shape": [IMAGES, 3, SIDE, SIDE], "seed": 0}
+    return write("memory", "python benchmarks/memory.py", rows, device=device, inputs=inputs, units=units)
 
 
 def inference(options: argparse.Namespace) -> Path:
@@ -137,8 +141,10 @@ def inference(options: argparse.Namespace) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         for name in named(options.patterns):
             rows += rows_of(name, whose(name), options.forms, options.batch, options.device, Path(folder))
-            for found in rows[-len(options.forms) * len(options.batch) :]:
-                print(f"{name:28} {found['form']:15} batch {found['batch']}: {found['needed_mb']:.0f} MB", flush=True)
+            for result in rows[-len(options.forms) * len(options.batch) :]:
+                print(
+                    f"{name:28} {result['form']:15} batch {result['batch']}: {result['needed_mb']:.0f} MB", flush=True
+                )
             target = write_rows("memory_inference", rows, options.device, units=UNITS)
     return target
 

@@ -97,8 +97,8 @@ def rows_of(
     plain = at_random(name).to(device)
     images, sizes = batch_of(name, batch, device=device)
     models = {form: make(plain) for form, make in FORMS.items() if form in (PLAIN, *options.forms)}
-    given = {form: images.to(model.dtype) for form, model in models.items()}
-    runs = {form: functools.partial(model.detect, given[form], sizes) for form, model in models.items()}
+    inputs = {form: images.to(model.dtype) for form, model in models.items()}
+    runs = {form: functools.partial(model.detect, inputs[form], sizes) for form, model in models.items()}
     seconds = measure_in_rounds(runs, options.runs)
     counted = operations(plain, images, sizes)
     rows = []
@@ -112,7 +112,7 @@ def rows_of(
             "device": device_name(device),
             "threads": torch.get_num_threads(),
             "weights": "random",
-            "input": described(given[form]),
+            "input": described(inputs[form]),
             "seconds": dataclasses.asdict(spread),
             "times_as_fast": dataclasses.asdict(ratio),
             "postprocessing": round(postprocessing(model, file, runs=options.runs), 4),

@@ -20,24 +20,24 @@ TOLERANCE = 0.2  # points of AP in percent
 def main() -> int:
     names = [entry.name for entry in load_manifest().checkpoints if entry.packaged]
     pairs = [(name, form) for name in names for form in FORMS]
-    found = dict(zip(pairs, of_scenes(pairs), strict=True))
+    ap_of_each = dict(zip(pairs, of_scenes(pairs), strict=True))
     rows: list[Row] = []
-    for (name, form), figures in found.items():
-        for kind, value in figures.items():
-            apart = value - found[name, PLAIN][kind]
+    for (name, form), ap_by_type in ap_of_each.items():
+        for label, value in ap_by_type.items():
+            apart = value - ap_of_each[name, PLAIN][label]
             rows.append(
                 {
                     "model": name,
                     "form": form,
-                    "figure": f"{kind} AP",
+                    "figure": f"{label} AP",
                     "measured": round(value, 3),
                     "apart": round(apart, 3),
                     "tolerance": TOLERANCE,
                     "within_limit": abs(apart) <= TOLERANCE,
                 }
             )
-            print(f"{name:28} {form:15} {kind} AP {value:.2f}, {apart:+.2f} of the plain form's", flush=True)
-    given = {"what": "the 1,000 held-out scenes, fpg_zoo.data.shapes val, of 240x320 pixels"}
+            print(f"{name:28} {form:15} {label} AP {value:.2f}, {apart:+.2f} of the plain form's", flush=True)
+    inputs = {"what": "the 1,000 held-out scenes, fpg_zoo.data.shapes val, of 240x320 pixels"}
     units = dict.fromkeys(("measured", "apart", "tolerance"), "percent")
     print(
         write(
@@ -45,7 +45,7 @@ def main() -> int:
             "python benchmarks/optimized_accuracy.py",
             rows,
             device="cpu",
-            given=given,
+            inputs=inputs,
             units=units,
         )
     )

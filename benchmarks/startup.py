@@ -37,9 +37,9 @@ def main() -> None:
             }
         )
         print(f"{name:16} {ours.median * 1e3:5.0f} ms, the interpreter alone {alone.median * 1e3:5.0f} ms")
-    given = {"what": "no picture: whole processes, files in the page cache"}
+    inputs = {"what": "no image: whole processes, files in the page cache"}
     units = {"seconds": "s", "interpreter_alone_s": "s", "ratio": "seconds / interpreter_alone_s"}
-    print(write("startup", "python benchmarks/startup.py", rows, device="cpu", given=given, units=units))
+    print(write("startup", "python benchmarks/startup.py", rows, device="cpu", inputs=inputs, units=units))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Images per second over many files: `python benchmarks/throughput.py [PATTERN ...]`.
 
-By calling a `Predictor` with all of them, whose thread reads pictures ahead; through `Predictor.stream`, which does
+By calling a `Predictor` with all of them, whose thread reads images ahead; through `Predictor.stream`, which does
 not; and through what `fpg-zoo eval` runs, whose workers read ahead; starting the workers counts.
 """
 
@@ -106,8 +106,8 @@ def rows_of(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
                         "images_per_s": round(rate, 3),
                     }
                 )
-                told = "" if workers is None else f", {workers} workers"
-                print(f"{name:28} {form:15} {path} batch {batch}{told}: {rate:.2f} images/s", flush=True)
+                suffix = "" if workers is None else f", {workers} workers"
+                print(f"{name:28} {form:15} {path} batch {batch}{suffix}: {rate:.2f} images/s", flush=True)
     return rows
 
 

@@ -55,7 +55,7 @@ def stepper(name: str, *, plain: bool = False, bf16: bool = False, twice: bool =
     masks = torch.zeros(OBJECTS, side, side, dtype=torch.bool, device=device)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.long().tolist(), strict=True):
         mask[y1:y2, x1:x2] = True
-    truth = {"boxes": boxes, "labels": torch.arange(OBJECTS, device=device), "masks": masks}
+    target = {"boxes": boxes, "labels": torch.arange(OBJECTS, device=device), "masks": masks}
     images = torch.randn(IMAGES, 3, side, side, device=device).contiguous(memory_format=form)
 
     def step() -> None:
@@ -63,7 +63,7 @@ def stepper(name: str, *, plain: bool = False, bf16: bool = False, twice: bool =
         optimizer.zero_grad()
         arranged = mock.patch.object(pooling, "_aligned", pooling.by_torchvision) if plain else contextlib.nullcontext()
         with arranged, torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
-            losses = criterion(images, [(side, side)] * IMAGES, [truth] * IMAGES)
+            losses = criterion(images, [(side, side)] * IMAGES, [target] * IMAGES)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
@@ -99,9 +99,9 @@ def main() -> None:
                 flush=True,
             )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    given = {"what": f"noise of the model's padded size, {OBJECTS} boxes and masks an image", "seed": 0}
+    inputs = {"what": f"noise of the model's padded size, {OBJECTS} boxes and masks an image", "seed": 0}
     units = {"images": "images", "plain_seconds": "s", "seconds": "s", "plain_over_this": "plain_seconds / seconds"}
-    print(write("training_step", command_line(), rows, device=device, given=given, units=units))
+    print(write("training_step", command_line(), rows, device=device, inputs=inputs, units=units))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The main job, offline: pictures in, annotated pictures out, by the trained small model that comes with the package.
+"""The main job, offline: images in, annotated images out, by the trained small model that comes with the package.
 
-Run it in any folder; everything goes to `demo/`. The pictures are of the kind that the model was trained on, from the
+Run it in any folder; everything goes to `demo/`. The images are of the kind that the model was trained on, from the
 half that it has not seen; what it finds is compared with what was drawn.
 """
 
@@ -18,29 +18,29 @@ from fpg_zoo.data.shapes import ShapesDataset
 
 FOLDER = Path("demo")
 MODEL = "mask_rcnn_nano_fpg"
-PICTURES = 4
+IMAGES = 4
 SCORE = 0.7
 
 
 def main() -> int:
-    scenes = ShapesDataset("val", pictures=PICTURES)
+    scenes = ShapesDataset("val", num_images=IMAGES)
     originals = FOLDER / "pictures"
     originals.mkdir(parents=True, exist_ok=True)
-    for index in range(PICTURES):
+    for index in range(IMAGES):
         Image.fromarray(scenes[index].image.permute(1, 2, 0).numpy()).save(originals / f"{index}.png")
-    found = FOLDER / "detections.json"
+    results_file = FOLDER / "detections.json"
     steps = (
         ["list", "*nano*", "--pretrained"],
         ["predict", str(originals), "--model", MODEL, "--score", str(SCORE), "--output", str(FOLDER),
-         "--json", str(found)],
+         "--json", str(results_file)],
     )  # fmt: skip
     for step in steps:
         print("$ fpg-zoo", *step)
         code = command(step)
         if code:
             return code
-    drawn = sum(len(scenes.picture(index).objects) for index in range(PICTURES))
-    print(f"{len(json.loads(found.read_text()))} found, {drawn} drawn; fpg_zoo {fpg_zoo.__version__}")
+    drawn = sum(len(scenes.image_info(index).objects) for index in range(IMAGES))
+    print(f"{len(json.loads(results_file.read_text()))} found, {drawn} drawn; fpg_zoo {fpg_zoo.__version__}")
     return 0
 
 

@@ -1,6 +1,6 @@
 """The published Feature Pyramid Grids detectors (arXiv 2004.03580) on today's torch.
 
-`create_model(name, pretrained=True)` gives a detector; `Predictor(model)` takes it to pictures. Importing this package
+`create_model(name, pretrained=True)` gives a detector; `Predictor(model)` takes it to images. Importing this package
 does not import torch; what needs it does so when first used.
 """
 

@@ -82,7 +82,7 @@ class Response:
         # Chunks have lengths of their own, and go before that of the whole (RFC 9112, 6.3).
         self.length = None if self._chunked else _announced(self.headers)
         self._left = 0 if self._chunked else self.length  # of the body, or of the chunk; None until the end
-        self._begun = self._ended = False
+        self._started = self._ended = False
 
     def read(self, size: int = _READ_BYTES) -> bytes:
         """The next bytes of the body, as they come: at most `size`, and none at the end.
@@ -126,9 +126,9 @@ class Response:
         return bytes(content)
 
     def _next_chunk(self) -> int:
-        if self._begun and (end := self._stream.read(2)) != b"\r\n":
+        if self._started and (end := self._stream.read(2)) != b"\r\n":
             raise FetchError("closed", passing=True) if len(end) < 2 else FetchError("its chunks are malformed")
-        self._begun = True
+        self._started = True
         line = self._stream.readline(_MAX_CHUNK_LINE)
         size = _CHUNK_LINE.fullmatch(line)
         if size is None:

@@ -18,8 +18,8 @@ assert len(load_manifest().checkpoints) == 16
 os.environ["HF_HUB_OFFLINE"] = "1"
 for name in ("faster_rcnn_nano_fpg", "mask_rcnn_nano_fpg", "retinanet_nano_fpg"):
     model = fpg_zoo.create_model(name, pretrained=True)
-    scene = ShapesDataset("val", pictures=1)[0]
+    scene = ShapesDataset("val", num_images=1)[0]
     found = fpg_zoo.Predictor(model)(Image.fromarray(scene.image.permute(1, 2, 0).numpy()))[0].above(0.3)
-    assert found.size == scene.picture.size, found.size
-    assert len(found) >= len(scene.picture.objects) / 2, (name, found.names)
+    assert found.size == scene.info.size, found.size
+    assert len(found) >= len(scene.info.objects) / 2, (name, found.names)
 print(f"smoke test passed with fpg_zoo {fpg_zoo.__version__}, torch {torch.__version__}")

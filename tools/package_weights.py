@@ -1,7 +1,7 @@
 """Put trained weights into the package: `python tools/package_weights.py RUN [--command "fpg-zoo train ..."]`.
 
 Takes the best model of a run on `--data shapes`, halves its precision, measures the halved one on the held-out
-pictures, and writes the file into the package, its row into the manifest, and the run's log, thinned, to `docs/logs/`.
+images, and writes the file into the package, its row into the manifest, and the run's log, thinned, to `docs/logs/`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
     masks = "mask" in name
     held_out = held_out_scenes(limit=None, masks=masks)
     torch.set_num_threads(1)  # maps this small are slower on more
-    figures = evaluate(model, held_out.dataset, held_out.category_ids, batch_size=8)
+    metrics = evaluate(model, held_out.dataset, held_out.category_ids, batch_size=8)
     log = ROOT / "docs" / "logs" / f"{name}.{TAG}.jsonl"
     thinned(options.run / "log.jsonl", log)
     row = {
@@ -74,8 +74,8 @@ def main() -> None:
         "tag": TAG,
         "url": f"{PACKAGED}{file.name}",
         "sha256": sha256_of(file),
-        "box_ap": in_percent(figures["box_AP"]),
-        "mask_ap": in_percent(figures.get("mask_AP")),
+        "box_ap": in_percent(metrics["box_AP"]),
+        "mask_ap": in_percent(metrics.get("mask_AP")),
         "memory_gb": None,
         "fps": None,
         "recipe": "scratch",

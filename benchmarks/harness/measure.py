@@ -32,8 +32,8 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 Row = dict[str, Any]
 _NO_FIGURES = ("input", "environment", "command")  # of a row
 Key = TypeVar("Key")
-_Given = ParamSpec("_Given")
-_Found = TypeVar("_Found")
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def synchronize() -> None:
         torch.mps.synchronize()
 
 
-def in_a_process(function: Callable[_Given, _Found], *given: _Given.args, **named: _Given.kwargs) -> _Found:
+def in_a_process(function: Callable[_Params, _Result], *args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
     """What the function gives in a process of its own, which ends with it.
 
     Raises:
@@ -109,7 +109,7 @@ def in_a_process(function: Callable[_Given, _Found], *given: _Given.args, **name
         Exception: what the function raised.
     """
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *given, **named).result()
+        return process.submit(function, *args, **kwargs).result()
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -129,28 +129,28 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def record(command: str, rows: Sequence[Row], *, device: str, given: Row, units: Mapping[str, str]) -> Row:
+def record(command: str, rows: Sequence[Row], *, device: str, inputs: Row, units: Mapping[str, str]) -> Row:
     """What is written of a measurement.
 
     Args:
         command: that measured it.
         rows: of figures, numbers or spreads of them, by name.
         device: cpu, cuda or mps, as measured on.
-        given: the exact input: `what`, and as far as there are such its `shape`, `dtype`, `memory_format`, `seed` and
+        inputs: the exact input: `what`, and as far as there are such its `shape`, `dtype`, `memory_format`, `seed` and
             `file`. A row whose input differs has an `input` of its own.
         units: of each figure.
 
     Raises:
         ValueError: a figure has no unit.
     """
-    without = sorted(figures(rows) - units.keys())
+    without = sorted(metric_names(rows) - units.keys())
     if without:
         raise ValueError(f"figures without a unit: {', '.join(without)}")
-    used = {name: unit for name, unit in units.items() if name in figures(rows)}
-    return {"command": command, "environment": environment(device), "input": given, "units": used, "rows": list(rows)}
+    used = {name: unit for name, unit in units.items() if name in metric_names(rows)}
+    return {"command": command, "environment": environment(device), "input": inputs, "units": used, "rows": list(rows)}
 
 
-def figures(rows: Iterable[Row]) -> set[str]:
+def metric_names(rows: Iterable[Row]) -> set[str]:
     """The names of all numbers in rows, of spreads and of groups of numbers."""
     return {
         name
@@ -166,7 +166,7 @@ def write(
     rows: Sequence[Row],
     *,
     device: str,
-    given: Row,
+    inputs: Row,
     units: Mapping[str, str],
     identified_by: Sequence[str] = (),
 ) -> Path:
@@ -179,26 +179,26 @@ def write(
             are of, unless one of `rows` has the same values in these. None: nothing is kept.
     """
     target = RESULTS / f"{name}.json"
-    made = record(command, rows, device=device, given=given, units=units)
+    content = record(command, rows, device=device, inputs=inputs, units=units)
     if identified_by and target.is_file():
         there = json.loads(target.read_text(encoding="utf-8"))
         new = {tuple(row[field] for field in identified_by) for row in rows}
-        origin = {field: there[field] for field in _NO_FIGURES if there[field] != made[field]}
+        origin = {field: there[field] for field in _NO_FIGURES if there[field] != content[field]}
         kept = [{**origin, **row} for row in there["rows"] if tuple(row[field] for field in identified_by) not in new]
-        made["units"] = {**there["units"], **made["units"]} if kept else made["units"]
-        made["rows"] = [*kept, *made["rows"]]
-    save(made, target)
+        content["units"] = {**there["units"], **content["units"]} if kept else content["units"]
+        content["rows"] = [*kept, *content["rows"]]
+    save(content, target)
     return target
 
 
-def save(made: Row, target: Path) -> None:
+def save(content: Row, target: Path) -> None:
     """Write a record whole or not at all.
 
     Raises:
         StorageError: the folder cannot be written.
     """
     with atomic_write(target) as temporary:
-        temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def command_line() -> str:

@@ -1,5 +1,5 @@
 """What is measured: models with real weights where they can be had, random ones that work as hard where not, and the
-drawn pictures that they are given."""
+drawn images that they are given."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def side_of(name: str) -> int:
     return fpg_zoo.model_info(name).config.preprocess.longest_side
 
 
-def pictures(side: int, count: int) -> list[Tensor]:
+def noise_images(side: int, count: int) -> list[Tensor]:
     """Held-out scenes of `side` x `side` pixels, (3, side, side) uint8."""
     scenes = ShapesDataset("val", count, size=(side, side))
     return [scenes[index].image for index in range(count)]
@@ -51,7 +51,7 @@ def pictures(side: int, count: int) -> list[Tensor]:
 
 def batch_of(name: str, count: int, *, device: torch.device | str = "cpu") -> tuple[Tensor, list[tuple[int, int]]]:
     """The input of `Detector.detect` for that many scenes, which need no padding; (N, 3, side, side) float32."""
-    images, sizes = preprocess(pictures(side_of(name), count), fpg_zoo.model_info(name).config.preprocess)
+    images, sizes = preprocess(noise_images(side_of(name), count), fpg_zoo.model_info(name).config.preprocess)
     return images.to(device), sizes
 
 
@@ -76,7 +76,7 @@ def described(images: Tensor) -> dict[str, Any]:
 
 
 def described_file(file: Path) -> dict[str, Any]:
-    """What a record says of a picture file."""
+    """What a record says of an image file."""
     content = file.read_bytes()
     with Image.open(file) as image:
         size = [image.height, image.width]
@@ -136,7 +136,7 @@ def at_random(name: str) -> Detector:
         else:
             assert isinstance(model, TwoStageDetector)
             head = model.box_head
-            spread_regions(
+            spread_rois(
                 head.classes,
                 lambda: model(images, sizes),
                 background=head.classes.out_features - 1,
@@ -161,14 +161,14 @@ def norms_following(model: nn.Module) -> Iterator[None]:
 
 def _inputs_of(layer: nn.Module, run: Callable[[], object]) -> list[Tensor]:
     """What a layer is given while `run` runs."""
-    given: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    captured: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     run()
     hook.remove()
-    return given
+    return captured
 
 
-def spread_regions(layer: nn.Linear, run: Callable[[], object], *, background: int, threshold: float) -> None:
+def spread_rois(layer: nn.Linear, run: Callable[[], object], *, background: int, threshold: float) -> None:
     """Scale and shift the class layer of regions so that as many scores pass the threshold as `_PASSING` says.
 
     Args:
@@ -177,21 +177,21 @@ def spread_regions(layer: nn.Linear, run: Callable[[], object], *, background: i
         background: the place of its logit.
         threshold: of scores.
     """
-    (regions,) = _inputs_of(layer, run)
+    (features,) = _inputs_of(layer, run)
     classes = [place for place in range(layer.out_features) if place != background]
-    layer.weight.mul_(_SPREAD / layer(regions)[:, classes].std())
+    layer.weight.mul_(_SPREAD / layer(features)[:, classes].std())
     layer.weight[background] = 0  # background's logit is the same everywhere
     layer.bias.zero_()
-    layer.bias[classes] = -layer(regions)[:, classes].mean(dim=0)
+    layer.bias[classes] = -layer(features)[:, classes].mean(dim=0)
     low, high = 0.0, 50.0  # the more for background, the fewer pass
     for _ in range(40):
         layer.bias[background] = (low + high) / 2
-        passing = int((layer(regions).softmax(dim=-1)[:, classes] > threshold).sum())
+        passing = int((layer(features).softmax(dim=-1)[:, classes] > threshold).sum())
         low, high = ((low + high) / 2, high) if passing > _PASSING["two-stage"] else (low, (low + high) / 2)
 
 
 def spread_dense(layer: nn.Conv2d, run: Callable[[], object], *, threshold: float) -> None:
-    """As `spread_regions`, of a dense head's class layer, which looks at one level after the other."""
+    """As `spread_rois`, of a dense head's class layer, which looks at one level after the other."""
     assert layer.bias is not None
     levels = _inputs_of(layer, run)
 

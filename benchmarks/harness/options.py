@@ -37,15 +37,15 @@ def write_rows(
     *,
     units: Mapping[str, str],
     identified_by: Sequence[str] = TOLD_APART_BY,
-    **given: Any,
+    **inputs: Any,
 ) -> Path:
-    """Write a record whose rows each have their own input; as of `harness.write`, `given` being of the whole record."""
+    """Write a record whose rows each have their own input; as `harness.write` does; `inputs` is the whole record's."""
     return write(
         name,
         command_line(),
         rows,
         device=device,
-        given={"what": "of each row, its own", **given},
+        inputs={"what": "of each row, its own", **inputs},
         units=units,
         identified_by=identified_by,
     )

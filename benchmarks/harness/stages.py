@@ -45,10 +45,10 @@ def clocked(model: Detector) -> Iterator[dict[str, float]]:
     seconds: dict[str, float] = defaultdict(float)
 
     def clock(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*given: Any, **named: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
             synchronize()
             start = time.perf_counter()
-            result = function(*given, **named)
+            result = function(*args, **kwargs)
             synchronize()
             seconds[stage] += time.perf_counter() - start
             return result

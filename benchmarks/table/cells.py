@@ -48,7 +48,7 @@ class Run:
 
     Attributes:
         data, data_digest: a folder laid out as COCO is, and the SHA-256 of its annotation file; None for none.
-        limit: the first so many pictures for AP; None for all.
+        limit: the first so many images for AP; None for all.
         device: cpu, cuda or mps.
         output: the folder of the cells' files.
         runs: timings of each model alone.
@@ -85,9 +85,9 @@ class Cell:
     def known(self) -> Row | None:
         """What was measured with these settings; None if nothing was, or it cannot be read."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            found: Row = json.loads(self.file.read_text(encoding="utf-8"))
-            if found.get("settings") == self.settings:
-                return found
+            stored: Row = json.loads(self.file.read_text(encoding="utf-8"))
+            if stored.get("settings") == self.settings:
+                return stored
         return None
 
 
@@ -133,20 +133,20 @@ def measure_cell(cell: Cell, run: Run, *, alone: bool = True) -> Row:
     if cell.column == "ap":
         parts = cell.file.with_suffix(".parts")
         data = None if cell.entry.packaged else run.data
-        rows, given = in_a_process(_ap, cell.entry.name, data, run, parts, threads, quiet=not alone)
+        rows, inputs = in_a_process(_ap, cell.entry.name, data, run, parts, threads, quiet=not alone)
         shutil.rmtree(parts, ignore_errors=True)
     elif cell.column == "memory":
-        rows, given = in_a_process(_memory, cell.entry.name, cell.weights, run.device, threads)
+        rows, inputs = in_a_process(_memory, cell.entry.name, cell.weights, run.device, threads)
     else:
-        rows, given = in_a_process(_fps, cell.entry.name, cell.weights, run.device, run.runs, threads)
+        rows, inputs = in_a_process(_fps, cell.entry.name, cell.weights, run.device, run.runs, threads)
     for row in rows:
         row.update(model=cell.entry.name, weights=cell.weights)
-    made = record(run.command, rows, device=run.device, given=given, units=UNITS)
-    made["settings"] = cell.settings
-    made["environment"]["threads"] = threads
-    made["environment"]["seconds"] = round(time.perf_counter() - start, 1)
-    save(made, cell.file)
-    return made
+    content = record(run.command, rows, device=run.device, inputs=inputs, units=UNITS)
+    content["settings"] = cell.settings
+    content["environment"]["threads"] = threads
+    content["environment"]["seconds"] = round(time.perf_counter() - start, 1)
+    save(content, cell.file)
+    return content
 
 
 def _ap(
@@ -156,9 +156,9 @@ def _ap(
     if quiet:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
     workers = 0 if quiet else 2
-    found = average_precision(name, data, device=run.device, limit=run.limit, parts=parts, workers=workers)
-    rows: list[Row] = [{"figure": f"{kind} AP", "measured": round(value, 3)} for kind, value in found.items()]
-    which = "all pictures" if run.limit is None else f"the first {run.limit} pictures"
+    ap_by_type = average_precision(name, data, device=run.device, limit=run.limit, parts=parts, workers=workers)
+    rows: list[Row] = [{"figure": f"{kind} AP", "measured": round(value, 3)} for kind, value in ap_by_type.items()]
+    which = "all images" if run.limit is None else f"the first {run.limit} images"
     what = f"{which} of {'fpg_zoo.data.shapes val' if data is None else f'annotations {run.data_digest}'}"
     return rows, {"what": what, "dtype": "float32", "memory_format": "channels first"}
 
@@ -167,10 +167,10 @@ def _memory(name: str, weights: str, device: str, threads: int) -> tuple[list[Ro
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         rows = memory_rows(name, weights, ["plain"], [1], device, Path(folder))
-    given = rows[0].pop("input")
+    inputs = rows[0].pop("input")
     if device.startswith("cuda"):
         rows[0]["training_gb"] = round(training_memory(fpg_zoo.model_info(name).config, saving=False), 2)
-    return rows, given
+    return rows, inputs
 
 
 def _fps(name: str, weights: str, device: str, runs: int, threads: int) -> tuple[list[Row], dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The README's table and the picture beside it, of the committed results: `python benchmarks/readme_table.py`.
+"""The README's table and the image beside it, of the committed results: `python benchmarks/readme_table.py`.
 
 Run it after `python benchmarks/reproduce_table.py`; a test fails where the README says something else than the results.
 """
@@ -18,7 +18,7 @@ from fpg_zoo.files import atomic_write
 from table.scatter import Panel, Point, drawn
 
 ROOT = Path(__file__).resolve().parents[2]
-README, PICTURE = ROOT / "README.md", ROOT / "docs" / "table.svg"
+README, SCATTER = ROOT / "README.md", ROOT / "docs" / "table.svg"
 BEGIN, END = "<!-- table: python benchmarks/readme_table.py -->", "<!-- end of table -->"
 _COCO = "*_r50_*"
 
@@ -49,7 +49,7 @@ def in_order() -> list[str]:
     return [*fpg_zoo.list_models(_COCO), *fpg_zoo.list_models(exclude=_COCO)]
 
 
-def table_text(found: Metrics) -> str:
+def table_text(metrics: Metrics) -> str:
     """The table in Markdown, and what a reader has to know of its figures."""
     heads = ["name", "method", "neck", "box AP", "measured", "mask AP", "measured"]
     heads += ["training, GB", "memory, MB", "fps", "fps, optimised", "tags"]
@@ -58,47 +58,47 @@ def table_text(found: Metrics) -> str:
         info = fpg_zoo.model_info(name)
         first = info.checkpoints[0]
         line = [f"`{name}`", info.method, info.neck]
-        line += [_shown(first.box_ap), _shown(found.of(name, "box AP"), 2)]
-        line += [_shown(first.mask_ap), _shown(found.of(name, "mask AP"), 2)]
-        line += [_shown(first.memory_gb), _shown(found.of(name, "inference memory"), 0)]
-        line += [_shown(found.of(name, "fps"), 2), _shown(found.of(name, "fps optimized"), 2)]
+        line += [_formatted(first.box_ap), _formatted(metrics.of(name, "box AP"), 2)]
+        line += [_formatted(first.mask_ap), _formatted(metrics.of(name, "mask AP"), 2)]
+        line += [_formatted(first.memory_gb), _formatted(metrics.of(name, "inference memory"), 0)]
+        line += [_formatted(metrics.of(name, "fps"), 2), _formatted(metrics.of(name, "fps optimized"), 2)]
         lines.append([*line, ", ".join(f"`{tag}`" for tag in info.tags)])
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    at_random = sum(found.of(name, "fps", "weights") == RANDOM for name in in_order())
+    at_random = sum(metrics.of(name, "fps", "weights") == RANDOM for name in in_order())
     note = (
         "AP in percent: of the `r50` models on COCO val2017, longest side 640, 50 epochs, as published with the first "
         "tag (`name.tag` selects another); of the `nano` ones on the zoo's own drawn scenes. Training: published peak "
         "of a GPU at 8 images. Memory, of weights and a pass, and fps: batch 1, 640x640 (nano: 384x384), "
-        f"float32, from pixels to detections with masks, on {found.where}; random weights in {at_random} of "
+        f"float32, from pixels to detections with masks, on {metrics.where}; random weights in {at_random} of "
         f"{len(in_order())} rows. Blank: not measured. [docs/benchmarks.md](docs/benchmarks.md) has the command that "
         "measures it all again."
     )
     return f"{table}\n{textwrap.fill(note, 120, break_long_words=False, break_on_hyphens=False)}\n"
 
 
-def _shown(value: float | None, digits: int | None = None) -> str:
+def _formatted(value: float | None, digits: int | None = None) -> str:
     if value is None:
         return ""
     return str(value) if digits is None else f"{value:.{digits}f}"
 
 
-def picture(found: Metrics) -> str:
+def scatter(metrics: Metrics) -> str:
     """Published AP on COCO against measured speed and memory, as SVG."""
 
     def points(figure: str) -> list[Point]:
-        made = []
+        points_of = []
         for name in fpg_zoo.list_models(_COCO):
-            info, x = fpg_zoo.model_info(name), found.of(name, figure)
+            info, x = fpg_zoo.model_info(name), metrics.of(name, figure)
             ap = info.checkpoints[0].box_ap
             if x is not None and ap is not None:
-                made.append(Point(info.method, info.neck, ap, x))
-        return made
+                points_of.append(Point(info.method, info.neck, ap, x))
+        return points_of
 
     panels = (
         Panel("Box AP against speed", "images per second", points("fps")),
         Panel("Box AP against memory", "MB of weights and a pass", points("inference memory")),
     )
-    return drawn(panels, f"AP as published, COCO val2017. Batch 1, 640x640, float32, {found.where}.")
+    return drawn(panels, f"AP as published, COCO val2017. Batch 1, 640x640, float32, {metrics.where}.")
 
 
 def with_table(readme: str, table: str) -> str:
@@ -115,9 +115,9 @@ def with_table(readme: str, table: str) -> str:
 
 
 def main() -> int:
-    found = Metrics(json.loads((RESULTS / "table" / "table.json").read_text(encoding="utf-8")))
-    readme = with_table(README.read_text(encoding="utf-8"), table_text(found))
-    for target, text in ((README, readme), (PICTURE, picture(found))):
+    metrics = Metrics(json.loads((RESULTS / "table" / "table.json").read_text(encoding="utf-8")))
+    readme = with_table(README.read_text(encoding="utf-8"), table_text(metrics))
+    for target, text in ((README, readme), (SCATTER, scatter(metrics))):
         with atomic_write(target) as temporary:
             temporary.write_text(text, encoding="utf-8")
         print(target.relative_to(ROOT))

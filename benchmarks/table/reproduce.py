@@ -60,15 +60,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--columns", default=",".join(COLUMNS), metavar="C,...", help=f"of {', '.join(COLUMNS)}")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: cuda if there is one, else cpu)")
     parser.add_argument("--output", type=Path, default=RESULTS / "table", metavar="DIR", help="(default: %(default)s)")
-    parser.add_argument("--limit", type=int, metavar="N", help="AP of the first N pictures: to try; no verdict on it")
+    parser.add_argument("--limit", type=int, metavar="N", help="AP of the first N images: to try; no verdict on it")
     parser.add_argument("--force", action="store_true", help="measure again what is there")
-    parser.add_argument("--quick", action="store_true", help="the models that come with the package alone, offline")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        dest="packaged_only",
+        help="the models that come with the package alone, offline",
+    )
     options = parser.parse_args(arguments)
     options.columns = [name.strip() for name in options.columns.split(",")]
     unknown = [name for name in options.columns if name not in COLUMNS]
     if unknown:
         raise ConfigError(f"--columns: no column {unknown[0]!r}: known are {', '.join(COLUMNS)}")
-    if options.quick and (options.data is not None or options.models != ["*"]):
+    if options.packaged_only and (options.data is not None or options.models != ["*"]):
         raise ConfigError("--quick takes the models that come with the package alone: leave out --data and --models")
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit {options.limit}: it takes at least 1")
@@ -83,15 +88,15 @@ def chosen(patterns: Sequence[str]) -> list[Published]:
     """
     manifest = load_manifest()
     firsts = [manifest.find(name, None) for name in list_models(pretrained=True)]
-    found: dict[str, Published] = {}
+    matching_by_name: dict[str, Published] = {}
     for pattern in patterns:
         names = {entry.name: entry for entry in manifest.checkpoints} if "." in pattern else {}
         names = names or {entry.architecture: entry for entry in firsts}
         matching = [entry for name, entry in names.items() if fnmatch.fnmatchcase(name, pattern)]
         if not matching:
             raise UnknownNameError(f"--models: nothing matches {pattern!r}: known are {', '.join(names)}")
-        found.update({entry.name: entry for entry in matching})
-    return [entry for entry in manifest.checkpoints if entry.packaged or entry.name in found]
+        matching_by_name.update({entry.name: entry for entry in matching})
+    return [entry for entry in manifest.checkpoints if entry.packaged or entry.name in matching_by_name]
 
 
 @dataclasses.dataclass
@@ -104,16 +109,16 @@ class Outcome:
 
     def fail(self, name: str, column: str, error: BaseException) -> None:
         """Report it, for the rest goes on."""
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        self.notes[name, column] = f"failed: {told}"
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        self.notes[name, column] = f"failed: {text}"
         self.failed.append((name, column))
-        tqdm.write(f"reproduce_table.py: {name}, {column}: {told}", file=sys.stderr)
+        tqdm.write(f"reproduce_table.py: {name}, {column}: {text}", file=sys.stderr)
 
 
-def cells_of(entries: Sequence[Published], columns: Sequence[str], run: Run, outcome: Outcome) -> list[Cell]:
+def cells_of(checkpoints: Sequence[Published], columns: Sequence[str], run: Run, outcome: Outcome) -> list[Cell]:
     """What is to be measured or known; what cannot be had is noted."""
     cells: list[Cell] = []
-    for entry in entries:
+    for entry in checkpoints:
         try:
             reason = unavailable(entry.name)
         except FPGZooError as error:
@@ -137,11 +142,11 @@ def measure_all(cells: Sequence[Cell], run: Run, outcome: Outcome, *, force: boo
     """Measure what is not known. AP of the small models goes side by side, all else one after the other."""
     unknown: list[Cell] = []
     for cell in cells:
-        found = None if force else cell.known()
-        if found is None:
+        stored = None if force else cell.known()
+        if stored is None:
             unknown.append(cell)
         else:
-            outcome.records[cell.entry.name, cell.column] = found
+            outcome.records[cell.entry.name, cell.column] = stored
     small = [cell for cell in unknown if cell.column == "ap" and cell.entry.packaged and run.device == "cpu"]
     others = [cell for cell in unknown if cell not in small]
     with tqdm(total=len(unknown), unit="cell", disable=not on_terminal(), leave=False) as bar:
@@ -149,20 +154,22 @@ def measure_all(cells: Sequence[Cell], run: Run, outcome: Outcome, *, force: boo
         def finish(cell: Cell, result: Callable[[], Row]) -> None:
             name, column = cell.entry.name, cell.column
             try:
-                found = outcome.records[name, column] = result()
+                stored = outcome.records[name, column] = result()
             except Exception as error:  # of whatever kind: the other rows do not depend on it
                 outcome.fail(name, column, error)
             else:
-                told = ", ".join(f"{figure} {value:.2f}" for figure, value in metrics_of(column, found["rows"]).items())
-                seconds = found["environment"]["seconds"]
-                tqdm.write(f"{name:28} {told} ({cell.weights} weights; {seconds:.0f} s)", file=sys.stdout)
+                text = ", ".join(
+                    f"{figure} {value:.2f}" for figure, value in metrics_of(column, stored["rows"]).items()
+                )
+                seconds = stored["environment"]["seconds"]
+                tqdm.write(f"{name:28} {text} ({cell.weights} weights; {seconds:.0f} s)", file=sys.stdout)
                 sys.stdout.flush()
             bar.update()
 
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as side_by_side:
-            begun = {side_by_side.submit(measure_cell, cell, run, alone=False): cell for cell in small}
-            for future in concurrent.futures.as_completed(begun):
-                finish(begun[future], future.result)
+            futures = {side_by_side.submit(measure_cell, cell, run, alone=False): cell for cell in small}
+            for future in concurrent.futures.as_completed(futures):
+                finish(futures[future], future.result)
         for cell in others:
             bar.set_postfix_str(f"{cell.entry.name} {cell.column}")
             finish(cell, lambda cell=cell: measure_cell(cell, run))  # type: ignore[misc]
@@ -176,34 +183,34 @@ def look_up(run: Run, outcome: Outcome) -> None:
             if place in outcome.records or place in outcome.notes:
                 continue
             for weights in (entry.tag, RANDOM):
-                found = cell_of(entry, column, weights, run).known()
-                if found is not None:
-                    outcome.records.setdefault(place, found)
+                stored = cell_of(entry, column, weights, run).known()
+                if stored is not None:
+                    outcome.records.setdefault(place, stored)
 
 
-def table_of(asked: Sequence[Published], outcome: Outcome, *, judged: bool) -> list[Row]:
+def table_of(asked: Sequence[Published], outcome: Outcome, *, compare_ap: bool) -> list[Row]:
     """The table's rows: of checkpoints that were asked for, or that something is known of."""
     rows: list[Row] = []
     known = {name for name, _ in outcome.records}
     for entry in load_manifest().checkpoints:
         if entry not in asked and entry.name not in known:
             continue
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         weights: dict[str, str] = {}
         for column in COLUMNS:
-            found = outcome.records.get((entry.name, column))
-            if found is not None:
-                figures.update(metrics_of(column, found["rows"]))
-                weights[column] = found["rows"][0]["weights"]
+            stored = outcome.records.get((entry.name, column))
+            if stored is not None:
+                metrics.update(metrics_of(column, stored["rows"]))
+                weights[column] = stored["rows"][0]["weights"]
         notes = {column: note for (name, column), note in outcome.notes.items() if name == entry.name}
-        rows += rows_of(entry, figures, weights, notes, judged=judged)
+        rows += rows_of(entry, metrics, weights, notes, compare_ap=compare_ap)
     return rows
 
 
 def write_table(rows: list[Row], run: Run) -> None:
     """`table.json`, `table.csv` and `table.md` in the run's folder."""
-    given = {"what": "of each cell, in its own file under cells/"}
-    save(record(run.command, rows, device=run.device, given=given, units=UNITS), run.output / "table.json")
+    inputs = {"what": "of each cell, in its own file under cells/"}
+    save(record(run.command, rows, device=run.device, inputs=inputs, units=UNITS), run.output / "table.json")
     for ending, text in ((".csv", as_csv(rows)), (".md", as_markdown(rows))):
         with atomic_write(run.output / f"table{ending}") as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -212,7 +219,7 @@ def write_table(rows: list[Row], run: Run) -> None:
 def reproduce(options: argparse.Namespace) -> int:
     """Measure what is asked for and write the table; returns the exit code."""
     commit()
-    entries = [entry for entry in chosen(options.models) if entry.packaged or not options.quick]
+    checkpoints = [entry for entry in chosen(options.models) if entry.packaged or not options.packaged_only]
     device = str(device_of_process(options.device))
     digest = None
     if options.data is not None and "ap" in options.columns:
@@ -226,14 +233,14 @@ def reproduce(options: argparse.Namespace) -> int:
         limit=options.limit,
         device=device,
         output=options.output,
-        runs=_RUNS[options.quick],
+        runs=_RUNS[options.packaged_only],
         command=command_line(),
     )
     outcome = Outcome()
-    cells = cells_of(entries, options.columns, run, outcome)
+    cells = cells_of(checkpoints, options.columns, run, outcome)
     measure_all(cells, run, outcome, force=options.force)
     look_up(run, outcome)
-    rows = table_of(entries, outcome, judged=options.limit is None)
+    rows = table_of(checkpoints, outcome, compare_ap=options.limit is None)
     write_table(rows, run)
     verdicts = [row["verdict"] for row in rows if row["verdict"] is not None]
     missed = verdicts.count(MISSED)

@@ -55,7 +55,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def drawn(panels: Sequence[Panel], note: str) -> str:
-    """The picture: panels side by side, a legend of the methods above, a note below."""
+    """The image: panels side by side, a legend of the methods above, a note below."""
     methods = list(dict.fromkeys(point.method for panel in panels for point in panel.points))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '

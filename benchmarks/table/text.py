@@ -32,30 +32,30 @@ _ONLY_WHERE_KNOWN = ("mask AP", "training memory")  # other rows are there, blan
 
 def rows_of(
     entry: Published,
-    figures: Mapping[str, float],
+    metrics: Mapping[str, float],
     weights: Mapping[str, str],
     notes: Mapping[str, str],
     *,
-    judged: bool,
+    compare_ap: bool,
 ) -> list[Row]:
     """What the table says of a checkpoint, a row for each figure.
 
     Args:
         entry: with the published figures.
-        figures: the measured ones by the names of `FIGURES`; what is not there was not measured.
+        metrics: the measured ones by the names of `FIGURES`; what is not there was not measured.
         weights: by column, what was measured with.
         notes: by column, what a reader should know.
-        judged: AP is of all pictures, so that it can be compared with what was published.
+        compare_ap: AP is of all images, so that it can be compared with what was published.
     """
     info = fpg_zoo.model_info(entry.name)
     rows: list[Row] = []
     for figure, (column, unit, field) in FIGURES.items():
         published: float | None = None if field is None else getattr(entry, field)
-        measured = figures.get(figure)
+        measured = metrics.get(figure)
         if published is None and measured is None and figure in _ONLY_WHERE_KNOWN:
             continue
         difference, verdict = None, None
-        comparable = figure not in _INCOMPARABLE and (judged or column != "ap")
+        comparable = figure not in _INCOMPARABLE and (compare_ap or column != "ap")
         if comparable and published is not None and measured is not None:
             difference = round(measured - published, 3)
             if column == "ap":
@@ -91,10 +91,10 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """A line for each checkpoint; blank where there is no figure."""
-    judged = ("box AP", "mask AP")
+    compared = ("box AP", "mask AP")
     plain = ("fps", "fps optimized", "fps optimized_bf16", "inference memory")
     heads = ["model"]
-    for name in judged:
+    for name in compared:
         heads += [f"{name} published", "measured", "difference", "verdict"]
     heads += ["fps", "fps, optimised", "fps, optimised, bf16", "memory, MB", "training GB published", "measured"]
     heads += ["weights for fps and memory", "note"]
@@ -102,22 +102,22 @@ def as_markdown(rows: Sequence[Row]) -> str:
     by_model: dict[str, dict[str, Row]] = {}
     for row in rows:
         by_model.setdefault(row["model"], {})[row["figure"]] = row
-    for model, found in by_model.items():
+    for model, rows_by_metric in by_model.items():
         line = [f"`{model}`"]
-        for name in judged:
-            one = found.get(name, {})
-            line += [_shown(one.get("published")), _shown(one.get("measured"), 2)]
-            line += [_shown(one.get("difference"), 2, sign=True), one.get("verdict") or ""]
-        line += [_shown(found[name]["measured"], 0 if "memory" in name else 2) for name in plain]
-        training = found.get("training memory", {})
-        line += [_shown(training.get("published")), _shown(training.get("measured"), 1)]
-        line += [found["fps"]["weights"] or found["inference memory"]["weights"] or ""]
-        line += ["; ".join(dict.fromkeys(row["note"] for row in found.values() if row["note"]))]
+        for name in compared:
+            one = rows_by_metric.get(name, {})
+            line += [_formatted(one.get("published")), _formatted(one.get("measured"), 2)]
+            line += [_formatted(one.get("difference"), 2, sign=True), one.get("verdict") or ""]
+        line += [_formatted(rows_by_metric[name]["measured"], 0 if "memory" in name else 2) for name in plain]
+        training = rows_by_metric.get("training memory", {})
+        line += [_formatted(training.get("published")), _formatted(training.get("measured"), 1)]
+        line += [rows_by_metric["fps"]["weights"] or rows_by_metric["inference memory"]["weights"] or ""]
+        line += ["; ".join(dict.fromkeys(row["note"] for row in rows_by_metric.values() if row["note"]))]
         lines.append(line)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _shown(value: Any, digits: int | None = None, *, sign: bool = False) -> str:
+def _formatted(value: Any, digits: int | None = None, *, sign: bool = False) -> str:
     if value is None:
         return ""
     if digits is None:

@@ -70,33 +70,33 @@ def _channels(tensors: Mapping[str, Tensor], name: str, *, rank: int, less: int 
     return channels if 0 < channels <= _MOST_CHANNELS else None
 
 
-def check_forms(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+def check_forms(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     """Compare tensors with those of a model, of which they are a part.
 
     Raises:
         CheckpointError: one is of another shape, sparse, or of another kind of number (float16 to 64, whole).
     """
-    other_shapes = shape_differences(wanted, tensors)
+    other_shapes = shape_differences(expected, tensors)
     if other_shapes:
         raise CheckpointError(f"tensors of other shapes: {some(other_shapes, '; ')}. Is it of another model?")
-    other_kinds = [
+    other_dtypes = [
         f"{name} is {tensor.dtype}, {tensor.layout}"
         for name, tensor in tensors.items()
         if tensor.layout != torch.strided
-        or tensor.is_floating_point() != wanted[name].is_floating_point()
+        or tensor.is_floating_point() != expected[name].is_floating_point()
         or tensor.is_complex()
         or (tensor.is_floating_point() and tensor.dtype not in _FLOATS)
     ]
-    if other_kinds:
-        raise CheckpointError(f"tensors of a kind that weights are not: {some(other_kinds, '; ')}")
+    if other_dtypes:
+        raise CheckpointError(f"tensors of a kind that weights are not: {some(other_dtypes, '; ')}")
 
 
-def shape_differences(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+def shape_differences(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
     """In words, the tensors whose shape is not the wanted one of the same name."""
     return [
-        f"{name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}"
+        f"{name} is {tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
         for name, tensor in tensors.items()
-        if tensor.shape != wanted[name].shape
+        if tensor.shape != expected[name].shape
     ]
 
 

@@ -103,10 +103,10 @@ def to_reference(tensors: Mapping[str, Tensor], mapped: Names) -> dict[str, Tens
 
 def differences(*, missing: Set[str], unexpected: Set[str]) -> str:
     """In words, which names are missing and which are left over."""
-    kinds = (("missing", missing), ("too many", unexpected))
+    groups = (("missing", missing), ("too many", unexpected))
     return "; ".join(
-        f"{len(names)} tensor{'s' if len(names) > 1 else ''} {kind}: {some(sorted(names))}"
-        for kind, names in kinds
+        f"{len(names)} tensor{'s' if len(names) > 1 else ''} {group}: {some(sorted(names))}"
+        for group, names in groups
         if names
     )
 
@@ -118,5 +118,5 @@ def refuse_differences(*, missing: Set[str], unexpected: Set[str]) -> None:
         CheckpointError: with the names.
     """
     if missing or unexpected:
-        told = differences(missing=missing, unexpected=unexpected)
-        raise CheckpointError(f"the file does not fit the architecture, {told}. Is it of another model?")
+        message = differences(missing=missing, unexpected=unexpected)
+        raise CheckpointError(f"the file does not fit the architecture, {message}. Is it of another model?")

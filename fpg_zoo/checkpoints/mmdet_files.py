@@ -51,12 +51,12 @@ class Checkpoint:
     """A file's tensors under the reference's names, and the plain data that it says about itself.
 
     Attributes:
-        told_classes: the names of the classes it was trained on, or what is wrong with them; None if it tells none.
+        meta_classes: the names of the classes it was trained on, or what is wrong with them; None if it tells none.
     """
 
     state_dict: dict[str, Tensor]
     meta: dict[str, Any]
-    told_classes: tuple[str, ...] | str | None = None
+    meta_classes: tuple[str, ...] | str | None = None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -65,9 +65,9 @@ class Checkpoint:
         Raises:
             CheckpointError: it tells something that is no names.
         """
-        if isinstance(self.told_classes, str):
-            raise CheckpointError(self.told_classes)
-        return self.told_classes
+        if isinstance(self.meta_classes, str):
+            raise CheckpointError(self.meta_classes)
+        return self.meta_classes
 
 
 class Placeholder:
@@ -182,46 +182,46 @@ def _parse(path: Path, content: object) -> Checkpoint:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint's dict of tensors")
     place = next((place for place in _PLACES if place in content and not isinstance(content[place], Tensor)), None)
-    found = content if place is None else content[place]
-    if asked := _asks_for(found):
+    weights = content if place is None else content[place]
+    if asked := _asks_for(weights):
         raise unsafe(path, f"its {place} is an object of {asked}, not a dict of tensors")
-    if not isinstance(found, dict) or not found:
+    if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f"{path}: no tensors under {place or 'state_dict'}")
-    tensors = {_name(path, name): _tensor(path, name, value) for name, value in found.items()}
+    tensors = {_name(path, name): _tensor(path, name, value) for name, value in weights.items()}
     meta = content.get("meta") if place is not None else None
     if not isinstance(meta, dict):
         return Checkpoint(with_plain_names(tensors), {})
     plain = _plain(meta)
     assert isinstance(plain, dict)
-    return Checkpoint(with_plain_names(tensors), plain, _told_classes(meta))
+    return Checkpoint(with_plain_names(tensors), plain, _meta_classes(meta))
 
 
-def _told_classes(meta: dict[Any, Any]) -> tuple[str, ...] | str | None:
+def _meta_classes(meta: dict[Any, Any]) -> tuple[str, ...] | str | None:
     """The names of the classes that a file's meta tells, or what is wrong with them; None if it tells none."""
     dataset = meta.get("dataset_meta")
     dataset = dataset if isinstance(dataset, dict) else {}
     places = (("CLASSES", meta), ("CLASSES of its dataset_meta", dataset), ("classes of its dataset_meta", dataset))
     for place, holder in places:
-        told = holder.get(place.partition(" ")[0])
-        if told is not None:
-            names = _in_order(told)
+        value = holder.get(place.partition(" ")[0])
+        if value is not None:
+            names = _in_order(value)
             if isinstance(names, list) and all(isinstance(name, str) for name in names):
                 return tuple(names)
-            return f"its {place} is no list of names but {_described(told)}; pass class_names"
+            return f"its {place} is no list of names but {_described(value)}; pass class_names"
     return None
 
 
-def _in_order(told: object) -> object:
+def _in_order(value: object) -> object:
     """What class names are written as, as a list of them; anything else as it is."""
-    if isinstance(told, str):  # CLASSES = ("cell") is the well-known slip for ("cell",)
-        return [told]
-    if isinstance(told, dict) and all(isinstance(key, (str, int)) for key in told):
-        numbers, values = range(len(told)), list(told.values())
-        if sorted(map(str, told)) == sorted(map(str, numbers)) and all(isinstance(name, str) for name in values):
-            return [name for _, name in sorted(told.items(), key=lambda entry: int(entry[0]))]
+    if isinstance(value, str):  # CLASSES = ("cell") is the well-known slip for ("cell",)
+        return [value]
+    if isinstance(value, dict) and all(isinstance(key, (str, int)) for key in value):
+        numbers, values = range(len(value)), list(value.values())
+        if sorted(map(str, value)) == sorted(map(str, numbers)) and all(isinstance(name, str) for name in values):
+            return [name for _, name in sorted(value.items(), key=lambda entry: int(entry[0]))]
         if all(type(index) is int for index in values) and sorted(values) == list(numbers):
-            return sorted(told, key=lambda name: told[name])
-    return list(told) if isinstance(told, (tuple, list)) else told
+            return sorted(value, key=lambda name: value[name])
+    return list(value) if isinstance(value, (tuple, list)) else value
 
 
 def _described(value: object) -> str:

@@ -85,11 +85,11 @@ def _checked_name(name: object) -> str:
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON whose keys are all different, as two readers could take another value each."""
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ConfigError(f"the key {quoted(repeated)} is there twice")
-    return entries
+    return values
 
 
 def _whole(digits: str) -> int:

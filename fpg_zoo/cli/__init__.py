@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` default to the process's. Returns the exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(given, argparse.Namespace(given=given))  # which a report tells again
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(argv, argparse.Namespace(argv=argv))  # which a report tells again
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _tell  # on one line, and without the place in our code

@@ -27,19 +27,17 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "eval",
         help="box and mask AP of a model on a data set, or of a results file",
         description="Either --model or --checkpoint with --data, or --results with --annotations. Under torchrun, the "
-        "pictures are shared among the processes.",
+        "images are shared among the processes.",
     )
     command.add_argument("--model", metavar="NAME", help="with its published weights unless --checkpoint is given")
     command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")
-    command.add_argument("--data", type=Path, metavar="DIR", help="annotations/instances_*.json, pictures; or: shapes")
+    command.add_argument("--data", type=Path, metavar="DIR", help="annotations/instances_*.json, images; or: shapes")
     command.add_argument("--split", metavar="S", help="of DIR (default: val2017, or val if that is there instead)")
-    command.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")
+    command.add_argument("--limit", type=int, metavar="N", help="the first N images only")
     command.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: cuda if there is one, else cpu)")
-    command.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures a pass (default: 8)")
+    command.add_argument("--batch-size", type=int, default=8, metavar="N", help="images a pass (default: 8)")
     command.add_argument("--dtype", choices=("bf16",), help="compute in this precision instead of float32")
-    command.add_argument(
-        "--workers", type=int, default=2, metavar="N", help="processes that read pictures (default: 2)"
-    )
+    command.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read images (default: 2)")
     command.add_argument(
         "--save", type=Path, metavar="RESULTS", help="write detections as a COCO results file; goes on after a kill"
     )
@@ -49,8 +47,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--allow-losses", action="store_true", help="go on where more than one annotation in ten cannot be used"
     )
     command.add_argument("--json", type=Path, metavar="F", help="write the figures, AP of each class included")
-    command.add_argument("--report", type=Path, metavar="F", help="write a page of HTML: curves, confusion, pictures")
-    command.add_argument("--images", type=Path, metavar="DIR", help="the pictures of --annotations, for --report")
+    command.add_argument("--report", type=Path, metavar="F", help="write a page of HTML: curves, confusion, images")
+    command.add_argument("--images", type=Path, metavar="DIR", help="the images of --annotations, for --report")
     command.set_defaults(run=_eval)
 
 
@@ -63,7 +61,7 @@ def _eval(options: argparse.Namespace) -> int:
             raise ConfigError(f"{place}: two files to write have this name; name another for one of them")
         check_writable(place.parent)
     if options.images is not None and (options.report is None or options.results is None):
-        raise ConfigError("--images DIR: it has the pictures of a report by --results RESULTS --report F; leave it out")
+        raise ConfigError("--images DIR: it has the images of a report by --results RESULTS --report F; leave it out")
     if options.images is not None and not options.images.is_dir():
         raise ConfigError(f"{options.images}: no such folder; name the one that the annotation file's names start from")
     if options.results is None and options.annotations is None:
@@ -71,9 +69,11 @@ def _eval(options: argparse.Namespace) -> int:
     if options.results is None or options.annotations is None:
         missing = "--annotations" if options.annotations is None else "--results"
         raise ConfigError(f"no {missing}: --results RESULTS and --annotations F go together")
-    given = [f"--{name}" for name in _OF_A_MODEL if getattr(options, name) is not None]
-    if given:
-        raise ConfigError(f"--results and {', '.join(given)}: detections are there already; leave one of them out")
+    model_options = [f"--{name}" for name in _OF_A_MODEL if getattr(options, name) is not None]
+    if model_options:
+        raise ConfigError(
+            f"--results and {', '.join(model_options)}: detections are there already; leave one of them out"
+        )
     return _eval_results(options)
 
 
@@ -81,20 +81,20 @@ def _eval_results(options: argparse.Namespace) -> int:
     from fpg_zoo.evaluation.coco_metrics import no_mask_note
     from fpg_zoo.evaluation.results_file import read_results
 
-    annotations, rows, kinds, report = read_results(
+    annotations, rows, iou_types, report = read_results(
         options.results, options.annotations, allow_losses=options.allow_losses
     )
     if report:
         print_lines("\n".join([f"{options.annotations}:", *(f"  {line}" for line in report.lines())]), to_stderr=True)
-    if note := no_mask_note(kinds, annotations):
+    if note := no_mask_note(iou_types, annotations):
         print_line(note, to_stderr=True)
     ids = [image["id"] for image in annotations["images"]]
-    scores = _scores(kinds, annotations, rows)
+    scores = _scores(iou_types, annotations, rows)
     _tell(scores, options.json)
     if options.report is not None:
-        from fpg_zoo.evaluation.report.writing import about_results, pixels_in, write_report
+        from fpg_zoo.evaluation.report.writing import info_of_results, pixels_in, write_report
 
-        about = about_results(options.results, options.annotations, options.given)
+        about = info_of_results(options.results, options.annotations, options.argv)
         pixels = None if options.images is None else pixels_in(options.images, annotations["images"])
         write_report(options.report, about, annotations, rows, scores, ids, pixels)
         print_line(f"written: {options.report}")
@@ -108,7 +108,7 @@ def _eval_model(options: argparse.Namespace) -> int:
             "by --results"
         )
     if options.data is None:
-        raise ConfigError("no pictures: give --data DIR, a folder with annotations/instances_*.json, or --data shapes")
+        raise ConfigError("no images: give --data DIR, a folder with annotations/instances_*.json, or --data shapes")
     for name, least in (("limit", 1), ("batch_size", 1), ("workers", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
@@ -129,16 +129,16 @@ def _eval_model(options: argparse.Namespace) -> int:
     )
     if options.dtype is not None:
         model = model.to(torch.bfloat16)
-    kinds = iou_types_of(model)
+    iou_types = iou_types_of(model)
     data = open_held_out(
-        options.data, options.split, limit=options.limit, masks="segm" in kinds, allow_losses=options.allow_losses
+        options.data, options.split, limit=options.limit, masks="segm" in iou_types, allow_losses=options.allow_losses
     )
     category_ids = categories_of(model, data)
     parts = parts_of(options.save, model, data) if options.save is not None else None
     with process_group(device) as processes, parts.exclusive(processes) if parts else contextlib.nullcontext():
         if processes.is_main and data.summary is not None:
             print_lines(data.summary, to_stderr=True)
-        if processes.is_main and (note := no_mask_note(kinds, data.annotations)):
+        if processes.is_main and (note := no_mask_note(iou_types, data.annotations)):
             print_line(note, to_stderr=True)
         rows = detect_all(
             model,
@@ -153,20 +153,20 @@ def _eval_model(options: argparse.Namespace) -> int:
             if parts is not None:
                 parts.finish(rows)
             ids = image_ids_of(data.dataset)
-            scores = _scores(kinds, data.annotations, rows)
+            scores = _scores(iou_types, data.annotations, rows)
             _tell(scores, options.json)
             if options.save is not None:
                 print_line(f"written: {options.save}")
             if options.report is not None:
-                from fpg_zoo.evaluation.report.writing import about_model, pixels_of, write_report
+                from fpg_zoo.evaluation.report.writing import info_of_model, pixels_of, write_report
 
-                about = about_model(
+                about = info_of_model(
                     model,
                     name=options.model,
                     checkpoint=options.checkpoint,
                     data=options.data,
                     split=data.split,
-                    arguments=options.given,
+                    arguments=options.argv,
                 )
                 pixels = pixels_of(data.dataset, options.data)
                 write_report(options.report, about, data.annotations, rows, scores, ids, pixels)
@@ -175,13 +175,16 @@ def _eval_model(options: argparse.Namespace) -> int:
 
 
 def _scores(
-    kinds: Sequence[IouType], annotations: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    iou_types: Sequence[IouType], annotations: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> dict[IouType, Scores]:
-    """Of all pictures of the annotations, by each kind that an object can be found by."""
+    """Of all images of the annotations, by each kind that an object can be found by."""
     from fpg_zoo.evaluation.coco_metrics import coco_scores, iou_types_with_objects
 
     ids = [image["id"] for image in annotations["images"]]
-    return {kind: coco_scores(annotations, rows, kind, ids) for kind in iou_types_with_objects(kinds, annotations)}
+    return {
+        iou_type: coco_scores(annotations, rows, iou_type, ids)
+        for iou_type in iou_types_with_objects(iou_types, annotations)
+    }
 
 
 def _tell(scores: Mapping[IouType, Scores], file: Path | None) -> None:
@@ -190,11 +193,13 @@ def _tell(scores: Mapping[IouType, Scores], file: Path | None) -> None:
     from fpg_zoo.files import atomic_write
 
     if file is not None:
-        content = {IOU_TYPES[kind]: {"figures": one.figures, "classes": one.classes} for kind, one in scores.items()}
+        content = {
+            IOU_TYPES[iou_type]: {"figures": one.metrics, "classes": one.classes} for iou_type, one in scores.items()
+        }
         with atomic_write(file) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    labels = [IOU_TYPES[kind] for kind in scores]
-    _print_table("", labels, [one.figures for one in scores.values()])
+    labels = [IOU_TYPES[iou_type] for iou_type in scores]
+    _print_table("", labels, [one.metrics for one in scores.values()])
     print_line()
     _print_table("AP of class", labels, [one.classes for one in scores.values()])
     if file is not None:

@@ -56,8 +56,8 @@ def _list(options: argparse.Namespace) -> int:
     table: list[tuple[str, ...]] = [("name", "method", "neck", "box AP", "mask AP", "mem GB", "tags")]
     for info in infos:
         best = info.checkpoints[0] if info.checkpoints else None
-        figures = (best.box_ap, best.mask_ap, best.memory_gb) if best else (None, None, None)
-        table.append((info.name, info.method, info.neck, *map(_figure, figures), ", ".join(info.tags) or "-"))
+        metrics = (best.box_ap, best.mask_ap, best.memory_gb) if best else (None, None, None)
+        table.append((info.name, info.method, info.neck, *map(_figure, metrics), ", ".join(info.tags) or "-"))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         print_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -91,7 +91,7 @@ def _info(options: argparse.Namespace) -> int:
         )
         print_line(f"    file        {entry.url}")
         print_line(f"    SHA-256     {entry.sha256}{'' if len(entry.sha256) == 64 else '...'}")
-        print_line(f"    licence     {entry.licence}")
+        print_line(f"    license     {entry.license}")
         print_line(f"    recipe      {entry.recipe}: {load_manifest().recipes[entry.recipe]}")
         facts = (("config", entry.config_url), ("log", entry.log_url), ("command", entry.command), ("note", entry.note))
         for label, value in facts:

@@ -1,4 +1,4 @@
-"""`fpg-zoo predict`: pictures in, detections out."""
+"""`fpg-zoo predict`: images in, detections out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fpg_zoo.text import printable
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Enter it into the parser."""
-    command = commands.add_parser("predict", help="detect objects in pictures")
+    command = commands.add_parser("predict", help="detect objects in images")
     command.add_argument(
         "images", nargs="+", metavar="IMAGES", help="files, folders (without subfolders), glob patterns, URLs"
     )
@@ -44,8 +44,8 @@ def _predict(options: argparse.Namespace) -> int:
     # Of damaged metadata, and that an image may be an attack, from 89 million pixels on; it refuses from twice that.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     files, passed_over = search_images(options.images)
-    for source, kinds in passed_over.items():
-        print_line(f"{printable(source)}: passed over {counted(kinds)}", to_stderr=True)
+    for source, types in passed_over.items():
+        print_line(f"{printable(source)}: passed over {counted(types)}", to_stderr=True)
     output = options.output
     if output is None and options.json is None:
         output = Path("predictions")
@@ -62,5 +62,5 @@ def _predict(options: argparse.Namespace) -> int:
         print_line(f"written: {output}")
     if options.json is not None:
         print_line(f"written: {options.json}")
-    print_line(f"{summary.detected} of {len(files)} pictures, {summary.objects} objects")
+    print_line(f"{summary.detected} of {len(files)} images, {summary.objects} objects")
     return INCOMPLETE if summary.skipped else DONE

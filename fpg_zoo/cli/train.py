@@ -22,13 +22,11 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Enter them into the parser."""
     command = commands.add_parser(
         "train",
-        help="train a detector on pictures with annotations in COCO's format",
+        help="train a detector on images with annotations in COCO's format",
         description="Under torchrun, every process trains on its share and the gradients are averaged.",
     )
     command.add_argument("--model", required=True, metavar="NAME", help="an architecture, as `fpg-zoo list` names them")
-    command.add_argument(
-        "--data", required=True, type=Path, metavar="DIR", help="annotations/instances_*.json, pictures"
-    )
+    command.add_argument("--data", required=True, type=Path, metavar="DIR", help="annotations/instances_*.json, images")
     command.add_argument(
         "--allow-losses", action="store_true", help="go on where more than one annotation in ten cannot be used"
     )
@@ -40,12 +38,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     start.add_argument("--pretrained", action="store_true", help="begin with the published weights")
     start.add_argument("--checkpoint", type=Path, metavar="F", help="begin with these weights")
     command.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
-    command.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures a pass (default: 8)")
+    command.add_argument("--batch-size", type=int, default=8, metavar="N", help="images a pass (default: 8)")
     command.add_argument("--accumulate", type=int, default=1, metavar="N", help="passes a step (default: 1)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
-    command.add_argument(
-        "--workers", type=int, default=2, metavar="N", help="processes that read pictures (default: 2)"
-    )
+    command.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read images (default: 2)")
     command.add_argument("--amp", choices=("bf16",), help="compute in this precision where that is safe")
     command.add_argument("--checkpoint-activations", action="store_true", help="less memory, more time, equal results")
     command.add_argument("--ema", action="store_true", help="also average the weights, and evaluate the average")
@@ -110,7 +106,7 @@ def _train(options: argparse.Namespace) -> int:
                         print_lines(note, to_stderr=True)
         torch.manual_seed(options.seed)  # of layers that begin at random: the same in every process
         model = _model(options, dataset.class_names).to(device)
-        figures = train(
+        metrics = train(
             model,
             dataset,
             options.output,
@@ -124,9 +120,9 @@ def _train(options: argparse.Namespace) -> int:
             data=digest,
         )
         if processes.is_main:
-            known = [(name, figures.get(name)) for name in ("box_AP", "mask_AP")]
-            told = "".join(f", {name} {value:.3f}" for name, value in known if value is not None)
-            print_line(f"{options.output}: trained{told}")
+            known = [(name, metrics.get(name)) for name in ("box_AP", "mask_AP")]
+            summary = "".join(f", {name} {value:.3f}" for name, value in known if value is not None)
+            print_line(f"{options.output}: trained{summary}")
     return DONE
 
 

@@ -63,7 +63,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME=VALUE",
         help="a figure that you measured, for the model card, as in box_ap=41.2; may be repeated",
     )
-    command.add_argument("--licence", metavar="ID", help="of the weights, as the hub names it, as in apache-2.0")
+    command.add_argument(
+        "--license", "--licence", metavar="ID", help="of the weights, as the hub names it, as in apache-2.0"
+    )
     command.set_defaults(run=_push)
 
 
@@ -85,18 +87,18 @@ def _download(options: argparse.Namespace) -> int:
     from fpg_zoo.weights.hub.fetch import check_spec
     from fpg_zoo.weights.hub.fetch import fetch as fetch_from_hub
 
-    entries = {}
+    checkpoints = {}
     for name in names:  # a misspelt one is told before anything is fetched
         if name.startswith(HUB):
             check_spec(name[len(HUB) :])
         else:
-            entries[name] = published(name)
+            checkpoints[name] = published(name)
     from fpg_zoo.models.loading import fetch
 
     failed = 0
     for name in names:
         try:
-            entry = entries.get(name)
+            entry = checkpoints.get(name)
             if entry is None:
                 print_line(f"{name}: {fetch_from_hub(name[len(HUB) :])}", flush=True)
             else:
@@ -104,8 +106,8 @@ def _download(options: argparse.Namespace) -> int:
         except FPGZooError as error:
             if len(names) == 1:
                 raise
-            told = str(error)
-            print_notice(told if told.startswith(name) else f"{name}: {told}")
+            message = str(error)
+            print_notice(message if message.startswith(name) else f"{name}: {message}")
             failed += 1
     if failed:
         print_line(f"{len(names) - failed} of {len(names)} are in the cache")
@@ -163,42 +165,42 @@ def _convert(options: argparse.Namespace) -> int:
     if options.out.exists() and options.file.exists() and options.out.samefile(options.file):
         raise ConfigError(f"{options.out}: OUT is FILE itself, whose other content would be lost; name another")
     model = create_model(checkpoint=options.file)
-    told = f"{options.out}: {model.name}, {len(model.class_names)} classes"
+    message = f"{options.out}: {model.name}, {len(model.class_names)} classes"
     if options.to == "reference":
-        print_line(f"{told}, {save_reference(model, options.out)} tensors under the reference's names")
+        print_line(f"{message}, {save_reference(model, options.out)} tensors under the reference's names")
         return DONE
     digest = sha256_of(options.file)
     # A file's name may be of any bytes, and metadata is Unicode.
     origin = {"source_file": printable(options.file.name, max_length=None), "source_sha256": digest}
     save(model.state_dict(), model.config, model.name, options.out, origin)
-    print_line(f"{told}, {len(model.state_dict())} tensors (from SHA-256 {digest})")
+    print_line(f"{message}, {len(model.state_dict())} tensors (from SHA-256 {digest})")
     return DONE
 
 
 def _push(options: argparse.Namespace) -> int:
     from fpg_zoo.weights.hub.push import check_push, push_to_hub
 
-    figures = _figures(options.figure)
-    given = {"revision": options.revision, "figures": figures, "licence": options.licence}
-    check_push(options.repository, **given)  # before a model is loaded, or fetched
-    with warnings.catch_warnings(record=True) as told:
+    metrics = _metrics(options.figure)
+    settings = {"revision": options.revision, "metrics": metrics, "license": options.license}
+    check_push(options.repository, **settings)  # before a model is loaded, or fetched
+    with warnings.catch_warnings(record=True) as message:
         warnings.simplefilter("always")
         commit = push_to_hub(
             _model_of(options.source),
             options.repository,
             private=options.private or None,
             message=options.message,
-            **given,
+            **settings,
         )
-    for warning in told:
+    for warning in message:
         print_notice(warning.message)
     print_line(f"hf-hub:{options.repository}@{commit}")
     return DONE
 
 
-def _figures(given: Sequence[str]) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    for text in given:
+def _metrics(texts: Sequence[str]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for text in texts:
         name, _, value = text.rpartition("=")
         name = name.strip()
         try:
@@ -207,10 +209,10 @@ def _figures(given: Sequence[str]) -> dict[str, float]:
             figure = float(value)
         except ValueError:
             raise ConfigError(f"--figure {quoted(text)}: give NAME=VALUE with a number, as in box_ap=41.2") from None
-        if name in figures:
+        if name in metrics:
             raise ConfigError(f"--figure {quoted(text)}: {printable(name)} is there twice; give each figure once")
-        figures[name] = figure
-    return figures
+        metrics[name] = figure
+    return metrics
 
 
 def _model_of(source: str) -> Detector:

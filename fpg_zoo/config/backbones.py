@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from fpg_zoo.config.validation import MAX_REPEATS, check_one_of, check_positive, entries
+from fpg_zoo.config.validation import MAX_REPEATS, check_one_of, check_positive, indexed
 
 BACKBONE_STAGES = 4  # C2..C5
 
@@ -37,7 +37,7 @@ class ResNetConfig:
     def __post_init__(self) -> None:
         check_one_of(("basic", "bottleneck"), block=self.block)
         check_positive(width=self.width)
-        check_positive(MAX_REPEATS, **entries(BACKBONE_STAGES, depths=self.depths))
+        check_positive(MAX_REPEATS, **indexed(BACKBONE_STAGES, depths=self.depths))
 
     @property
     def channels(self) -> tuple[int, ...]:

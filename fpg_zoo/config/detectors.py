@@ -14,7 +14,7 @@ from fpg_zoo.config.validation import (
     check_numbers,
     check_one_of,
     check_positive,
-    entries,
+    indexed,
 )
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
@@ -37,8 +37,8 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         check_positive(longest_side=self.longest_side, pad_divisor=self.pad_divisor)
-        check_numbers(**entries(3, mean=self.mean))
-        check_above_zero(**entries(3, std=self.std))
+        check_numbers(**indexed(3, mean=self.mean))
+        check_above_zero(**indexed(3, std=self.std))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class RetinaNetConfig:
 
 def _check_classes(names: tuple[str, ...]) -> None:
     seen = set()
-    for place, name in entries(class_names=names).items():
+    for place, name in indexed(class_names=names).items():
         if not isinstance(name, str) or not name.strip():
             raise ConfigError(f"{place}={quoted(name)}: it takes a text that is not blank")
         if not name.isascii() and any("\ud800" <= char <= "\udfff" for char in name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fpg_zoo.config.validation import MAX_REPEATS, check_above_zero, check_fractions, check_positive, entries
+from fpg_zoo.config.validation import MAX_REPEATS, check_above_zero, check_fractions, check_positive, indexed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +16,8 @@ class AnchorConfig:
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
 
     def __post_init__(self) -> None:
-        check_positive(**entries(strides=self.strides))
-        check_above_zero(**entries(scales=self.scales, ratios=self.ratios))
+        check_positive(**indexed(strides=self.strides))
+        check_above_zero(**indexed(scales=self.scales, ratios=self.ratios))
         check_positive(MAX_REPEATS, per_cell=self.per_cell)
 
     @property
@@ -54,7 +54,7 @@ class BoxHeadConfig:
     def __post_init__(self) -> None:
         check_positive(width=self.width, detections=self.detections)
         check_positive(MAX_REPEATS, pool=self.pool)
-        check_above_zero(**entries(4, delta_std=self.delta_std))
+        check_above_zero(**indexed(4, delta_std=self.delta_std))
         check_fractions(score_threshold=self.score_threshold, nms_iou=self.nms_iou)
 
 

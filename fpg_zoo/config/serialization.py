@@ -117,14 +117,14 @@ def _options(expected: Any) -> tuple[Any, ...]:
     return tuple(_PARTS.get(expected, (expected,)))
 
 
-def _tuple(data: list[Any], entries: tuple[Any, ...], path: str) -> tuple[Any, ...]:
-    if entries[-1] is Ellipsis:
-        entries = entries[:1] * len(data)
-    if len(data) != len(entries):
-        raise ConfigError(f"{path}={quoted(data)}: it takes a list of {len(entries)}")
+def _tuple(data: list[Any], types: tuple[Any, ...], path: str) -> tuple[Any, ...]:
+    if types[-1] is Ellipsis:
+        types = types[:1] * len(data)
+    if len(data) != len(types):
+        raise ConfigError(f"{path}={quoted(data)}: it takes a list of {len(types)}")
     return tuple(
         _value(item, expected, f"{path}[{index}]")
-        for index, (item, expected) in enumerate(zip(data, entries, strict=True))
+        for index, (item, expected) in enumerate(zip(data, types, strict=True))
     )
 
 

@@ -76,17 +76,17 @@ def check_tuples(**values: object) -> None:
             raise ConfigError(f"{name}={quoted(value)}: give a tuple")
 
 
-def entries(length: int | None = None, /, **tuples: object) -> dict[str, object]:
+def indexed(length: int | None = None, /, **tuples: object) -> dict[str, object]:
     """The entries of tuples under names such as `std[0]`, for another check.
 
     Raises:
         ConfigError: one is no tuple, does not have `length` entries, or has none where any number will do.
     """
     check_tuples(**tuples)
-    found = {}
+    values_by_name = {}
     for name, values in tuples.items():
         assert isinstance(values, tuple)
         if len(values) != length if length else not values:
             raise ConfigError(f"{name}={quoted(values)}: it takes {length or 'at least one'} of them")
-        found.update({f"{name}[{index}]": value for index, value in enumerate(values)})
-    return found
+        values_by_name.update({f"{name}[{index}]": value for index, value in enumerate(values)})
+    return values_by_name

@@ -1,1 +1,1 @@
-"""From folders of annotated pictures to batches: COCO and Pascal VOC, augmentation, loading."""
+"""From folders of annotated images to batches: COCO and Pascal VOC, augmentation, loading."""

@@ -13,27 +13,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fpg_zoo.config.validation import check_above_zero, check_fractions, check_one_of, check_positive, entries
+from fpg_zoo.config.validation import check_above_zero, check_fractions, check_one_of, check_positive, indexed
 from fpg_zoo.data.dataset import Dataset, ImageInfo, Sample
 from fpg_zoo.data.masks import Mask, Polygons, RunLengths, decode, rasterize
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.preprocess import resized_size
 from fpg_zoo.structures.boxes import clip, has_area
 
-# Views of one picture that are tried where the crop must hold an object, and pictures then tried. With the recipe's
-# factors a view in two shows the whole picture.
-_VIEWS_TRIED = 16
-_PICTURES_TRIED = 16
+# Views of one image that are tried where the crop must hold an object, and images then tried. With the recipe's
+# factors a view in two shows the whole image.
+_CROPS_TRIED = 16
+_IMAGES_TRIED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How training pictures are varied.
+    """How training images are varied.
 
     Attributes:
         longest_side: pixels that the longest side is scaled to, before the random factor.
         factors: least and greatest random factor on it.
-        crop: side in pixels of the square that is cut out at random; smaller pictures stay whole in that direction.
+        crop: side in pixels of the square that is cut out at random; smaller images stay whole in that direction.
         flip: probability of mirroring left to right, 0..1.
         keep_empty_crops: a crop without an object is trained on. RetinaNet's recipe has False: another view is taken.
     """
@@ -46,7 +46,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         check_positive(longest_side=self.longest_side, crop=self.crop)
-        check_above_zero(**entries(2, factors=self.factors))
+        check_above_zero(**indexed(2, factors=self.factors))
         check_fractions(flip=self.flip)
         check_one_of((True, False), keep_empty_crops=self.keep_empty_crops)
         if self.factors[0] > self.factors[1]:
@@ -55,23 +55,23 @@ class AugmentConfig:
 
 @dataclass(frozen=True, eq=False)
 class Augmented:
-    """A picture as it is trained on.
+    """An image as it is trained on.
 
     Attributes:
         image: (3, h, w) uint8 RGB.
         target: `boxes` (G, 4) float32 xyxy in pixels of `image`, each with an area; `labels` (G,) int64; and where the
             dataset has masks, `masks` (G, h, w) bool; if an object has none, also `has_mask` (G,) bool, of each whether
             it has one.
-        picture: what it was made of.
+        info: what it was made of.
     """
 
     image: Tensor
     target: dict[str, Tensor]
-    picture: ImageInfo
+    info: ImageInfo
 
 
-def draw_view(size: tuple[int, int], config: AugmentConfig, generator: np.random.Generator) -> View:
-    """A random view of a picture of `size` (height, width): the factor and the place of the crop are uniform."""
+def draw_crop(size: tuple[int, int], config: AugmentConfig, generator: np.random.Generator) -> Crop:
+    """A random view of an image of `size` (height, width): the factor and the place of the crop are uniform."""
     least, greatest = config.factors
     longest_side = max(int(config.longest_side * generator.uniform(least, greatest)), 1)
     resized = resized_size(*size, longest_side)
@@ -80,14 +80,14 @@ def draw_view(size: tuple[int, int], config: AugmentConfig, generator: np.random
         int(generator.integers(0, whole - part + 1)) for whole, part in zip(resized, (height, width), strict=True)
     )
     flipped = bool(generator.random() < config.flip)
-    return View(given=size, resized=resized, corner=(top, left), size=(height, width), flipped=flipped)
+    return Crop(original=size, resized=resized, corner=(top, left), size=(height, width), flipped=flipped)
 
 
 def augmented(dataset: Dataset, index: int, config: AugmentConfig, generator: np.random.Generator) -> Augmented:
-    """A random view of a picture; of another, where the crop must hold an object and no view of this one does.
+    """A random view of an image; of another, where the crop must hold an object and no view of this one does.
 
     Args:
-        dataset, index: which picture.
+        dataset, index: which image.
         config: how it is varied.
         generator: what its randomness comes from.
 
@@ -95,49 +95,49 @@ def augmented(dataset: Dataset, index: int, config: AugmentConfig, generator: np
         The view with what is seen of its objects. An object stays if its box, clipped to the view, has an area.
 
     Raises:
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
         ConfigError: no object is in any of many crops that must hold one.
     """
-    for _ in range(_PICTURES_TRIED):
-        picture = dataset.picture(index)
-        for _ in range(_VIEWS_TRIED):
-            view = draw_view(picture.size, config, generator)
-            if config.keep_empty_crops or has_area(view.boxes(picture.objects.boxes)).any():
-                return seen(dataset[index], view)
+    for _ in range(_IMAGES_TRIED):
+        info = dataset.image_info(index)
+        for _ in range(_CROPS_TRIED):
+            crop = draw_crop(info.size, config, generator)
+            if config.keep_empty_crops or has_area(crop.boxes(info.objects.boxes)).any():
+                return apply_crop(dataset[index], crop)
         index = int(generator.integers(len(dataset)))
     raise ConfigError(
-        f"crop={config.crop}: no object in {_PICTURES_TRIED * _VIEWS_TRIED} crops of that size, the last of "
-        f"{picture.file.name}; make it larger, or set keep_empty_crops"
+        f"crop={config.crop}: no object in {_IMAGES_TRIED * _CROPS_TRIED} crops of that size, the last of "
+        f"{info.file.name}; make it larger, or set keep_empty_crops"
     )
 
 
-def seen(sample: Sample, view: View) -> Augmented:
+def apply_crop(sample: Sample, crop: Crop) -> Augmented:
     """A sample through a view of it."""
-    objects = sample.picture.objects
-    boxes = view.boxes(objects.boxes)
+    objects = sample.info.objects
+    boxes = crop.boxes(objects.boxes)
     kept = has_area(boxes)
     target = {"boxes": boxes[kept], "labels": torch.from_numpy(objects.labels)[kept]}
     if objects.masks is not None:
         masks = [mask for mask, keep in zip(objects.masks, kept.tolist(), strict=True) if keep]
-        target["masks"] = view.masks(masks)
+        target["masks"] = crop.masks(masks)
         if any(mask is None for mask in masks):
             target["has_mask"] = torch.tensor([mask is not None for mask in masks])
-    return Augmented(view.image(sample.image), target, sample.picture)
+    return Augmented(crop.image(sample.image), target, sample.info)
 
 
 @dataclass(frozen=True)
-class View:
-    """One way of seeing a picture.
+class Crop:
+    """One way of seeing an image.
 
     Attributes:
-        given: (height, width) of the picture.
+        original: (height, width) of the image.
         resized: (height, width) it is scaled to.
-        corner: (top, left) of the crop in the resized picture.
-        size: (height, width) of the crop, which lies within the resized picture.
+        corner: (top, left) of the crop in the resized image.
+        size: (height, width) of the crop, which lies within the resized image.
         flipped: the crop is mirrored left to right.
     """
 
-    given: tuple[int, int]
+    original: tuple[int, int]
     resized: tuple[int, int]
     corner: tuple[int, int]
     size: tuple[int, int]
@@ -151,37 +151,37 @@ class View:
         random anyway.
 
         Args:
-            image: (3, H, W) uint8, of size `given`.
+            image: (3, H, W) uint8, of size `original`.
 
         Returns:
             (3, height, width) uint8, of `size`.
         """
         (top, left), (height, width) = self.corner, self.size
-        if self.resized != self.given:
+        if self.resized != self.original:
             image = functional.interpolate(image[None], self.resized, mode="bilinear", align_corners=False)[0]
-        seen = image[:, top : top + height, left : left + width]
-        return seen.flip(-1) if self.flipped else seen.contiguous()
+        cropped = image[:, top : top + height, left : left + width]
+        return cropped.flip(-1) if self.flipped else cropped.contiguous()
 
     def boxes(self, boxes: np.ndarray) -> Tensor:
-        """(G, 4) float32 xyxy in pixels of the picture to those of the view, clipped to it; some may have no area."""
+        """(G, 4) float32 xyxy in pixels of the image to those of the view, clipped to it; some may have no area."""
         moved = torch.from_numpy(self._points(boxes.reshape(-1, 2, 2)).reshape(-1, 4).astype(np.float32))
         if self.flipped:
             moved = moved[:, [2, 1, 0, 3]]
         return clip(moved, self.size)
 
     def masks(self, masks: Sequence[Mask | None]) -> Tensor:
-        """G masks of the picture as (G, height, width) bool, of `size`: made inside the view only; nothing for None."""
-        seen = torch.zeros(len(masks), *self.size, dtype=torch.bool, device="cpu")
-        for bitmap, mask in zip(seen, masks, strict=True):
+        """G masks of the image as (G, height, width) bool, of `size`: made inside the view only; nothing for None."""
+        cropped = torch.zeros(len(masks), *self.size, dtype=torch.bool, device="cpu")
+        for bitmap, mask in zip(cropped, masks, strict=True):
             if mask is None:
                 continue
             drawn = self._drawn(mask) if isinstance(mask, Polygons) else self._sampled(mask)
             bitmap.copy_(torch.from_numpy(drawn))
-        return seen
+        return cropped
 
     def _points(self, points: np.ndarray) -> np.ndarray:
-        """(..., 2) float64 (x, y) in the view, of such in the picture."""
-        scale = np.array([self.resized[1] / self.given[1], self.resized[0] / self.given[0]])
+        """(..., 2) float64 (x, y) in the view, of such in the image."""
+        scale = np.array([self.resized[1] / self.original[1], self.resized[0] / self.original[0]])
         moved: np.ndarray = points * scale - np.array(self.corner[::-1])
         if self.flipped:
             moved[..., 0] = self.size[1] - moved[..., 0]
@@ -193,8 +193,10 @@ class View:
     def _sampled(self, mask: RunLengths) -> np.ndarray:
         """Each pixel of the view takes the mask's pixel under its centre."""
         rows, columns = (
-            ((np.arange(first, first + number) + 0.5) * (given / resized)).astype(np.int64).clip(max=given - 1)
-            for first, number, given, resized in zip(self.corner, self.size, self.given, self.resized, strict=True)
+            ((np.arange(first, first + number) + 0.5) * (original / resized)).astype(np.int64).clip(max=original - 1)
+            for first, number, original, resized in zip(
+                self.corner, self.size, self.original, self.resized, strict=True
+            )
         )
         if self.flipped:
             columns = columns[::-1]

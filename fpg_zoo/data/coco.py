@@ -1,4 +1,4 @@
-"""COCO's annotation format: pictures, boxes, masks and crowds of any classes, checked entry by entry."""
+"""COCO's annotation format: images, boxes, masks and crowds of any classes, checked entry by entry."""
 
 from __future__ import annotations
 
@@ -6,50 +6,50 @@ import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from reprlib import repr as shown  # the beginning of what may be long
+from reprlib import repr as abbreviated  # the beginning of what may be long
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fpg_zoo.data.annotation_problems import CATEGORY_ROOT, CATEGORY_TEXT, Report
-from fpg_zoo.data.coco_annotations import Entries, plain_ids, read_category_id
+from fpg_zoo.data.coco_annotations import AnnotationReader, plain_ids, read_category_id
 from fpg_zoo.data.coco_images import image_folder, name_of
 from fpg_zoo.data.dataset import ImageInfo, Sample, read_pixels
 from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError
 
-_LEAST_SIDE = 32  # pixels; of pictures that are trained on, as in the published schedule
+_LEAST_SIDE = 32  # pixels; of images that are trained on, as in the published schedule
 _PREFIX = "instances_"
 _EXPECTED = "an annotation file in COCO's format"
 
 
 class CocoDataset:
-    """The pictures of an annotation file in COCO's format with their objects; a `fpg_zoo.data.dataset.Dataset`.
+    """The images of an annotation file in COCO's format with their objects; a `fpg_zoo.data.dataset.Dataset`.
 
     Attributes:
         annotation_file: as given.
         class_names: in the order of category ids; a label is an index into it.
         category_ids: the file's id of each class, as `Detections.to_coco` takes them.
-        object_count, crowd_count, mask_count: over all pictures; objects, crowds, and objects that have a mask.
+        object_count, crowd_count, mask_count: over all images; objects, crowds, and objects that have a mask.
         report: what was left out or repaired.
     """
 
     def __init__(
         self,
         annotation_file: str | Path,
-        pictures: str | Path | Sequence[str | Path],
+        image_folders: str | Path | Sequence[str | Path],
         *,
         masks: bool = False,
         training: bool = True,
         allow_losses: bool = False,
     ) -> None:
-        """Read the file and look whether the pictures are there; their pixels are read when they are asked for.
+        """Read the file and look whether the images are there; their pixels are read when they are asked for.
 
         Args:
-            annotation_file: JSON with `images`, `annotations` and `categories`.
-            pictures: the folder that the file names in it start from. Of several, the first that has one of them.
+            annotation_file: JSON with `raw_images`, `annotations` and `categories`.
+            image_folders: the folder that the file names in it start from. Of several, the first that has one of them.
             masks: read masks, too. An object without one is kept.
-            training: leave out pictures under 32 pixels or without an object, as the published schedule does. Crowds
+            training: leave out images under 32 pixels or without an object, as the published schedule does. Crowds
                 are no objects.
             allow_losses: go on where more than one annotation in ten cannot be used.
 
@@ -61,33 +61,35 @@ class CocoDataset:
         self.annotation_file = Path(annotation_file)
         self.report = Report()
         content, self.class_names, self.category_ids = read_annotations(self.annotation_file, self.report)
-        places = [Path(place) for place in ([pictures] if isinstance(pictures, (str, Path)) else pictures)]
-        images = plain_ids(content["images"])
-        names = [name_of(image) for image in images if isinstance(image, dict)]
+        places = [
+            Path(place) for place in ([image_folders] if isinstance(image_folders, (str, Path)) else image_folders)
+        ]
+        raw_images = plain_ids(content["images"])
+        names = [name_of(image) for image in raw_images if isinstance(image, dict)]
         folder = image_folder(places, [name for name in names if name is not None])
-        entries = Entries(folder, self.category_ids, self.report, masks=masks)
-        entries.add_pictures(images, _LEAST_SIDE if training else 1)
-        entries.add_annotations(content["annotations"])
-        found = entries.pictures(keep_empty=not training)
-        if not found:
-            crowds = entries.only_crowds()
+        reader = AnnotationReader(folder, self.category_ids, self.report, masks=masks)
+        reader.add_images(raw_images, _LEAST_SIDE if training else 1)
+        reader.add_annotations(content["annotations"])
+        images = reader.images(keep_empty=not training)
+        if not images:
+            crowds = reader.only_crowds()
             causes = [*([f"all {crowds} objects are crowds"] if crowds else []), *self.report.lines()]
             raise ConfigError(
-                f"{self.annotation_file}: no picture that can be used, of {len(images)} looked for in "
+                f"{self.annotation_file}: no image that can be used, of {len(raw_images)} looked for in "
                 f"{', '.join(map(str, places))} ({'; '.join(causes) or 'the file lists none'}); "
-                "correct the file, or name the folder of its pictures"
+                "correct the file, or name the folder of its images"
             )
-        self.object_count = sum(len(picture.objects) for picture in found)
-        self.crowd_count = sum(len(picture.crowds) for picture in found)
-        self.mask_count = sum(mask is not None for picture in found for mask in picture.objects.masks or ())
+        self.object_count = sum(len(info.objects) for info in images)
+        self.crowd_count = sum(len(info.crowds) for info in images)
+        self.mask_count = sum(mask is not None for info in images for mask in info.objects.masks or ())
         if self.object_count and not allow_losses:
-            entries.check_losses(self.annotation_file)
+            reader.check_losses(self.annotation_file)
         if masks and training and not self.mask_count:
             raise ConfigError(
                 f"{self.annotation_file}: no mask to train on, as none of its {self.object_count} objects has polygons "
                 "or RLE that can be used; train a model without masks, or add them"
             )
-        self._pictures = _Packed(found)
+        self._images = _Packed(images)
 
     @classmethod
     def from_folder(
@@ -99,10 +101,10 @@ class CocoDataset:
         training: bool = True,
         allow_losses: bool = False,
     ) -> CocoDataset:
-        """A dataset laid out as COCO is: `annotations/instances_SPLIT.json` and pictures.
+        """A dataset laid out as COCO is: `annotations/instances_SPLIT.json` and images.
 
         Args:
-            folder: of the dataset. The pictures are looked for in `SPLIT`, `images/SPLIT`, `images` and the folder
+            folder: of the dataset. The images are looked for in `SPLIT`, `images/SPLIT`, `raw_images` and the folder
                 itself, in this order; the first that has one of them is taken.
             split: as `val2017`.
             masks, training, allow_losses: as of `CocoDataset`.
@@ -113,37 +115,37 @@ class CocoDataset:
         root = Path(folder)
         file = root / "annotations" / f"{_PREFIX}{split}.json"
         if not os.path.exists(file):
-            found = sorted(path.stem.removeprefix(_PREFIX) for path in file.parent.glob(f"{_PREFIX}*.json"))
-            remedy = f"it has {', '.join(found)}" if found else "name a folder with annotations/instances_SPLIT.json"
+            splits = sorted(path.stem.removeprefix(_PREFIX) for path in file.parent.glob(f"{_PREFIX}*.json"))
+            remedy = f"it has {', '.join(splits)}" if splits else "name a folder with annotations/instances_SPLIT.json"
             raise ConfigError(f"{root}: no split {split!r} in this folder; {remedy}")
         places = [root / split, root / "images" / split, root / "images", root]
         return cls(file, places, masks=masks, training=training, allow_losses=allow_losses)
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> Sample:
-        """A picture with its pixels.
+        """An image with its pixels.
 
         Raises:
-            ImageError: the picture cannot be read, or is not of the annotated size.
+            ImageError: the image cannot be read, or is not of the annotated size.
             IndexError: `index` is out of range.
         """
-        picture = self.picture(index)
-        return Sample(read_pixels(picture.file, picture.size), picture)
+        info = self.image_info(index)
+        return Sample(read_pixels(info.file, info.size), info)
 
-    def picture(self, index: int) -> ImageInfo:
-        """The annotations of a picture; its pixels are not read.
+    def image_info(self, index: int) -> ImageInfo:
+        """The annotations of an image; its pixels are not read.
 
         Raises:
             IndexError: `index` is out of range.
         """
-        return self._pictures[index]
+        return self._images[index]
 
     def summary(self) -> str:
         """What there is, and a line for each kind of entry that was left out or repaired."""
         counted = (
-            f"{self.annotation_file}: {len(self)} pictures with {self.object_count} objects and {self.crowd_count} "
+            f"{self.annotation_file}: {len(self)} images with {self.object_count} objects and {self.crowd_count} "
             f"crowds of {len(self.class_names)} classes"
         )
         return "\n".join([counted, *(f"  {line}" for line in self.report.lines())])
@@ -163,7 +165,7 @@ def read_annotations(file: Path, report: Report) -> tuple[dict[str, list[Any]], 
     """The content of an annotation file, of which no more than the classes is checked, and these.
 
     Args:
-        file: JSON with `images`, `annotations` and `categories`.
+        file: JSON with `raw_images`, `annotations` and `categories`.
         report: is told what is left out or repaired of the categories.
 
     Returns:
@@ -185,7 +187,7 @@ def read_annotations(file: Path, report: Report) -> tuple[dict[str, list[Any]], 
         if identity in names:
             raise ConfigError(f"{file}: category id {identity} is there twice; give each category an id of its own")
         if name in names.values():
-            raise ConfigError(f"{file}: category name {shown(name)} is there twice; give each a name of its own")
+            raise ConfigError(f"{file}: category name {abbreviated(name)} is there twice; give each a name of its own")
         names[identity] = name
     if not names:
         raise ConfigError(f"{file}: no categories in it; name a file that says what its objects are")
@@ -200,12 +202,12 @@ class _Category(NamedTuple):
 
 
 def _category(place: int, entry: Any, file: Path, report: Report) -> _Category:
-    given, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
-    identity = read_category_id(given)
+    raw_id, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
+    identity = read_category_id(raw_id)
     if identity is None or not isinstance(name, str) or not name.strip():
-        raise ConfigError(f"{file}: categories[{place}]={shown(entry)}: give it a whole number as id, and a name")
-    if isinstance(given, str):
-        report.add(CATEGORY_TEXT, given)
+        raise ConfigError(f"{file}: categories[{place}]={abbreviated(entry)}: give it a whole number as id, and a name")
+    if isinstance(raw_id, str):
+        report.add(CATEGORY_TEXT, raw_id)
     return _Category(identity, name, entry.get("supercategory"))
 
 
@@ -229,13 +231,13 @@ def _root(categories: Sequence[_Category], annotations: Sequence[Any]) -> _Categ
 
 
 class _Packed:
-    """Pictures in one block of bytes, each unpacked when asked for.
+    """Images in one block of bytes, each unpacked when asked for.
 
     A million small objects would be copied into every worker, as reading one changes its reference count.
     """
 
-    def __init__(self, pictures: Sequence[ImageInfo]) -> None:
-        packed = [pickle.dumps(picture, pickle.HIGHEST_PROTOCOL) for picture in pictures]
+    def __init__(self, images: Sequence[ImageInfo]) -> None:
+        packed = [pickle.dumps(info, pickle.HIGHEST_PROTOCOL) for info in images]
         self._ends = np.cumsum([len(piece) for piece in packed])
         self._bytes = b"".join(packed)
 
@@ -244,7 +246,7 @@ class _Packed:
 
     def __getitem__(self, index: int) -> ImageInfo:
         if not 0 <= index < len(self):
-            raise IndexError(f"picture {index}: there are {len(self)}, from 0 on")
+            raise IndexError(f"image {index}: there are {len(self)}, from 0 on")
         start = self._ends[index - 1] if index else 0
-        picture: ImageInfo = pickle.loads(memoryview(self._bytes)[start : self._ends[index]])
-        return picture
+        info: ImageInfo = pickle.loads(memoryview(self._bytes)[start : self._ends[index]])
+        return info

@@ -1,4 +1,4 @@
-"""The entries of an annotation file in COCO's format, checked one by one and gathered by picture."""
+"""The entries of an annotation file in COCO's format, checked one by one and gathered by image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeGuard, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from fpg_zoo.data import annotation_problems as kinds
+from fpg_zoo.data import annotation_problems as problems
 from fpg_zoo.data.annotation_problems import Report
 from fpg_zoo.data.coco_images import ambiguous_files, expected_path, find_image, image_sizes, name_of, size_of
 from fpg_zoo.data.dataset import ImageInfo, Objects, no_objects
@@ -18,9 +18,9 @@ from fpg_zoo.data.masks import Mask, box_around, is_empty, read_mask
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import on_terminal
 
-_LEAST_BOX = 0.01  # pixels; of a side. Less is lost in float32 at the far end of large pictures.
+_LEAST_BOX = 0.01  # pixels; of a side. Less is lost in float32 at the far end of large images.
 _FAR = 1e9  # pixels; no coordinate is as large
-_CLIPPED_SILENTLY = 1.0  # pixel that a box may reach out of its picture, as rounding makes it
+_CLIPPED_SILENTLY = 1.0  # pixel that a box may reach out of its image, as rounding makes it
 _MOST_AREA = 1e10  # pixels; COCO's figures leave out what is larger, of objects of any size, too
 _CROWD_TEXTS = {"0": False, "1": True, "false": False, "true": True}
 
@@ -31,8 +31,8 @@ _Value = TypeVar("_Value")
 
 
 @dataclass
-class _Gathered:
-    """Objects of one picture, one entry each; `masks` stays empty where masks are not asked for."""
+class _Columns:
+    """Objects of one image, one entry each; `masks` stays empty where masks are not asked for."""
 
     boxes: list[Box] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -60,8 +60,8 @@ class _Gathered:
 class _Entry:
     file: Path
     size: tuple[int, int] | None  # None where the file does not say, which masks need
-    objects: _Gathered = field(default_factory=_Gathered)
-    crowds: _Gathered = field(default_factory=_Gathered)
+    objects: _Columns = field(default_factory=_Columns)
+    crowds: _Columns = field(default_factory=_Columns)
 
 
 class _UnusableError(Exception):
@@ -73,14 +73,14 @@ class _UnusableError(Exception):
         self.example = example
 
 
-class Entries:
-    """Pictures and annotations as they are added; what cannot be used goes to the report and is left out."""
+class AnnotationReader:
+    """Images and annotations as they are added; what cannot be used goes to the report and is left out."""
 
     def __init__(self, folder: Path, category_ids: Sequence[int], report: Report, *, masks: bool) -> None:
         """Start with none.
 
         Args:
-            folder: that the pictures' file names start from.
+            folder: that the images' file names start from.
             category_ids: in the order of labels.
             report: is added to.
             masks: read masks, too.
@@ -90,11 +90,11 @@ class Entries:
         self._report = report
         self._masks = masks
         self._entries: dict[int | str, _Entry] = {}
-        self._left_out: set[int | str] = set()  # pictures whose objects need no report of their own
-        self._listed = 0  # annotations, without those of pictures that are left out
+        self._left_out: set[int | str] = set()  # images whose objects need no report of their own
+        self._listed = 0  # annotations, without those of images that are left out
         self._lost = 0  # of them
 
-    def add_pictures(self, images: Sequence[Any], least_side: int) -> None:
+    def add_images(self, images: Sequence[Any], least_side: int) -> None:
         """Entries of `images`; those with a side of fewer pixels than `least_side` are left out."""
         names = [name_of(image) if isinstance(image, dict) else None for image in images]
         files = [None if name is None else find_image(self._folder, name) for name in names]
@@ -103,10 +103,10 @@ class Entries:
             for place, image in enumerate(bar):
                 identity = image.get("id") if isinstance(image, dict) else None
                 if not _is_identity(identity):
-                    self._report.add(kinds.PICTURE_MALFORMED, f"images[{place}]")
+                    self._report.add(problems.IMAGE_MALFORMED, f"images[{place}]")
                     continue
                 if identity in self._entries or identity in self._left_out:
-                    self._report.add(kinds.PICTURE_TWICE, identity)
+                    self._report.add(problems.IMAGE_TWICE, identity)
                     continue
                 try:
                     file = self._image_file(names[place], files[place], ambiguous)
@@ -116,16 +116,16 @@ class Entries:
                     self._left_out.add(identity)
                     continue
                 if file != self._folder / str(names[place]):
-                    self._report.add(kinds.IMAGE_FOUND, identity, f"{names[place]} as {file}")
+                    self._report.add(problems.IMAGE_FOUND, identity, f"{names[place]} as {file}")
                 self._entries[identity] = _Entry(file, size)
 
     def _image_file(self, name: str | None, file: Path | None, ambiguous: Container[Path]) -> Path:
         if name is None:
-            raise _UnusableError(kinds.PICTURE_MALFORMED)
+            raise _UnusableError(problems.IMAGE_MALFORMED)
         if file is None:
-            raise _UnusableError(kinds.PICTURE_MISSING, f"looked for {expected_path(self._folder, name)}")
+            raise _UnusableError(problems.IMAGE_MISSING, f"looked for {expected_path(self._folder, name)}")
         if file in ambiguous and file != self._folder / name:
-            raise _UnusableError(kinds.IMAGE_AMBIGUOUS, f"{name} as {file}")
+            raise _UnusableError(problems.IMAGE_AMBIGUOUS, f"{name} as {file}")
         return file
 
     def _image_size(
@@ -134,19 +134,19 @@ class Entries:
         if size is None:
             sizes = image_sizes(file)
             if not sizes:
-                raise _UnusableError(kinds.IMAGE_UNREADABLE)
+                raise _UnusableError(problems.IMAGE_UNREADABLE)
             size = sizes[0]
-            self._report.add(kinds.SIZE_READ, identity)
+            self._report.add(problems.SIZE_READ, identity)
         if min(size) < least_side:
-            raise _UnusableError(kinds.PICTURE_SMALL)
+            raise _UnusableError(problems.IMAGE_SMALL)
         return size
 
     def add_frame(self, identity: int | str, size: tuple[int, int] | None) -> None:
-        """A picture whose file need not be there, of (height, width) pixels; None where its size is not known."""
+        """An image whose file need not be there, of (height, width) pixels; None where its size is not known."""
         self._entries[identity] = _Entry(Path(), size)
 
     def add_annotations(self, annotations: Sequence[Any]) -> None:
-        """Entries of `annotations`, after the pictures. Their ids name them in the report, and need not be unique."""
+        """Entries of `annotations`, after the images. Their ids name them in the report, and need not be unique."""
         for place, annotation in enumerate(annotations):
             content = annotation if isinstance(annotation, dict) else {}
             image_id, entry = _find(self._entries, content.get("image_id"), self._left_out)
@@ -168,7 +168,7 @@ class Entries:
 
         category_id, label = _find(self._labels, annotation.get("category_id"))
         if entry is None or label is None:
-            complain(kinds.UNKNOWN_PICTURE if entry is None else kinds.UNKNOWN_CATEGORY)
+            complain(problems.UNKNOWN_IMAGE if entry is None else problems.UNKNOWN_CATEGORY)
             return False
         crowd = _read_crowd(annotation, complain)
         if crowd is None:
@@ -178,35 +178,35 @@ class Entries:
         if box is None:
             return False
         if image_id != annotation["image_id"]:
-            complain(kinds.IMAGE_ID_TYPE)
+            complain(problems.IMAGE_ID_TYPE)
         if category_id != annotation["category_id"]:
-            complain(kinds.CATEGORY_ID_TYPE)
-        gathered = entry.crowds if crowd else entry.objects
+            complain(problems.CATEGORY_ID_TYPE)
+        columns = entry.crowds if crowd else entry.objects
         if self._masks and entry.size is not None:
-            gathered.masks.append(_mask_of(annotation, entry.size, complain))
-        gathered.boxes.append(box)
-        gathered.bboxes.append(bbox)
-        gathered.areas.append(_read_area(annotation, bbox, complain))
-        gathered.labels.append(label)
-        gathered.ids.append(name)
-        gathered.places.append(place)
+            columns.masks.append(_mask_of(annotation, entry.size, complain))
+        columns.boxes.append(box)
+        columns.bboxes.append(bbox)
+        columns.areas.append(_read_area(annotation, bbox, complain))
+        columns.labels.append(label)
+        columns.ids.append(name)
+        columns.places.append(place)
         return True
 
-    def pictures(self, *, keep_empty: bool) -> list[ImageInfo]:
+    def images(self, *, keep_empty: bool) -> list[ImageInfo]:
         """Those that were added, in their order; without `keep_empty`, those that have an object besides crowds."""
-        found = []
+        images = []
         for identity, entry in self._entries.items():
             if keep_empty or entry.objects.boxes:
                 objects, crowds = entry.objects.objects(self._masks), entry.crowds.objects(self._masks)
-                found.append(ImageInfo(identity, entry.file, entry.size or (0, 0), objects, crowds))
+                images.append(ImageInfo(identity, entry.file, entry.size or (0, 0), objects, crowds))
             else:
-                self._report.add(kinds.PICTURE_EMPTY, identity)
-        return found
+                self._report.add(problems.IMAGE_EMPTY, identity)
+        return images
 
     def check_losses(self, file: Path) -> None:
         """Whether nearly all annotations can be used.
 
-        Annotations of pictures that are left out themselves are not counted; crowds are.
+        Annotations of images that are left out themselves are not counted; crowds are.
 
         Raises:
             ConfigError: more than one in ten cannot.
@@ -214,7 +214,7 @@ class Entries:
         if 10 * self._lost > self._listed:
             raise ConfigError(
                 f"{file}: {self._lost} of {self._listed} annotations cannot be used, more than one in ten "
-                f"({'; '.join(self._report.lines(kinds.LEFT_OUT))}); correct them, or go on without them "
+                f"({'; '.join(self._report.lines(problems.LEFT_OUT))}); correct them, or go on without them "
                 "(--allow-losses, in Python allow_losses=True)"
             )
 
@@ -282,26 +282,26 @@ def _is_coordinate(value: object) -> bool:
 
 
 def read_box(bbox: Any, size: tuple[int, int] | None, complain: Callable[[str], None]) -> Box | None:
-    """[x, y, width, height] in pixels as xyxy clipped to a picture of `size` (height, width); None if that is none.
+    """[x, y, width, height] in pixels as xyxy clipped to an image of `size` (height, width); None if that is none.
 
     Where the size is not known (None), it is not clipped.
     """
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_coordinate, bbox)):
-        complain(kinds.BOX_MALFORMED)
+        complain(problems.BOX_MALFORMED)
         return None
     x, y, across, down = bbox
     if min(across, down) < _LEAST_BOX:
-        complain(kinds.BOX_NO_SIZE)
+        complain(problems.BOX_NO_SIZE)
         return None
     if size is None:
         return x, y, x + across, y + down
     height, width = size
     x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + across, width), min(y + down, height)
     if x2 - x1 < _LEAST_BOX or y2 - y1 < _LEAST_BOX:
-        complain(kinds.BOX_OUTSIDE)
+        complain(problems.BOX_OUTSIDE)
         return None
     if max(x1 - x, y1 - y, x + across - x2, y + down - y2) > _CLIPPED_SILENTLY:
-        complain(kinds.BOX_CLIPPED)
+        complain(problems.BOX_CLIPPED)
     return x1, y1, x2, y2
 
 
@@ -309,7 +309,7 @@ def _mask_of(annotation: dict[str, Any], size: tuple[int, int], complain: Callab
     """What stands under `segmentation`; a mask without a pixel, which a detection may have, shows no object."""
     mask = read_mask(annotation.get("segmentation"), size, complain)
     if mask is not None and is_empty(mask):
-        complain(kinds.MASK_MALFORMED)
+        complain(problems.MASK_MALFORMED)
         return None
     return mask
 
@@ -320,7 +320,7 @@ def _bbox_of(annotation: dict[str, Any], size: tuple[int, int] | None, complain:
     if bbox is None and size is not None:
         mask = _mask_of(annotation, size, lambda _: None)
         if mask is not None:
-            complain(kinds.BOX_OF_MASK)
+            complain(problems.BOX_OF_MASK)
             return box_around(mask, size)
     return bbox
 
@@ -331,12 +331,12 @@ def _read_crowd(annotation: dict[str, Any], complain: Callable[[str], None]) -> 
     if isinstance(crowd, (int, float)) and crowd in (0, 1):
         return bool(crowd)
     if crowd is None:
-        complain(kinds.CROWD_NULL)
+        complain(problems.CROWD_NULL)
         return False
     if isinstance(crowd, str) and crowd.strip().lower() in _CROWD_TEXTS:
-        complain(kinds.CROWD_TEXT)
+        complain(problems.CROWD_TEXT)
         return _CROWD_TEXTS[crowd.strip().lower()]
-    complain(kinds.CROWD_UNCLEAR)
+    complain(problems.CROWD_UNCLEAR)
     return None
 
 
@@ -348,5 +348,5 @@ def _read_area(annotation: dict[str, Any], bbox: list[float], complain: Callable
     area = annotation["area"]
     if isinstance(area, (int, float)) and not isinstance(area, bool) and 0 <= area <= _MOST_AREA:  # NaN fails this
         return float(area)
-    complain(kinds.AREA_WRONG)
+    complain(problems.AREA_WRONG)
     return of_box

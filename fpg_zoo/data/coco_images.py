@@ -111,9 +111,9 @@ def ambiguous_files(folder: Path, names: Sequence[str | None], files: Sequence[P
         names: of the images.
         files: what it found, of each.
     """
-    found = [(name, file) for name, file in zip(names, files, strict=True) if name is not None and file is not None]
-    corrected: dict[Path, set[str]] = {file: set() for name, file in found if file != folder / name}
-    for name, file in found:
+    resolved = [(name, file) for name, file in zip(names, files, strict=True) if name is not None and file is not None]
+    corrected: dict[Path, set[str]] = {file: set() for name, file in resolved if file != folder / name}
+    for name, file in resolved:
         if file in corrected:
             corrected[file].add(unicodedata.normalize("NFC", unquote(name.replace("\\", "/"))))
     return {file for file, spellings in corrected.items() if len(spellings) > 1}

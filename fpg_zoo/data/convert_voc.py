@@ -15,7 +15,7 @@ from xml.parsers import expat
 
 from tqdm import tqdm
 
-from fpg_zoo.data import annotation_problems as kinds
+from fpg_zoo.data import annotation_problems as problems
 from fpg_zoo.data.annotation_problems import Report
 from fpg_zoo.data.coco_annotations import read_box
 from fpg_zoo.data.coco_images import image_sizes
@@ -38,22 +38,22 @@ _PATHS = frozenset(("filename", "size", "size/width", "size/height", "object", *
 DOCTYPE = "annotation file with a document type, which can make it endless"
 ENCODING_WRONG = "annotation file in an unknown encoding, or not in the one it declares (UTF-8 if none)"
 FILE_MALFORMED = "annotation file that is not VOC's XML"
-FILE_MISSING = "listed picture without an annotation file"
+FILE_MISSING = "listed image without an annotation file"
 FILE_TWICE = "two annotation files of one name"
 FILE_UNREADABLE = "annotation file that cannot be read"
 IMAGE_CHOSEN = "image with others of its name and other endings beside it (the one that the annotation names is taken)"
 IMAGE_TWICE = "several images of one name, of which the annotation names none"
 NAME_MISSING = "object without a name"
-SIZE_WRONG = "picture of another size than its annotation says (the picture's taken)"
+SIZE_WRONG = "image of another size than its annotation says (the image's taken)"
 
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Split:
-    """How many pictures, objects and difficult objects a split has."""
+    """How many images, objects and difficult objects a split has."""
 
-    pictures: int
+    image_count: int
     objects: int
     difficult: int
 
@@ -80,7 +80,8 @@ class Conversion:
         lines = [f"{self.output}: {len(self.class_names)} classes, {names}"]
         for name, split in self.splits.items():
             lines.append(
-                f"  {name}: {split.pictures} pictures with {split.objects} objects and {split.difficult} difficult ones"
+                f"  {name}: {split.image_count} images with {split.objects} objects and "
+                f"{split.difficult} difficult ones"
             )
         return "\n".join([*lines, *(f"  {line}" for line in self.report.lines())])
 
@@ -88,7 +89,7 @@ class Conversion:
 @dataclass(frozen=True)
 class _Object:
     name: str
-    box: Box  # xyxy in pixels of the picture
+    box: Box  # xyxy in pixels of the image
     difficult: bool
 
 
@@ -110,7 +111,7 @@ def convert_voc(folder: str | Path, output: str | Path) -> Conversion:
         folder: with `Annotations/*.xml`, `JPEGImages` and lists of names in `ImageSets/Main/SPLIT.txt`, of which
             train, val, trainval and test are read; without any of those, everything becomes the split `all`.
         output: another folder, made if need be. It gets `annotations/instances_SPLIT.json` and `images`, whose
-            pictures are hard links to the given ones, or copies where the file system has no links between the two.
+            images are hard links to the given ones, or copies where the file system has no links between the two.
             Either way they stay when the given folder goes. An image that is a link out of the given folder becomes a
             link, too.
 
@@ -124,22 +125,25 @@ def convert_voc(folder: str | Path, output: str | Path) -> Conversion:
     source, target = Path(folder), Path(output)
     if target.resolve() == source.resolve():
         raise ConfigError(f"{target}: the folder to convert; name another for what is written")
-    annotations, images = _files(source / "Annotations", (".xml",)), _files(source / "JPEGImages", image_suffixes())
-    splits = _splits(source, annotations, images)
-    report, found = Report(), {}
-    for stem in tqdm(sorted(set().union(*splits.values())), unit="picture", disable=not on_terminal(), leave=False):
-        annotated = _annotated(stem, annotations.get(stem, []), images.get(stem, []), report)
+    annotation_files, images = (
+        _files(source / "Annotations", (".xml",)),
+        _files(source / "JPEGImages", image_suffixes()),
+    )
+    splits = _splits(source, annotation_files, images)
+    report, annotations = Report(), {}
+    for stem in tqdm(sorted(set().union(*splits.values())), unit="image", disable=not on_terminal(), leave=False):
+        annotated = _annotated(stem, annotation_files.get(stem, []), images.get(stem, []), report)
         if annotated:
-            found[stem] = annotated
-    names = sorted({entry.name for annotated in found.values() for entry in annotated.objects})
+            annotations[stem] = annotated
+    names = sorted({entry.name for annotated in annotations.values() for entry in annotated.objects})
     if not names:
         raise ConfigError(
             f"{source}: no object that can be used ({'; '.join(report.lines()) or 'the annotations hold none'}); "
             "correct its annotations"
         )
-    for annotated in found.values():
+    for annotated in annotations.values():
         _keep(annotated.file, target / "images" / annotated.file.name, source)
-    contents = {split: _content(found, stems, names) for split, stems in splits.items()}
+    contents = {split: _content(annotations, stems, names) for split, stems in splits.items()}
     for split, content in contents.items():
         _write(content, target / "annotations" / f"instances_{split}.json")
     return Conversion(target, tuple(names), {split: _counted(content) for split, content in contents.items()}, report)
@@ -150,18 +154,18 @@ def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
 
     What macOS puts beside files of other systems (`._NAME`) is none of them.
     """
-    found: dict[str, list[Path]] = {}
+    by_stem: dict[str, list[Path]] = {}
     try:
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() in suffixes and not path.name.startswith("._"):
-                found.setdefault(_key(path.stem), []).append(path)
+                by_stem.setdefault(_key(path.stem), []).append(path)
     except OSError as error:
         raise ConfigError(
             f"{folder}: cannot be read ({error.strerror or error}); name a folder with Annotations and JPEGImages"
         ) from None
-    if not found:
+    if not by_stem:
         raise ConfigError(f"{folder}: no files ending in {', '.join(suffixes)}; name a folder in Pascal VOC's format")
-    return found
+    return by_stem
 
 
 def _key(name: str) -> str:
@@ -170,7 +174,7 @@ def _key(name: str) -> str:
 
 
 def _splits(folder: Path, annotations: Iterable[str], images: Iterable[str]) -> dict[str, list[str]]:
-    found, known = {}, {*annotations, *images}
+    splits, known = {}, {*annotations, *images}
     for split in _SPLITS:
         file = folder / "ImageSets" / "Main" / f"{split}.txt"
         if os.path.exists(file):
@@ -179,8 +183,8 @@ def _splits(folder: Path, annotations: Iterable[str], images: Iterable[str]) -> 
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise ConfigError(f"{file}: cannot be read ({reason}); write a name per line, in UTF-8") from None
-            found[split] = list(dict.fromkeys(_listed(line, known) for line in lines if line.strip()))
-    return found or {_WHOLE: list(annotations)}
+            splits[split] = list(dict.fromkeys(_listed(line, known) for line in lines if line.strip()))
+    return splits or {_WHOLE: list(annotations)}
 
 
 def _listed(line: str, known: Collection[str]) -> str:
@@ -196,7 +200,7 @@ def _listed(line: str, known: Collection[str]) -> str:
 def _annotated(stem: str, annotations: Sequence[Path], images: Sequence[Path], report: Report) -> _Annotated | None:
     """What an image's annotation says; None where it cannot be used, which the report then says."""
     if not annotations or not images:
-        report.add(kinds.PICTURE_MISSING if annotations else FILE_MISSING, stem)
+        report.add(problems.IMAGE_MISSING if annotations else FILE_MISSING, stem)
         return None
     if len(annotations) > 1:
         report.add(FILE_TWICE, stem)
@@ -218,7 +222,7 @@ def _annotated(stem: str, annotations: Sequence[Path], images: Sequence[Path], r
         return None
     sizes = image_sizes(image, verify=True)
     if not sizes:
-        report.add(kinds.IMAGE_UNREADABLE, stem)
+        report.add(problems.IMAGE_UNREADABLE, stem)
         return None
     if len(images) > 1:
         report.add(IMAGE_CHOSEN, stem)
@@ -245,10 +249,10 @@ def _object(entry: Element, size: tuple[int, int], identity: str, report: Report
         return None
     left, top, right, bottom = (_number(entry, f"bndbox/{side}") for side in _SIDES)
     if left is None or top is None or right is None or bottom is None:
-        report.add(kinds.BOX_MALFORMED, identity)
+        report.add(problems.BOX_MALFORMED, identity)
         return None
     if right <= left or bottom <= top:
-        report.add(kinds.BOX_NO_SIZE, identity)
+        report.add(problems.BOX_NO_SIZE, identity)
         return None
     inclusive = [left - 1, top - 1, right - left + 1, bottom - top + 1]
     box = read_box(inclusive, size, lambda kind: report.add(kind, identity))
@@ -281,12 +285,14 @@ def _keep(image: Path, target: Path, source: Path) -> None:
                 shutil.copyfile(resolved, temporary)
 
 
-def _content(found: Mapping[str, _Annotated], stems: Iterable[str], names: Sequence[str]) -> dict[str, list[Any]]:
-    """A split in COCO's format. Ids count through all of the folder, so that a picture has the same in every split."""
+def _content(
+    annotated_by_stem: Mapping[str, _Annotated], stems: Iterable[str], names: Sequence[str]
+) -> dict[str, list[Any]]:
+    """A split in COCO's format. Ids count through all of the folder, so that an image has the same in every split."""
     category_ids = {name: identity for identity, name in enumerate(names, start=1)}
-    wanted, images, annotations, before = set(stems), [], [], 0
-    for image_id, (stem, annotated) in enumerate(found.items(), start=1):
-        if stem in wanted:
+    chosen, images, annotations, before = set(stems), [], [], 0
+    for image_id, (stem, annotated) in enumerate(annotated_by_stem.items(), start=1):
+        if stem in chosen:
             height, width = annotated.size
             images.append({"id": image_id, "file_name": annotated.file.name, "height": height, "width": width})
             for identity, entry in enumerate(annotated.objects, start=before + 1):

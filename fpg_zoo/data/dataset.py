@@ -1,4 +1,4 @@
-"""An annotated picture: what an annotation file says of it, and its pixels."""
+"""An annotated image: what an annotation file says of it, and its pixels."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fpg_zoo.structures.images import read_image, read_stored_image, to_pixels
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """G annotated objects of one picture.
+    """G annotated objects of one image.
 
     Attributes:
-        boxes: (G, 4) float32 xyxy in pixels of the picture and within it, each with an area.
+        boxes: (G, 4) float32 xyxy in pixels of the image and within it, each with an area.
         labels: (G,) int64, 0-based classes.
-        masks: G of them, of the whole picture, None for an object without one; None where masks were not asked for.
+        masks: G of them, of the whole image, None for an object without one; None where masks were not asked for.
         ids: G annotation ids, which name objects in messages. They need not be unique.
         bboxes: (G, 4) float64 [x, y, width, height] in pixels, which detections are compared with: as the file has
-            them, so that they may reach out of the picture.
+            them, so that they may reach out of the image.
         areas: (G,) float64 in pixels, which COCO's figures of small, medium and large objects go by; mostly the mask's.
         places: (G,) int64, where the objects stand in the file, from 0 on; objects and crowds share the numbers.
     """
@@ -42,7 +42,7 @@ class Objects:
 
 
 def no_objects(*, masks: bool) -> Objects:
-    """Objects of a picture that has none; with an empty tuple of masks, or with None for them."""
+    """Objects of an image that has none; with an empty tuple of masks, or with None for them."""
     return Objects(
         boxes=np.zeros((0, 4), dtype=np.float32),
         labels=np.zeros(0, dtype=np.int64),
@@ -56,7 +56,7 @@ def no_objects(*, masks: bool) -> Objects:
 
 @dataclass(frozen=True, eq=False)
 class ImageInfo:
-    """What an annotation file says of one picture.
+    """What an annotation file says of one image.
 
     Attributes:
         image_id: of the file, as its results take it.
@@ -75,19 +75,19 @@ class ImageInfo:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """An annotated picture with its pixels.
+    """An annotated image with its pixels.
 
     Attributes:
-        image: (3, H, W) uint8 RGB, of `picture.size`.
-        picture: its annotations.
+        image: (3, H, W) uint8 RGB, of `info.size`.
+        info: its annotations.
     """
 
     image: Tensor
-    picture: ImageInfo
+    info: ImageInfo
 
 
 class Dataset(Protocol):
-    """A fixed number of annotated pictures; `CocoDataset` is one.
+    """A fixed number of annotated images; `CocoDataset` is one.
 
     Workers get copies of it by fork or by pickle.
     """
@@ -101,19 +101,19 @@ class Dataset(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
-    def picture(self, index: int) -> ImageInfo:
+    def image_info(self, index: int) -> ImageInfo:
         """The annotations alone, without reading pixels."""
         ...
 
 
 def read_pixels(file: Path, size: tuple[int, int]) -> Tensor:
-    """A picture's pixels in the frame of its annotations.
+    """An image's pixels in the frame of its annotations.
 
-    A picture that says how it is to be rotated (EXIF) is taken upright or as it is stored, whichever has the annotated
+    An image that says how it is to be rotated (EXIF) is taken upright or as it is stored, whichever has the annotated
     size: tools that annotate do either. Upright if both have.
 
     Args:
-        file: the picture.
+        file: the image.
         size: (height, width) as annotated.
 
     Returns:
@@ -131,5 +131,5 @@ def read_pixels(file: Path, size: tuple[int, int]) -> Tensor:
             return to_pixels(stored)
     raise ImageError(
         f"{file}: {image.width}x{image.height} pixels, annotated as {size[1]}x{size[0]}; "
-        "bring back the picture that was annotated, or correct the annotation file"
+        "bring back the image that was annotated, or correct the annotation file"
     )

@@ -17,7 +17,7 @@ from fpg_zoo.errors import ConfigError
 def ground_truth(
     dataset: Dataset, category_ids: Sequence[int], *, source: str = "the data", report: Report | None = None
 ) -> dict[str, Any]:
-    """What detections in a data set's pictures are compared with: its own objects and crowds, all of them.
+    """What detections in a data set's images are compared with: its own objects and crowds, all of them.
 
     Args:
         dataset: that was read.
@@ -32,12 +32,12 @@ def ground_truth(
     Raises:
         ConfigError: there is nothing to evaluate, as there is no object besides crowds.
     """
-    pictures = [dataset.picture(index) for index in range(len(dataset))]
-    rows = [row for picture in pictures for row in truth_of(picture, category_ids)]
+    infos = [dataset.image_info(index) for index in range(len(dataset))]
+    rows = [row for info in infos for row in annotations_of(info, category_ids)]
     check_objects(rows, source, report)
     images = [
-        {"id": picture.image_id, "file_name": name, "height": picture.size[0], "width": picture.size[1]}
-        for picture, name in zip(pictures, _names([picture.file for picture in pictures]), strict=True)
+        {"id": info.image_id, "file_name": name, "height": info.size[0], "width": info.size[1]}
+        for info, name in zip(infos, _names([info.file for info in infos]), strict=True)
     ]
     categories = [
         {"id": identity, "name": name} for identity, name in zip(category_ids, dataset.class_names, strict=True)
@@ -45,13 +45,13 @@ def ground_truth(
     return {"images": images, "annotations": rows, "categories": categories}
 
 
-def truth_of(picture: ImageInfo, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Objects and crowds of a picture as annotations in COCO's format, in the order of their file.
+def annotations_of(info: ImageInfo, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Objects and crowds of an image as annotations in COCO's format, in the order of their file.
 
     Which of equal ones comes first decides what finds which.
     """
     rows: list[tuple[int, dict[str, Any]]] = []
-    for crowd, objects in enumerate((picture.objects, picture.crowds)):
+    for crowd, objects in enumerate((info.objects, info.crowds)):
         columns = (objects.places, objects.labels, objects.bboxes, objects.areas)
         masks = objects.masks or (None,) * len(objects)
         for place, label, bbox, area, identity, mask in zip(
@@ -59,7 +59,7 @@ def truth_of(picture: ImageInfo, category_ids: Sequence[int]) -> list[dict[str, 
         ):
             row = {
                 "id": identity,
-                "image_id": picture.image_id,
+                "image_id": info.image_id,
                 "category_id": category_ids[label],
                 "bbox": bbox,
                 "area": area,
@@ -89,6 +89,6 @@ def check_objects(rows: Sequence[Mapping[str, Any]], source: str, report: Report
     """
     if any(not row["iscrowd"] for row in rows):
         return
-    cause = f"all {len(rows)} objects are crowds" if rows else "no picture has an object"
-    told = f" ({'; '.join(report.lines())})" if report else ""
-    raise ConfigError(f"{source}: nothing to evaluate: {cause}{told}; name annotations with objects to find")
+    cause = f"all {len(rows)} objects are crowds" if rows else "no image has an object"
+    details = f" ({'; '.join(report.lines())})" if report else ""
+    raise ConfigError(f"{source}: nothing to evaluate: {cause}{details}; name annotations with objects to find")

@@ -1,8 +1,8 @@
 """Batches for training and for evaluation, the same whatever the number of workers, from any batch on.
 
-The order of an epoch depends on (seed, epoch), how a picture is varied in it on (seed, epoch, picture), nothing on any
+The order of an epoch depends on (seed, epoch), how an image is varied in it on (seed, epoch, image), nothing on any
 other random number. Epochs follow on each other without a gap: a batch may hold the end of one and the beginning of
-the next, so that every picture comes once in each and batches are always full.
+the next, so that every image comes once in each and batches are always full.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from fpg_zoo.data.workers import parallel_map
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.preprocess import normalize, padded_size, resize, resized_size
 
-Key = tuple[int, int]  # epoch, picture
+Key = tuple[int, int]  # epoch, image
 
 
 class TrainBatch(NamedTuple):
     """What a `Criterion` takes, and where it is from. H = W is `crop`, padded to the model's divisor.
 
     Attributes:
-        images: (N, 3, H, W) float32, normalised, zero beyond each picture.
+        images: (N, 3, H, W) float32, normalised, zero beyond each image.
         sizes: N (height, width) in pixels before padding.
-        targets: per picture `boxes` (G, 4) float32 xyxy in pixels of `images`, `labels` (G,) int64, and with a dataset
+        targets: per image `boxes` (G, 4) float32 xyxy in pixels of `images`, `labels` (G,) int64, and with a dataset
             that has masks `masks` (G, H, W) bool, and `has_mask` (G,) bool where an object has none.
         image_ids: N of them.
     """
@@ -51,7 +51,7 @@ class EvaluationBatch(NamedTuple):
     Attributes:
         images: (N, 3, H, W) float32, as `fpg_zoo.modeling.preprocess.preprocess` makes them.
         sizes: N (height, width) in pixels before padding.
-        original_sizes: N (height, width) of the pictures, the frame of their annotations.
+        original_sizes: N (height, width) of the images, the frame of their annotations.
         image_ids: N of them.
     """
 
@@ -83,11 +83,11 @@ def train_loader(
         dataset: what to train on.
         augment: how it is varied.
         preprocessing: the model's (`model.config.preprocess`), for normalising and padding.
-        batch_size: pictures in a batch of this process.
+        batch_size: images in a batch of this process.
         seed: at least 0.
         workers: processes that make batches ahead; 0 makes them in this one.
         rank, world_size: this process among those that train together. A batch of all of them is a run of
-            `batch_size * world_size` pictures, of which each takes its own `batch_size`.
+            `batch_size * world_size` images, of which each takes its own `batch_size`.
         start_batch: the number of batches that were taken before; they are not loaded.
 
     Returns:
@@ -95,7 +95,7 @@ def train_loader(
 
     Raises:
         ConfigError: a number out of range; or no object in any crop, where each must hold one.
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
         WorkerError: a worker cannot be started, has died, or does not answer.
     """
     _check_processes(workers, rank, world_size)
@@ -104,7 +104,7 @@ def train_loader(
         if not isinstance(value, int) or value < 0:
             raise ConfigError(f"{name}={value}: it takes a whole number of at least 0")
     if not len(dataset):
-        raise ConfigError("the dataset has no pictures; there is nothing to train on")
+        raise ConfigError("the dataset has no images; there is nothing to train on")
     keys = _TrainKeys(len(dataset), batch_size, seed, rank, world_size, start_batch)
     read = _ReadTrainBatch(dataset, augment, seed, preprocessing.pad_divisor)
     return _batches(read, keys, preprocessing, workers)
@@ -120,18 +120,18 @@ def evaluation_loader(
     world_size: int = 1,
     done: Collection[int | str] = (),
 ) -> Iterator[EvaluationBatch]:
-    """Every picture once, as `modeling.preprocess.preprocess` makes it; batches hold pictures of equal padded size.
+    """Every image once, as `modeling.preprocess.preprocess` makes it; batches hold images of equal padded size.
 
-    Padding beyond a picture's own would change what is detected in it. So batches are not all full, and their pictures
+    Padding beyond an image's own would change what is detected in it. So batches are not all full, and their images
     not in the order of the dataset.
 
     Args:
         dataset: what to evaluate on.
         preprocessing: the model's (`model.config.preprocess`).
-        batch_size: at most so many pictures in a batch.
+        batch_size: at most so many images in a batch.
         workers: processes that make batches ahead; 0 makes them in this one.
         rank, world_size: this process among those that evaluate together; each takes batches of its own.
-        done: ids of pictures to leave out. The others are put together as they would be with them, so that what is
+        done: ids of images to leave out. The others are put together as they would be with them, so that what is
             computed of them has the same bits.
 
     Returns:
@@ -139,7 +139,7 @@ def evaluation_loader(
 
     Raises:
         ConfigError: a number out of range.
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
         WorkerError: a worker cannot be started, has died, or does not answer.
     """
     _check_processes(workers, rank, world_size)
@@ -158,7 +158,7 @@ def evaluation_batches(
     world_size: int = 1,
     done: Collection[int | str] = (),
 ) -> list[list[int]]:
-    """The pictures of each batch that `evaluation_loader` gives for these arguments, as indices into the dataset.
+    """The images of each batch that `evaluation_loader` gives for these arguments, as indices into the dataset.
 
     Raises:
         ConfigError: a number out of range.
@@ -167,10 +167,10 @@ def evaluation_batches(
     groups: dict[tuple[int, int], list[int]] = {}
     left_out: set[int] = set()
     for index in range(len(dataset)):
-        picture = dataset.picture(index)
-        size = resized_size(*picture.size, preprocessing.longest_side)
+        info = dataset.image_info(index)
+        size = resized_size(*info.size, preprocessing.longest_side)
         groups.setdefault(padded_size(*size, preprocessing.pad_divisor), []).append(index)
-        if picture.image_id in done:
+        if info.image_id in done:
             left_out.add(index)
     whole = [
         [index for index in members[first : first + batch_size] if index not in left_out]
@@ -189,10 +189,12 @@ def _check_processes(workers: int, rank: int, world_size: int) -> None:
 
 
 class _TrainKeys:
-    """The (epoch, picture) of each batch of one process, without end, beginning at `start_batch`."""
+    """The (epoch, image) of each batch of one process, without end, beginning at `start_batch`."""
 
-    def __init__(self, pictures: int, batch_size: int, seed: int, rank: int, world_size: int, start_batch: int) -> None:
-        self._pictures = pictures
+    def __init__(
+        self, dataset_size: int, batch_size: int, seed: int, rank: int, world_size: int, start_batch: int
+    ) -> None:
+        self._dataset_size = dataset_size
         self._batch_size = batch_size
         self._seed = seed
         self._step = batch_size * world_size
@@ -203,15 +205,15 @@ class _TrainKeys:
         for first in itertools.count(self._first, self._step):
             batch = []
             for place in range(first, first + self._batch_size):
-                if place // self._pictures != epoch:
-                    epoch = place // self._pictures
-                    order = _generator(self._seed, epoch, 0).permutation(self._pictures)
-                batch.append((epoch, int(order[place % self._pictures])))
+                if place // self._dataset_size != epoch:
+                    epoch = place // self._dataset_size
+                    order = _generator(self._seed, epoch, 0).permutation(self._dataset_size)
+                batch.append((epoch, int(order[place % self._dataset_size])))
             yield batch
 
 
 def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
-    """Stream 0 is of the order of an epoch, 1 + i of picture i in it."""
+    """Stream 0 is of the order of an epoch, 1 + i of image i in it."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch, stream)))
 
 
@@ -225,20 +227,20 @@ class _ReadTrainBatch:
         self._size = padded_size(augment.crop, augment.crop, pad_divisor)
 
     def __call__(self, keys: Sequence[Key]) -> TrainBatch:
-        samples = [
+        loaded = [
             augmented(self._dataset, index, self._augment, _generator(self._seed, epoch, 1 + index))
             for epoch, index in keys
         ]
         targets = []
-        for sample in samples:
+        for sample in loaded:
             target = dict(sample.target)
             if "masks" in target:
                 height, width = sample.image.shape[-2:]
                 beyond = (0, self._size[1] - width, 0, self._size[0] - height)
                 target["masks"] = functional.pad(target["masks"], beyond)
             targets.append(target)
-        images, sizes = _padded([sample.image for sample in samples], self._size)
-        return TrainBatch(images, sizes, targets, [sample.picture.image_id for sample in samples])
+        images, sizes = _padded([sample.image for sample in loaded], self._size)
+        return TrainBatch(images, sizes, targets, [sample.info.image_id for sample in loaded])
 
 
 class _ReadEvaluationBatch:
@@ -249,17 +251,15 @@ class _ReadEvaluationBatch:
         self._config = config
 
     def __call__(self, indices: Sequence[int]) -> EvaluationBatch:
-        samples = [self._dataset[index] for index in indices]
-        pictures = [sample.picture for sample in samples]
+        loaded = [self._dataset[index] for index in indices]
+        infos = [sample.info for sample in loaded]
         resized = []
-        for sample in samples:
+        for sample in loaded:
             height, width = sample.image.shape[-2:]
             resized.append(resize(sample.image, resized_size(height, width, self._config.longest_side)))
         height, width = (max(image.shape[axis] for image in resized) for axis in (-2, -1))
         images, sizes = _padded(resized, padded_size(height, width, self._config.pad_divisor))
-        return EvaluationBatch(
-            images, sizes, [picture.size for picture in pictures], [picture.image_id for picture in pictures]
-        )
+        return EvaluationBatch(images, sizes, [info.size for info in infos], [info.image_id for info in infos])
 
 
 def _padded(images: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, list[tuple[int, int]]]:

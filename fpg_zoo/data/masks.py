@@ -13,9 +13,9 @@ from fpg_zoo.data.annotation_problems import MASK_MALFORMED, MASK_MISSING, MASK_
 
 # pycocotools counts pixels and places along an outline in 32 bits, and takes memory for each fifth of a pixel of an
 # outline before it looks at anything. What lies beyond these bounds ends in a signal there, not in an error.
-MAX_SIDE = 1 << 15  # pixels; of a picture with masks
-MAX_PIXELS = 1 << 28  # of a picture with masks; Pillow opens none of as many
-MAX_OUTLINE = 100  # of a polygon, in widths and heights of its picture together; COCO's own have 4 at most
+MAX_SIDE = 1 << 15  # pixels; of an image with masks
+MAX_PIXELS = 1 << 28  # of an image with masks; Pillow opens none of as many
+MAX_OUTLINE = 100  # of a polygon, in widths and heights of its image together; COCO's own have 4 at most
 
 _LEAST_NUMBERS = 6  # of a polygon with an area: three points
 
@@ -25,7 +25,7 @@ class Polygons:
     """A mask as the union of polygons.
 
     Attributes:
-        parts: each (P, 2) float64, P >= 3: (x, y) of its corners in pixels of the picture. In float32 corners at tenths
+        parts: each (P, 2) float64, P >= 3: (x, y) of its corners in pixels of the image. In float32 corners at tenths
             of a pixel, which rasterising rounds to fifths, would fall to the other side now and then.
     """
 
@@ -37,7 +37,7 @@ class RunLengths:
     """A mask as COCO's compressed run lengths, down the columns.
 
     Attributes:
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         counts: COCO's text for the lengths.
     """
 
@@ -54,7 +54,7 @@ def read_mask(segmentation: object, size: tuple[int, int], complain: Callable[[s
     Args:
         segmentation: a list of polygons [x, y, x, y, ...] in pixels, or run lengths {"size": [h, w], "counts": ...},
             the counts as COCO's text or as a list of whole numbers.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         complain: is told each kind of `fpg_zoo.data.annotation_problems` that is wrong with it.
 
     Returns:
@@ -88,7 +88,7 @@ def read_mask(segmentation: object, size: tuple[int, int], complain: Callable[[s
 
 
 def can_have_masks(size: tuple[int, int]) -> bool:
-    """Whether masks of a picture of (height, width) pixels can be worked with, which `MAX_SIDE` and others bound."""
+    """Whether masks of an image of (height, width) pixels can be worked with, which `MAX_SIDE` and others bound."""
     return max(size) <= MAX_SIDE and size[0] * size[1] <= MAX_PIXELS
 
 
@@ -97,7 +97,7 @@ class _OutlineError(Exception):
 
 
 def _polygon(part: object, size: tuple[int, int]) -> np.ndarray:
-    """(P, 2) float64. ValueError for anything but an even number of numbers, none of them far from the picture."""
+    """(P, 2) float64. ValueError for anything but an even number of numbers, none of them far from the image."""
     if not isinstance(part, list):
         raise ValueError
     numbers = np.asarray(part)  # ValueError where the entries are lists of unequal length
@@ -142,7 +142,7 @@ def _run_lengths(value: dict[str, object], size: tuple[int, int]) -> RunLengths:
 
 
 def _check_lengths(lengths: np.ndarray, size: tuple[int, int]) -> None:
-    # Lengths that do not fill the picture leave memory that pycocotools has not set in what it decodes.
+    # Lengths that do not fill the image leave memory that pycocotools has not set in what it decodes.
     if (lengths < 0).any() or lengths.max() > size[0] * size[1] or lengths.sum() != size[0] * size[1]:
         raise ValueError
 
@@ -158,7 +158,7 @@ def _decoded_lengths(counts: bytes) -> np.ndarray:
     if (groups < 0).any() or (groups > 63).any() or not len(ends) or ends[-1] != len(groups) - 1:
         raise ValueError
     starts = np.concatenate(([0], ends[:-1] + 1))
-    if (ends - starts).max() > 6:  # 35 bits: no picture has as many pixels
+    if (ends - starts).max() > 6:  # 35 bits: no image has as many pixels
         raise ValueError
     place = np.arange(len(groups)) - np.repeat(starts, ends - starts + 1)
     lengths: np.ndarray = np.add.reduceat((groups & 31) << (5 * place), starts)
@@ -182,13 +182,13 @@ def rasterize(polygons: Polygons, size: tuple[int, int]) -> np.ndarray:
 
 
 def decode(mask: RunLengths) -> np.ndarray:
-    """(height, width) uint8 of the whole picture, 1 inside."""
+    """(height, width) uint8 of the whole image, 1 inside."""
     decoded: np.ndarray = mask_api.decode({"size": list(mask.size), "counts": mask.counts})
     return decoded
 
 
 def compressed(mask: Mask, size: tuple[int, int]) -> dict[str, Any]:
-    """The run lengths of a mask as pycocotools takes them; `size` is (height, width) of the picture."""
+    """The run lengths of a mask as pycocotools takes them; `size` is (height, width) of the image."""
     if isinstance(mask, Polygons):
         rle: dict[str, Any] = mask_api.merge(
             mask_api.frPyObjects([part.ravel().tolist() for part in mask.parts], *size)
@@ -198,13 +198,13 @@ def compressed(mask: Mask, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def box_around(mask: Mask, size: tuple[int, int]) -> list[float]:
-    """[x, y, width, height] in pixels around a mask in a picture of `size` (height, width); zeros for an empty one."""
+    """[x, y, width, height] in pixels around a mask in an image of `size` (height, width); zeros for an empty one."""
     box: list[float] = mask_api.toBbox(compressed(mask, size)).tolist()
     return box
 
 
 def filled(bbox: Sequence[float], size: tuple[int, int]) -> dict[str, Any]:
-    """The run lengths, as pycocotools takes them, of [x, y, width, height] in a picture of `size` (height, width)."""
+    """The run lengths, as pycocotools takes them, of [x, y, width, height] in an image of `size` (height, width)."""
     x, y, across, down = bbox
     left, top = max(x, 0.0), max(y, 0.0)  # pycocotools takes memory for what lies outside, too
     clipped = [left, top, min(x + across, size[1]) - left, min(y + down, size[0]) - top]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.dataset import Dataset, ImageInfo, Sample
 from fpg_zoo.data.ground_truth import ground_truth
-from fpg_zoo.data.shapes import PICTURES, ShapesDataset
+from fpg_zoo.data.shapes import NUM_IMAGES, ShapesDataset
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import sha256_of
 
@@ -17,10 +17,10 @@ _SPLITS = ("val2017", "val")  # looked for in this order if none is named
 
 
 class HeldOut(NamedTuple):
-    """Pictures to evaluate on.
+    """Images to evaluate on.
 
     Attributes:
-        dataset: the pictures.
+        dataset: the images.
         annotations: what detections are compared with, as of `fpg_zoo.data.ground_truth.ground_truth`.
         category_ids: the file's id of each of the data set's classes.
         digest: the file's SHA-256, or what else tells the data from any other.
@@ -39,12 +39,12 @@ class HeldOut(NamedTuple):
 def open_held_out(
     data: Path, split: str | None, *, limit: int | None, masks: bool, allow_losses: bool = False
 ) -> HeldOut:
-    """The pictures to evaluate on.
+    """The images to evaluate on.
 
     Args:
         data: a folder laid out as COCO is, or `SHAPES` for the procedural scenes unless there is a folder of this name.
         split: of the folder; None for `val2017` or else `val`.
-        limit: the first so many pictures, at least 1; None for all.
+        limit: the first so many images, at least 1; None for all.
         masks: read masks, too.
         allow_losses: as of `CocoDataset`.
 
@@ -67,15 +67,15 @@ def held_out_of(whole: CocoDataset, split: str, *, limit: int | None = None) -> 
     Args:
         whole: read with `training=False`.
         split: its name.
-        limit: the first so many pictures; None for all.
+        limit: the first so many images; None for all.
 
     Raises:
         ConfigError: there is nothing in it to evaluate.
     """
-    dataset, source = (whole, "") if limit is None else (_First(whole, limit), f", its first {limit} pictures")
-    truth = ground_truth(dataset, whole.category_ids, source=f"{whole.annotation_file}{source}", report=whole.report)
+    dataset, source = (whole, "") if limit is None else (_First(whole, limit), f", its first {limit} images")
+    coco = ground_truth(dataset, whole.category_ids, source=f"{whole.annotation_file}{source}", report=whole.report)
     digest = sha256_of(whole.annotation_file)
-    return HeldOut(dataset, truth, whole.category_ids, digest, whole.summary(), split)
+    return HeldOut(dataset, coco, whole.category_ids, digest, whole.summary(), split)
 
 
 def held_out_scenes(*, limit: int | None, masks: bool) -> HeldOut:
@@ -85,14 +85,14 @@ def held_out_scenes(*, limit: int | None, masks: bool) -> HeldOut:
         limit: the first so many; None for all.
         masks: with masks.
     """
-    most = PICTURES["val"]
+    most = NUM_IMAGES["val"]
     shapes = ShapesDataset("val", most if limit is None else min(limit, most), masks=masks)
-    truth = ground_truth(shapes, shapes.category_ids)
-    return HeldOut(shapes, truth, shapes.category_ids, str(SHAPES), None, shapes.split)
+    coco = ground_truth(shapes, shapes.category_ids)
+    return HeldOut(shapes, coco, shapes.category_ids, str(SHAPES), None, shapes.split)
 
 
 class _First:
-    """The first pictures of a data set."""
+    """The first images of a data set."""
 
     def __init__(self, dataset: Dataset, count: int) -> None:
         self.class_names = dataset.class_names
@@ -105,5 +105,5 @@ class _First:
     def __getitem__(self, index: int) -> Sample:
         return self._dataset[index]
 
-    def picture(self, index: int) -> ImageInfo:
-        return self._dataset.picture(index)
+    def image_info(self, index: int) -> ImageInfo:
+        return self._dataset.image_info(index)

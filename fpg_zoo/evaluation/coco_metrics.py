@@ -21,8 +21,8 @@ IouType = Literal["bbox", "segm"]
 IOU_TYPES: dict[IouType, str] = {"bbox": "box", "segm": "mask"}  # pycocotools' names, and ours in figures
 Row = Mapping[str, Any]  # of a COCO results file
 # What pycocotools prints, in its order. AP and AR are over IoU 0.5..0.95 unless they name one, and over 100 detections
-# of a picture unless they name a number; small, medium and large are by area in pixels, parted at 32^2 and 96^2.
-FIGURES = (
+# of an image unless they name a number; small, medium and large are by area in pixels, parted at 32^2 and 96^2.
+METRICS = (
     "AP",
     "AP50",
     "AP75",
@@ -43,57 +43,57 @@ class Scores:
     """COCO's figures of detections, of one kind.
 
     Attributes:
-        figures: `FIGURES` by name, each 0..1, or None where there is no ground truth of that size.
+        metrics: `METRICS` by name, each 0..1, or None where there is no ground truth of that size.
         classes: AP by the class's name, in the order of category ids; 0..1, or None where there is no ground truth of
             it.
         precisions: (10, 101, C) float64 as pycocotools interpolates them: at IoU 0.5, 0.55, ..., 0.95 and recall 0,
             0.01, ..., 1, of each class, over objects of all sizes; 0..1, or NaN where there is no ground truth of it.
     """
 
-    figures: dict[str, float | None]
+    metrics: dict[str, float | None]
     classes: dict[str, float | None]
     precisions: np.ndarray
 
 
-def iou_types_with_objects(kinds: Sequence[IouType], annotations: Mapping[str, Any]) -> tuple[IouType, ...]:
+def iou_types_with_objects(iou_types: Sequence[IouType], annotations: Mapping[str, Any]) -> tuple[IouType, ...]:
     """Of kinds, those that some object can be found by: boxes, and masks if one has a mask."""
     masks = any(row.get("segmentation") and not row["iscrowd"] for row in annotations["annotations"])
-    return tuple(kind for kind in kinds if kind == "bbox" or masks)
+    return tuple(iou_type for iou_type in iou_types if iou_type == "bbox" or masks)
 
 
-def no_mask_note(kinds: Sequence[IouType], annotations: Mapping[str, Any]) -> str | None:
+def no_mask_note(iou_types: Sequence[IouType], annotations: Mapping[str, Any]) -> str | None:
     """Why detections that have masks are not judged by them; None where they are, or have none."""
-    if "segm" not in kinds or "segm" in iou_types_with_objects(kinds, annotations):
+    if "segm" not in iou_types or "segm" in iou_types_with_objects(iou_types, annotations):
         return None
     objects = sum(not row["iscrowd"] for row in annotations["annotations"])
     return f"no mask AP, as none of the {objects} objects has a mask"
 
 
-def judged_by(kind: IouType, annotations: Mapping[str, Any]) -> list[Row]:
+def annotations_for(iou_type: IouType, annotations: Mapping[str, Any]) -> list[Row]:
     """Annotations as detections of a kind are compared with them.
 
     Masks cannot be compared with an object that has none. It is not to be found then, and what lies on it does not
     count, as if a crowd filled its box.
 
     Args:
-        kind: of the detections.
+        iou_type: of the detections.
         annotations: as of `coco_scores`; not changed.
     """
     rows: list[Row] = annotations["annotations"]
-    if kind == "bbox":
+    if iou_type == "bbox":
         return rows
     sizes = {image["id"]: (image["height"], image["width"]) for image in annotations["images"]}
-    judged: list[Row] = []
+    counted: list[Row] = []
     for row in rows:
         if row.get("segmentation"):
-            judged.append(row)
+            counted.append(row)
         elif can_have_masks(size := sizes[row["image_id"]]):  # else no detection has one there either
-            judged.append({**row, "iscrowd": 1, "segmentation": filled(row["bbox"], size)})
-    return judged
+            counted.append({**row, "iscrowd": 1, "segmentation": filled(row["bbox"], size)})
+    return counted
 
 
 def coco_scores(
-    annotations: Mapping[str, Any], results: Sequence[Row], kind: IouType, image_ids: Sequence[int | str]
+    annotations: Mapping[str, Any], results: Sequence[Row], iou_type: IouType, image_ids: Sequence[int | str]
 ) -> Scores:
     """COCO's figures of detections, over all classes and of each.
 
@@ -101,28 +101,28 @@ def coco_scores(
         annotations: `images`, `annotations` and `categories` as `ground_truth` gives them; not changed. An annotation
             without `segmentation` neither is to be found by masks nor do those on it count.
         results: the rows of a COCO results file (`Detections.to_coco`). May be empty.
-        kind: `bbox` for boxes, `segm` for masks. Of rows that have both, the other is not looked at.
-        image_ids: the pictures that count; those without detections, too.
+        iou_type: `bbox` for boxes, `segm` for masks. Of rows that have both, the other is not looked at.
+        image_ids: the images that count; those without detections, too.
     """
     # pycocotools takes the annotation id 0 for "not matched" and confuses ids of several types, so all are numbered
-    # from 1 on. Pictures keep their order, which decides between equal scores.
+    # from 1 on. Images keep their order, which decides between equal scores.
     order = sorted(set(image_ids), key=lambda identity: (isinstance(identity, str), identity))
     numbers = {identity: number for number, identity in enumerate(order, 1)}
     images = [
         {**image, "id": numbers[image["id"]]} for image in annotations["images"] if image["id"] in numbers
     ]  # with their sizes, which masks need
-    key = "bbox" if kind == "bbox" else "segmentation"
-    objects = _numbered(judged_by(kind, annotations), numbers, ("category_id", "area", "iscrowd", key))
-    found = _numbered(results, numbers, ("category_id", "score", key))
-    for row in found:
-        row["area"] = row[key][2] * row[key][3] if kind == "bbox" else mask_api.area(row[key])
+    key = "bbox" if iou_type == "bbox" else "segmentation"
+    objects = _numbered(annotations_for(iou_type, annotations), numbers, ("category_id", "area", "iscrowd", key))
+    detections = _numbered(results, numbers, ("category_id", "score", key))
+    for row in detections:
+        row["area"] = row[key][2] * row[key][3] if iou_type == "bbox" else mask_api.area(row[key])
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells of every step
         evaluation = COCOeval(
             _indexed(images, annotations["categories"], objects),
-            _indexed(images, annotations["categories"], found),
-            kind,
+            _indexed(images, annotations["categories"], detections),
+            iou_type,
         )
-        with _progress(evaluation, f"{IOU_TYPES[kind]} AP"):
+        with _progress(evaluation, f"{IOU_TYPES[iou_type]} AP"):
             evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -130,21 +130,21 @@ def coco_scores(
     # (IoU thresholds, recalls, classes, areas, numbers of detections): of all areas and 100 detections.
     precisions = evaluation.eval["precision"][:, :, :, 0, -1]
     return Scores(
-        figures={name: _figure(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)},
+        metrics={name: _metric(value) for name, value in zip(METRICS, evaluation.stats, strict=True)},
         classes={
-            names[identity]: _figure(precisions[:, :, place].mean()) for place, identity in enumerate(sorted(names))
+            names[identity]: _metric(precisions[:, :, place].mean()) for place, identity in enumerate(sorted(names))
         },
         precisions=np.where(precisions < 0, np.nan, precisions),
     )
 
 
-def _figure(value: float) -> float | None:
+def _metric(value: float) -> float | None:
     """pycocotools' -1 stands for no figure."""
     return None if value < 0 else float(value)
 
 
 def _numbered(rows: Sequence[Row], numbers: Mapping[int | str, int], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Copies of the rows of these pictures, with these keys, numbered from 1 on."""
+    """Copies of the rows of these images, with these keys, numbered from 1 on."""
     counted = (row for row in rows if row["image_id"] in numbers)
     return [
         {"id": number, "image_id": numbers[row["image_id"]], **{key: row[key] for key in keys}}
@@ -161,7 +161,7 @@ def _indexed(images: Sequence[Any], categories: Sequence[Any], rows: Sequence[An
 
 @contextlib.contextmanager
 def _progress(evaluation: Any, label: str) -> Iterator[None]:
-    """Show on a terminal how far pycocotools is, which takes a minute for COCO's 5000 pictures."""
+    """Show on a terminal how far pycocotools is, which takes a minute for COCO's 5000 images."""
     pairs = len(evaluation.params.imgIds) * len(evaluation.params.catIds)
     steps = pairs * (1 + len(evaluation.params.areaRng))
     with tqdm(total=steps, desc=label, disable=not on_terminal(), leave=False) as bar:
@@ -179,7 +179,7 @@ def _progress(evaluation: Any, label: str) -> Iterator[None]:
 
 
 def coco_summary(
-    annotations: Mapping[str, Any], results: Sequence[Row], kind: IouType, image_ids: Sequence[int | str]
+    annotations: Mapping[str, Any], results: Sequence[Row], iou_type: IouType, image_ids: Sequence[int | str]
 ) -> dict[str, float | None]:
     """COCO's figures of detections.
 
@@ -187,6 +187,6 @@ def coco_summary(
         annotations, results, kind, image_ids: as of `coco_scores`.
 
     Returns:
-        `FIGURES` by name, each 0..1, or None where there is no ground truth of that size.
+        `METRICS` by name, each 0..1, or None where there is no ground truth of that size.
     """
-    return coco_scores(annotations, results, kind, image_ids).figures
+    return coco_scores(annotations, results, iou_type, image_ids).metrics

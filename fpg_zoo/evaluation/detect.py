@@ -1,4 +1,4 @@
-"""A model evaluated on a data set by one or several processes, each picture once, whatever was killed on the way."""
+"""A model evaluated on a data set by one or several processes, each image once, whatever was killed on the way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fpg_zoo.data.open_split import HeldOut
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, FPGZooError
 from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, IouType, Row, coco_summary, iou_types_with_objects
-from fpg_zoo.evaluation.partial_results import Found, Parts
+from fpg_zoo.evaluation.partial_results import ImageRows, Parts
 from fpg_zoo.files import on_terminal
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.text import quoted
@@ -40,22 +40,22 @@ def categories_of(model: Detector, data: HeldOut) -> tuple[int, ...]:
         "the model": [name for name in model.class_names if name not in ids],
         "the data": [name for name in ids if name not in set(model.class_names)],
     }
-    told = [f"only {side} has {_shown(names)}" for side, names in differences.items() if names]
-    if told:
+    differences_text = [f"only {side} has {_first_names(names)}" for side, names in differences.items() if names]
+    if differences_text:
         raise ConfigError(
             f"the {len(model.class_names)} classes of {model.name} are not the {len(ids)} of the data: "
-            f"{'; '.join(told)}; evaluate on data of the model's classes, under the same names"
+            f"{'; '.join(differences_text)}; evaluate on data of the model's classes, under the same names"
         )
     return tuple(ids[name] for name in model.class_names)
 
 
-def _shown(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
     return ", ".join(map(quoted, names[:_MOST_SHOWN])) + more
 
 
 def parts_of(results: Path, model: Detector, data: HeldOut) -> Parts:
-    """Where the detections of this model in these pictures are kept as they come.
+    """Where the detections of this model in these images are kept as they come.
 
     Raises:
         ConfigError: `results` is a folder.
@@ -66,7 +66,7 @@ def parts_of(results: Path, model: Detector, data: HeldOut) -> Parts:
         "precision": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
         "data": data.digest,
-        "number of pictures": len(data.dataset),
+        "number of images": len(data.dataset),
         "version of fpg_zoo": __version__,
     }
     return Parts(results, settings)
@@ -91,13 +91,13 @@ def detect_all(
     workers: int,
     parts: Parts | None = None,
 ) -> list[dict[str, Any]]:
-    """Detections in every picture, by all processes together.
+    """Detections in every image, by all processes together.
 
     Args:
         model: in eval mode, the same in every process.
         dataset: the same in every process.
         category_ids: the data's id of each class of the model.
-        processes: this one among those that share the pictures.
+        processes: this one among those that share the images.
         batch_size, workers: as of `fpg_zoo.evaluation.detect.detected`, for each process.
         parts: where detections are kept as they come, and what is there already is taken from. None: nowhere.
 
@@ -106,14 +106,14 @@ def detect_all(
 
     Raises:
         ConfigError: `parts` hold what was detected with other settings.
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
         StorageError: `parts` cannot be written.
     """
-    by_picture = _begun(parts, processes)
-    done = frozenset(processes.broadcast(list(by_picture)))
-    found: list[Found] = []
+    by_image = _resumed(parts, processes)
+    done = frozenset(processes.broadcast(list(by_image)))
+    rows: list[ImageRows] = []
     with contextlib.ExitStack() as stack:
-        keep: Callable[[Sequence[Found]], None] | None = None
+        keep: Callable[[Sequence[ImageRows]], None] | None = None
         if parts is not None:
             keep = stack.enter_context(parts.writing(processes.rank))
         for batch in detected(
@@ -128,13 +128,13 @@ def detect_all(
         ):
             if keep is not None:
                 keep(batch)
-            found += batch
-    for share in processes.gather(found):
-        by_picture.update(share)
-    return [row for image_id in image_ids_of(dataset) for row in by_picture[image_id]] if processes.is_main else []
+            rows += batch
+    for share in processes.gather(rows):
+        by_image.update(share)
+    return [row for image_id in image_ids_of(dataset) for row in by_image[image_id]] if processes.is_main else []
 
 
-def _begun(parts: Parts | None, processes: Processes) -> dict[int | str, list[dict[str, Any]]]:
+def _resumed(parts: Parts | None, processes: Processes) -> dict[int | str, list[dict[str, Any]]]:
     """What the leader finds done; for the others nothing. All of them refuse, or none."""
     done: dict[int | str, list[dict[str, Any]]] = {}
     refusal: FPGZooError | None = None
@@ -160,41 +160,41 @@ def detected(
     world_size: int = 1,
     done: Collection[int | str] = (),
 ) -> Iterator[list[tuple[int | str, list[dict[str, Any]]]]]:
-    """What a model detects in the pictures of a data set, batch by batch.
+    """What a model detects in the images of a data set, batch by batch.
 
     Args:
         model: in eval mode.
-        dataset: its pictures; its annotations are not looked at.
+        dataset: its images; its annotations are not looked at.
         category_ids: the data's id of each class of the model.
-        batch_size: pictures in a pass, at most; those of a pass are of equal padded size.
-        workers: processes that read pictures ahead.
-        rank, world_size: this process among those that share the pictures.
-        done: ids of pictures to leave out.
+        batch_size: images in a pass, at most; those of a pass are of equal padded size.
+        workers: processes that read images ahead.
+        rank, world_size: this process among those that share the images.
+        done: ids of images to leave out.
 
     Yields:
-        For each picture of a batch its id and the rows of a COCO results file.
+        For each image of a batch its id and the rows of a COCO results file.
 
     Raises:
         ConfigError: a number out of range.
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
     """
     shares: dict[str, Any] = {"batch_size": batch_size, "rank": rank, "world_size": world_size, "done": done}
     total = sum(map(len, evaluation_batches(dataset, model.config.preprocess, **shares)))
     with tqdm(total=total, unit="image", disable=rank > 0 or not on_terminal(), leave=False) as bar:
         for batch in evaluation_loader(dataset, model.config.preprocess, workers=workers, **shares):
             images = batch.images.to(model.device, model.dtype)
-            found = model.detect(images, batch.sizes, batch.original_sizes)
+            results = model.detect(images, batch.sizes, batch.original_sizes)
             yield [
                 (image_id, detections.to_coco(image_id, category_ids))
-                for image_id, detections in zip(batch.image_ids, found, strict=True)
+                for image_id, detections in zip(batch.image_ids, results, strict=True)
             ]
-            bar.update(len(found))
+            bar.update(len(results))
 
 
 def detections_of(
     model: Detector, dataset: Dataset, category_ids: Sequence[int], *, batch_size: int = 1, workers: int = 0
 ) -> list[dict[str, Any]]:
-    """What a model detects in every picture of a data set, as the rows of a COCO results file.
+    """What a model detects in every image of a data set, as the rows of a COCO results file.
 
     Args:
         model, dataset, category_ids, batch_size, workers: as of `detected`.
@@ -210,7 +210,7 @@ def iou_types_of(model: Detector) -> tuple[IouType, ...]:
 
 def image_ids_of(dataset: Dataset) -> list[int | str]:
     """In the order of the data set."""
-    return [dataset.picture(index).image_id for index in range(len(dataset))]
+    return [dataset.image_info(index).image_id for index in range(len(dataset))]
 
 
 def evaluate(
@@ -220,7 +220,7 @@ def evaluate(
 
     Args:
         model: in eval mode, for the data's classes.
-        dataset: its pictures, those without objects included.
+        dataset: its images, those without objects included.
         category_ids: the data's id of each class of the model.
         batch_size, workers: as of `detected`.
 
@@ -230,7 +230,7 @@ def evaluate(
 
     Raises:
         ConfigError: there is nothing to evaluate.
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
     """
     annotations = ground_truth(dataset, category_ids)
     rows = detections_of(model, dataset, category_ids, batch_size=batch_size, workers=workers)
@@ -243,7 +243,7 @@ def metrics_of(model: Detector, rows: Sequence[Row], annotations: Mapping[str, A
     Args:
         model: that detected.
         rows: of a COCO results file.
-        annotations: as of `coco_scores`; all of their pictures count.
+        annotations: as of `coco_scores`; all of their images count.
 
     Returns:
         As `evaluate`.

@@ -22,7 +22,7 @@ from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import atomic_write, storage_errors
 from fpg_zoo.text import printable
 
-Found = tuple[int | str, list[dict[str, Any]]]  # a picture's id and its rows of a results file
+ImageRows = tuple[int | str, list[dict[str, Any]]]  # an image's id and its rows of a results file
 _HEADER = "fpg_zoo_evaluation"
 _MAX_HEADER_BYTES = 1 << 16
 _ROW_KEYS = {"image_id", "category_id", "bbox", "score", "segmentation"}
@@ -55,16 +55,16 @@ class Parts:
         return processes.exclusive(self._results.with_name(f".{self._results.name}.lock"), str(self._results))
 
     def done(self) -> dict[int | str, list[dict[str, Any]]]:
-        """What earlier runs with these settings have detected, by picture.
+        """What earlier runs with these settings have detected, by image.
 
         A line that was being written when its process was killed is passed over. So is one that is no batch of
-        detections, with a warning. The pictures of either are looked at again. Of two entries of a picture, the first
+        detections, with a warning. The images of either are looked at again. Of two entries of an image, the first
         counts.
 
         Raises:
             ConfigError: they were of other settings, or a file is no part of an evaluation.
         """
-        found: dict[int | str, list[dict[str, Any]]] = {}
+        done: dict[int | str, list[dict[str, Any]]] = {}
         for file in self._files():
             with _opened(file, os.O_RDONLY) as descriptor, open(descriptor, "rb", closefd=False) as stream:
                 header = stream.readline(_MAX_HEADER_BYTES)
@@ -76,10 +76,10 @@ class Parts:
                     batch = _batch_of(line)
                     damaged += batch is None
                     for image_id, rows in batch or ():
-                        found.setdefault(image_id, rows)
+                        done.setdefault(image_id, rows)
             if damaged:
-                warnings.warn(f"{file}: {damaged} damaged lines; their pictures are looked at again", stacklevel=2)
-        return found
+                warnings.warn(f"{file}: {damaged} damaged lines; their images are looked at again", stacklevel=2)
+        return done
 
     def _check(self, file: Path, header: bytes) -> None:
         try:
@@ -91,16 +91,16 @@ class Parts:
             ) from None
         other = [name for name in names if settings.get(name) != self._settings.get(name)]
         if other:
-            told = ", ".join(
+            differing = ", ".join(
                 f"{printable(name)} {printable(settings.get(name))}, now {self._settings.get(name)}" for name in other
             )
             raise ConfigError(
-                f"{file}: begun with another {told}; give what it was begun with to go on, or remove "
+                f"{file}: begun with another {differing}; give what it was begun with to go on, or remove "
                 f"{self._results}.part-*.jsonl to begin again, or save the results under another name"
             )
 
     @contextlib.contextmanager
-    def writing(self, rank: int) -> Iterator[Callable[[Sequence[Found]], None]]:
+    def writing(self, rank: int) -> Iterator[Callable[[Sequence[ImageRows]], None]]:
         """A function that keeps a batch's detections; what it was given outlives a kill.
 
         Args:
@@ -177,7 +177,7 @@ def _whole(stream: Iterable[bytes]) -> Iterator[bytes]:
     return (line for line in stream if line.endswith(b"\n"))
 
 
-def _batch_of(line: bytes) -> list[Found] | None:
+def _batch_of(line: bytes) -> list[ImageRows] | None:
     """The detections that a line holds; None if it holds anything else."""
     try:
         batch = json.loads(line)
@@ -189,7 +189,7 @@ def _batch_of(line: bytes) -> list[Found] | None:
 
 
 def _is_entry(entry: object) -> bool:
-    """Whether it is a picture's id with rows of a results file."""
+    """Whether it is an image's id with rows of a results file."""
     if not isinstance(entry, list) or len(entry) != 2:
         return False
     image_id, rows = entry

@@ -1,4 +1,4 @@
-"""Detections of many picture files, written as annotated pictures and as a COCO results file."""
+"""Detections of many image files, written as annotated images and as a COCO results file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ JPEG_MAX_SIDE = 65500  # pixels; of libjpeg, in which Pillow writes them
 
 @dataclass
 class Summary:
-    """What came of a run: how many pictures were detected in and objects found, and which pictures were skipped."""
+    """What came of a run: how many images were detected in and objects found, and which images were skipped."""
 
     detected: int = 0
     objects: int = 0
@@ -53,7 +53,7 @@ def predict_files(
     output: Path | None,
     results: Path | None,
 ) -> Summary:
-    """Detect objects in picture files one after the other; a line per picture goes to standard output.
+    """Detect objects in image files one after the other; a line per image goes to standard output.
 
     Args:
         files: paths and URLs. One that cannot be read, or for which memory does not suffice, is reported on standard
@@ -61,12 +61,12 @@ def predict_files(
         model_name, checkpoint: as of `create_model`; without a checkpoint, the published weights.
         device: where the model runs.
         score: the least score, 0..1; what is below it is left out before masks are made of it.
-        output: folder for annotated pictures, `NAME_detections.jpg`, or `.png` where a side is too long for JPEG.
-        results: a COCO results file, written whole at the end. A picture's id is its file name if that is a number, as
+        output: folder for annotated images, `NAME_detections.jpg`, or `.png` where a side is too long for JPEG.
+        results: a COCO results file, written whole at the end. An image's id is its file name if that is a number, as
             COCO's are, and otherwise its path as given, a URL without a password.
 
     Returns:
-        The pictures and objects counted. Of a skipped picture nothing is counted or written.
+        The images and objects counted. Of a skipped image nothing is counted or written.
 
     Raises:
         FPGZooError: no such model or device, or nothing can be written at `output` or `results`.
@@ -80,7 +80,7 @@ def predict_files(
     if results is not None and results.is_dir():
         raise ConfigError(f"{results}: a folder; name the file to write")
     if results is not None and _real_path(results) in {_real_path(file) for file in files}:
-        raise ConfigError(f"{results}: one of the pictures; name another file to write")
+        raise ConfigError(f"{results}: one of the images; name another file to write")
     # Only now what takes time, and only after that the first file is made.
     target_device = usable_device(device)
     model = create_model(model_name, pretrained=checkpoint is None, checkpoint=checkpoint, device=target_device)
@@ -118,18 +118,18 @@ def _predict_file(
     image_id: int | str,
     target: Path | None,
 ) -> tuple[list[dict[str, Any]], str]:
-    """One picture's COCO rows and the line about it; drawn at `target` (without suffix) unless that is None.
+    """One image's COCO rows and the line about it; drawn at `target` (without suffix) unless that is None.
 
-    `coming` is the picture when it has been read.
+    `coming` is the image when it has been read.
 
-    A function of its own, so that one picture's masks are gone before the next one's are made.
+    A function of its own, so that one image's masks are gone before the next one's are made.
     """
     image = coming.result()
-    (found,) = predictor.stream([image], score=score)
-    rows = found.to_coco(image_id)
+    (detections,) = predictor.stream([image], score=score)
+    rows = detections.to_coco(image_id)
     if target is not None:
-        _save_picture(found.draw(image), target)
-    return rows, f"{label_of(file)}: {_counts(found)}"
+        _save_image(detections.draw(image), target)
+    return rows, f"{label_of(file)}: {_counts(detections)}"
 
 
 def _skip(file: str, reason: str, summary: Summary, bar: Any) -> None:
@@ -138,12 +138,12 @@ def _skip(file: str, reason: str, summary: Summary, bar: Any) -> None:
 
 
 def _stem(file: str) -> str:
-    """A picture's name without folders and suffix; of a URL, without what follows the path."""
+    """An image's name without folders and suffix; of a URL, without what follows the path."""
     if is_url(file):
         # Not urlsplit, which raises for some.
         file = re.split("[?#]", label_of(file).partition("://")[2].partition("/")[2])[0]
     stem = Path(file).stem.encode(errors="surrogateescape")[:_MOST_STEM_BYTES].decode(errors="ignore")
-    return stem or "picture"
+    return stem or "image"
 
 
 def _image_ids(files: Sequence[str]) -> dict[str, int | str]:
@@ -154,7 +154,7 @@ def _image_ids(files: Sequence[str]) -> dict[str, int | str]:
 
 
 def _targets(files: Sequence[str], output: Path) -> dict[str, Path]:
-    """A new file for each picture, without suffix: with whichever it gets, it is none of the pictures or the others."""
+    """A new file for each image, without suffix: with whichever it gets, it is none of the images or the others."""
     taken = {_real_path(file) for file in files}
     targets = {}
     for file in files:
@@ -183,21 +183,21 @@ def _suffixed(target: Path, suffix: str) -> Path:
     return target.with_name(target.name + suffix)  # a name may hold dots, which with_suffix would take for a suffix
 
 
-def _save_picture(picture: Image.Image, target: Path) -> None:
+def _save_image(image: Image.Image, target: Path) -> None:
     """Write `target` with the suffix of its format, and so that `find_images` knows it for what it is."""
     encoded = io.BytesIO()  # what fails below is the file system, and not the encoder
     exif = Image.Exif()
     exif[SOFTWARE_TAG] = SOFTWARE
-    if max(picture.size) <= JPEG_MAX_SIDE:
+    if max(image.size) <= JPEG_MAX_SIDE:
         suffix = ".jpg"
-        picture.save(encoded, "JPEG", quality=JPEG_QUALITY, exif=exif)
+        image.save(encoded, "JPEG", quality=JPEG_QUALITY, exif=exif)
     else:
         suffix = ".png"
-        picture.save(encoded, "PNG", exif=exif)
+        image.save(encoded, "PNG", exif=exif)
     with atomic_write(_suffixed(target, suffix)) as temporary:
         temporary.write_bytes(encoded.getbuffer())
 
 
-def _counts(found: Detections) -> str:
-    counts = collections.Counter(found.names).most_common()
+def _counts(detections: Detections) -> str:
+    counts = collections.Counter(detections.names).most_common()
     return ", ".join(f"{count} {printable(name)}" for name, count in counts) or "nothing found"

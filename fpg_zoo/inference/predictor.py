@@ -1,4 +1,4 @@
-"""From pictures to detections in their own pixels."""
+"""From images to detections in their own pixels."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class Predictor:
     def __call__(
         self, images: ImageLike | Sequence[ImageLike], batch_size: int = 1, *, score: float = 0.0
     ) -> list[Detections]:
-        """Detect objects in pictures; of more than one, progress is shown on a terminal.
+        """Detect objects in images; of more than one, progress is shown on a terminal.
 
-        While the model looks at some pictures, a thread reads the next ones.
+        While the model looks at some images, a thread reads the next ones.
 
         Args:
             images: one of what `fpg_zoo.structures.images.read_image` takes, or a list or tuple of several.
-            batch_size: pictures taken together; those of equal size after padding share a pass. Results do not depend
+            batch_size: images taken together; those of equal size after padding share a pass. Results do not depend
                 on it but for rounding. Twice as many are in memory at a time.
             score: the least score, 0..1. Masks of what is below it are not made: each takes a byte for every pixel of
-                its picture.
+                its image.
 
         Returns:
-            Per picture its detections, best score first, on the CPU, boxes and masks in pixels of the picture upright:
+            Per image its detections, best score first, on the CPU, boxes and masks in pixels of the image upright:
             (height, width) as `read_image` gives it.
 
         Raises:
@@ -53,39 +53,39 @@ class Predictor:
             ValueError: `batch_size` is less than 1, `score` outside 0..1, or the model in train mode.
         """
         _check(batch_size, score)
-        given: list[ImageLike] = list(images) if isinstance(images, (list, tuple)) else [cast(ImageLike, images)]
-        batches = [given[first : first + batch_size] for first in range(0, len(given), batch_size)]
+        inputs: list[ImageLike] = list(images) if isinstance(images, (list, tuple)) else [cast(ImageLike, images)]
+        batches = [inputs[first : first + batch_size] for first in range(0, len(inputs), batch_size)]
         # A single batch needs no thread.
         read = (coming.result() for coming in prefetch(_read, batches)) if len(batches) > 1 else map(_read, batches)
-        # For a single picture a bar would tell nothing, and it would stand under the bar of a caller's own loop.
-        with tqdm(total=len(given), unit="image", disable=len(given) == 1 or not on_terminal(), leave=False) as bar:
+        # For a single image a bar would tell nothing, and it would stand under the bar of a caller's own loop.
+        with tqdm(total=len(inputs), unit="image", disable=len(inputs) == 1 or not on_terminal(), leave=False) as bar:
             results = []
-            for found in self._detect_all(read, score):
-                results.append(found)
+            for detections in self._detect_all(read, score):
+                results.append(detections)
                 bar.update()
         return results
 
     def stream(self, images: Iterable[ImageLike], batch_size: int = 1, *, score: float = 0.0) -> Iterator[Detections]:
-        """As calling it, but reads pictures and gives detections as it goes, so that memory stays that of one batch.
+        """As calling it, but reads images and gives detections as it goes, so that memory stays that of one batch.
 
-        No picture is asked for before those at hand are done. No progress is shown.
+        No image is asked for before those at hand are done. No progress is shown.
 
         Args:
             images: any iterable of what `fpg_zoo.structures.images.read_image` takes.
             batch_size, score: as of calling it.
 
         Returns:
-            An iterator over the pictures' detections, in their order.
+            An iterator over the images' detections, in their order.
 
         Raises:
-            TypeError: `images` is a single picture.
+            TypeError: `images` is a single image.
             ImageError: one of them cannot be read as an image; raised when its turn comes.
             ValueError: `batch_size` is less than 1 or `score` outside 0..1; or, when the first turn comes, the model
                 is in train mode.
         """
         if isinstance(images, get_args(ImageLike)):
             raise TypeError(
-                f"images is a single {type(images).__name__}: pass an iterable of pictures, or call the predictor"
+                f"images is a single {type(images).__name__}: pass an iterable of images, or call the predictor"
             )
         _check(batch_size, score)
         iterator = iter(images)
@@ -96,24 +96,24 @@ class Predictor:
             yield from self._detect(batch, score)
 
     def _detect(self, images: Sequence[Image.Image], score: float) -> list[Detections]:
-        # What lies beyond a picture is zero in the input but not in the maps, where biases are added: padding beyond
-        # the picture's own would change its detections. So only pictures of equal padded size share a pass.
+        # What lies beyond an image is zero in the input but not in the maps, where biases are added: padding beyond
+        # the image's own would change its detections. So only images of equal padded size share a pass.
         config = self.model.config.preprocess
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
             size = resized_size(image.height, image.width, config.longest_side)
             groups.setdefault(padded_size(*size, config.pad_divisor), []).append(index)
-        found: dict[int, Detections] = {}
+        by_index: dict[int, Detections] = {}
         for members in groups.values():
-            found.update(zip(members, self._detect_alike([images[index] for index in members], score), strict=True))
-        return [found[index] for index in range(len(images))]
+            by_index.update(zip(members, self._detect_batch([images[index] for index in members], score), strict=True))
+        return [by_index[index] for index in range(len(images))]
 
-    def _detect_alike(self, images: Sequence[Image.Image], score: float) -> list[Detections]:
+    def _detect_batch(self, images: Sequence[Image.Image], score: float) -> list[Detections]:
         model = self.model
         batch, sizes = preprocess([to_pixels(image).to(model.device) for image in images], model.config.preprocess)
         original_sizes = [(image.height, image.width) for image in images]
         results = model.detect(batch.to(model.dtype), sizes, original_sizes, score=score)
-        return [found.to("cpu") for found in results]
+        return [detections.to("cpu") for detections in results]
 
 
 def _read(images: Iterable[ImageLike]) -> list[Image.Image]:

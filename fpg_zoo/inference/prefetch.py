@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Given = TypeVar("Given")
-Found = TypeVar("Found")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def prefetch(function: Callable[[Given], Found], things: Iterable[Given]) -> Iterator[Future[Found]]:
+def prefetch(function: Callable[[Item], Result], things: Iterable[Item]) -> Iterator[Future[Result]]:
     """A thread's results of the function for each thing, in order; it is one thing ahead of what was asked for.
 
     Its errors are raised by the future they belong to. What has not been begun when the iterator is closed is not done.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="fpg_zoo_ahead")
     try:
-        waiting: Future[Found] | None = None
+        waiting: Future[Result] | None = None
         for thing in things:
             coming = thread.submit(function, thing)
             if waiting is not None:

@@ -122,14 +122,14 @@ class Detector(nn.Module, ABC):
             raise ValueError("the model is in train mode: call model.eval() first")
         check_score(score)
         self._check(images, sizes)
-        wanted = sizes if output_sizes is None else output_sizes
-        if len(wanted) != len(sizes) or any(height < 1 or width < 1 for height, width in wanted):
-            raise ValueError(f"output_sizes={list(wanted)}: give one (height, width) of at least 1 for each image")
+        out_sizes = sizes if output_sizes is None else output_sizes
+        if len(out_sizes) != len(sizes) or any(height < 1 or width < 1 for height, width in out_sizes):
+            raise ValueError(f"output_sizes={list(out_sizes)}: give one (height, width) of at least 1 for each image")
         if not len(images):
             return []
         return [
             to_detections(instances[instances.scores >= score], size, output_size, self.class_names)
-            for instances, size, output_size in zip(self(images, sizes), sizes, wanted, strict=True)
+            for instances, size, output_size in zip(self(images, sizes), sizes, out_sizes, strict=True)
         ]
 
     def _check(self, images: Tensor, sizes: Sizes) -> None:
@@ -181,20 +181,20 @@ class TwoStageDetector(Detector):
     def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
         pyramid = self.neck(self.backbone(images))
         objectness, deltas = self.rpn(pyramid)
-        proposals = [found.boxes for found in self.select_proposals(objectness, deltas, sizes)]
+        proposals = [instance.boxes for instance in self.select_proposals(objectness, deltas, sizes)]
         logits, refinements = self.box_head(pyramid, boxes_to_rois(proposals))
         instances = self.select_boxes(logits, refinements, proposals, sizes)
         return instances if self.mask_head is None else self._with_masks(self.mask_head, pyramid, instances)
 
     @staticmethod
     def _with_masks(head: MaskHead, pyramid: Sequence[Tensor], instances: list[Instances]) -> list[Instances]:
-        counts = [len(found) for found in instances]
+        counts = [len(instance) for instance in instances]
         if not any(counts):  # not every device has convolutions of an empty batch
             side = 2 * head.pooling.pool
-            return [replace(found, mask_maps=found.boxes.new_zeros(0, side, side)) for found in instances]
-        logits = head(pyramid, boxes_to_rois([found.boxes for found in instances]))
-        maps = torch.split(maps_of_class(logits, torch.cat([found.labels for found in instances])), counts)
-        return [replace(found, mask_maps=image_maps) for found, image_maps in zip(instances, maps, strict=True)]
+            return [replace(instance, mask_maps=instance.boxes.new_zeros(0, side, side)) for instance in instances]
+        logits = head(pyramid, boxes_to_rois([instance.boxes for instance in instances]))
+        maps = torch.split(maps_of_class(logits, torch.cat([instance.labels for instance in instances])), counts)
+        return [replace(instance, mask_maps=image_maps) for instance, image_maps in zip(instances, maps, strict=True)]
 
 
 class RetinaNet(Detector):

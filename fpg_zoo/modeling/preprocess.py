@@ -55,14 +55,14 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     return ((upper_part + lower_part + 2) >> 2).to(torch.uint8)
 
 
-def _neighbours(given: int, wanted: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """For each of `wanted` pixels along an axis: the source pixels on either side of its centre, and the way between
+def _neighbours(in_size: int, out_size: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """For each of `out_size` pixels along an axis: the source pixels on either side of its centre, and the way between
     them, 0..1, that its centre lies from the first."""
-    scale = 1.0 / (wanted / given)
-    place = ((torch.arange(wanted, dtype=torch.float64, device="cpu") + 0.5) * scale - 0.5).float()
+    scale = 1.0 / (out_size / in_size)
+    place = ((torch.arange(out_size, dtype=torch.float64, device="cpu") + 0.5) * scale - 0.5).float()
     first = place.floor()
-    second = (first + 1).clamp(0, given - 1)
-    return (first.clamp(0, given - 1).long(), second.long()), place - first
+    second = (first + 1).clamp(0, in_size - 1)
+    return (first.clamp(0, in_size - 1).long(), second.long()), place - first
 
 
 def _select(image: Tensor, dim: int, places: Tensor) -> Tensor:

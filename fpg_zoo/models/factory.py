@@ -92,13 +92,13 @@ def model_info(name: str) -> ModelInfo:
     """
     architecture, tag = _architecture(name)
     manifest = load_manifest()
-    entries = manifest.of(architecture.name) if tag is None else (manifest.find(architecture.name, tag),)
+    checkpoints = manifest.of(architecture.name) if tag is None else (manifest.find(architecture.name, tag),)
     return ModelInfo(
         name=architecture.name,
         method=architecture.method,
         neck=architecture.neck,
         config=architecture.build_config(),
-        checkpoints=entries,
+        checkpoints=checkpoints,
     )
 
 
@@ -168,7 +168,7 @@ def create_model(
     from fpg_zoo.modeling.build import build_detector
     from fpg_zoo.models.loading import assemble, open_published, open_source
 
-    classes = _wanted_classes(num_classes, class_names)
+    classes = _classes_of(num_classes, class_names)
     elsewhere = name is not None and name.startswith((LOCAL, HUB))
     if checkpoint is not None and (pretrained or elsewhere):
         raise ConfigError(f"checkpoint={str(checkpoint)!r} and another source of weights: give one of them")
@@ -216,7 +216,7 @@ def _without_tag(name: str) -> Architecture:
     return architecture
 
 
-def _wanted_classes(num_classes: int | None, class_names: Sequence[str] | None) -> tuple[str, ...] | int | None:
+def _classes_of(num_classes: int | None, class_names: Sequence[str] | None) -> tuple[str, ...] | int | None:
     if isinstance(class_names, str):
         raise ConfigError(f"class_names={quoted(class_names)} is one text: give a list of names")
     if num_classes is not None and (type(num_classes) is not int or not 1 <= num_classes <= MOST_CLASSES):

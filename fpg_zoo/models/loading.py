@@ -92,7 +92,7 @@ def open_source(path: Path, architecture: str | None, *, named: bool) -> Source:
     with _naming(path):
         content = read_checkpoint(path)
         source = _open_bare(path, architecture, content.state_dict, lambda: content.state_dict)
-        return source if named else dataclasses.replace(source, config=_with_told_classes(source.config, content))
+        return source if named else dataclasses.replace(source, config=_with_meta_classes(source.config, content))
 
 
 def _open_described(
@@ -127,14 +127,14 @@ def _open_bare(
     return Source(path, fitted_to(config, ours), name, ours, lambda: under_our_names(read(), names))
 
 
-def _with_told_classes(config: DetectorConfig, content: Checkpoint) -> DetectorConfig:
+def _with_meta_classes(config: DetectorConfig, content: Checkpoint) -> DetectorConfig:
     """The config with the class names that the file tells, if it tells any."""
     remedy = "as in create_model(checkpoint=..., class_names=[...]).save_pretrained(...) in Python"
     try:
-        told = content.class_names
-        if told is not None and len(told) != len(config.class_names):
-            raise CheckpointError(f"number of classes named: {len(told)}, of its head: {len(config.class_names)}")
-        return with_classes(config, told)
+        names = content.class_names
+        if names is not None and len(names) != len(config.class_names):
+            raise CheckpointError(f"number of classes named: {len(names)}, of its head: {len(config.class_names)}")
+        return with_classes(config, names)
     except (CheckpointError, ConfigError) as error:
         reason = str(error).removesuffix("; pass class_names")
         raise CheckpointError(f"its meta's class names cannot be used ({reason}): pass class_names, {remedy}") from None
@@ -146,10 +146,10 @@ def _naming(place: Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        told = str(error)
-        if told.startswith(printable(place, max_length=None)):  # as the message has it
+        message = str(error)
+        if message.startswith(printable(place, max_length=None)):  # as the message has it
             raise
-        raise type(error)(f"{place}: {told}") from None
+        raise type(error)(f"{place}: {message}") from None
 
 
 def assemble(source: Source, classes: tuple[str, ...] | int | None) -> tuple[Detector, list[str]]:
@@ -170,16 +170,16 @@ def assemble(source: Source, classes: tuple[str, ...] | int | None) -> tuple[Det
             the values contradict themselves.
     """
     with _naming(source.place):
-        given = fitted_to(source.config, source.forms)
-        model = build_on_meta(with_classes(given, classes), source.name)
-        wanted = model.state_dict()
-        other_classes = len(model.class_names) != len(given.class_names)
-        fresh = [key for key in wanted if other_classes and key.startswith(model.class_dependent)]
+        own_config = fitted_to(source.config, source.forms)
+        model = build_on_meta(with_classes(own_config, classes), source.name)
+        expected = model.state_dict()
+        other_classes = len(model.class_names) != len(own_config.class_names)
+        fresh = [key for key in expected if other_classes and key.startswith(model.class_dependent)]
         kept = {key: form for key, form in source.forms.items() if key not in set(fresh)}
-        refuse_differences(missing=wanted.keys() - kept.keys() - set(fresh), unexpected=kept.keys() - wanted.keys())
-        check_forms(wanted, kept)
+        refuse_differences(missing=expected.keys() - kept.keys() - set(fresh), unexpected=kept.keys() - expected.keys())
+        check_forms(expected, kept)
         tensors = source.read()
-    cast = with_own_memory({key: tensors[key].to(wanted[key].dtype) for key in kept})
+    cast = with_own_memory({key: tensors[key].to(expected[key].dtype) for key in kept})
     model.load_state_dict(cast, assign=True, strict=not fresh)
     if fresh:
         for layer in {key.rpartition(".")[0] for key in fresh}:
@@ -333,8 +333,8 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
         count, reason = len(missing) + len(unexpected), differences(missing=missing, unexpected=unexpected)
         if not count:
             tensors = {ours: state_dict[first] for ours, (first, *_) in names.items()}
-            wanted = build_on_meta(fitted_to(config, tensors), architecture.name).state_dict()
-            other_shapes = shape_differences(wanted, tensors)
+            forms = build_on_meta(fitted_to(config, tensors), architecture.name).state_dict()
+            other_shapes = shape_differences(forms, tensors)
             if not other_shapes:
                 return architecture.name
             count, reason = len(other_shapes), f"tensors of other shapes: {some(other_shapes, '; ')}"

@@ -34,7 +34,7 @@ class Instances:
     """One image's K instances in the network's frame, best first.
 
     Attributes:
-        boxes: (K, 4) float32 xyxy in pixels of the network's input, within the picture there, its padding left out.
+        boxes: (K, 4) float32 xyxy in pixels of the network's input, within the image there, its padding left out.
         scores: (K,) float32 in 0..1.
         labels: (K,) int64, 0-based classes.
         mask_maps: (K, S, S) float32 probabilities over each box, 0..1; None for a detector without masks.
@@ -154,7 +154,7 @@ class Detections:
             category_ids = list(COCO_CATEGORIES.values()) if is_coco else range(1, len(self.class_names) + 1)
         if len(category_ids) != len(self.class_names):
             raise ValueError(f"{len(category_ids)} category_ids for {len(self.class_names)} classes: give one for each")
-        found = self.to("cpu")
+        detections = self.to("cpu")
         rows: list[dict[str, Any]] = [
             {
                 "image_id": image_id,
@@ -163,11 +163,11 @@ class Detections:
                 "score": score,
             }
             for (x1, y1, x2, y2), label, score in zip(
-                found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
+                detections.boxes.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True
             )
         ]
-        if found.masks is not None:
-            for row, rle in zip(rows, _encode(found.masks), strict=True):
+        if detections.masks is not None:
+            for row, rle in zip(rows, _encode(detections.masks), strict=True):
                 row["segmentation"] = rle
         return rows
 
@@ -183,20 +183,20 @@ class Detections:
             raise ImportError(
                 "to_supervision() needs the package supervision: pip install fpg-zoo[supervision]"
             ) from error
-        found = self.to("cpu")
+        detections = self.to("cpu")
         return supervision.Detections(
-            xyxy=found.boxes.numpy(),
-            mask=None if found.masks is None else found.masks.numpy(),
-            confidence=found.scores.numpy(),
-            class_id=found.labels.numpy(),
-            data={"class_name": np.array(found.names, dtype=str)},
+            xyxy=detections.boxes.numpy(),
+            mask=None if detections.masks is None else detections.masks.numpy(),
+            confidence=detections.scores.numpy(),
+            class_id=detections.labels.numpy(),
+            data={"class_name": np.array(detections.names, dtype=str)},
         )
 
     def draw(self, image: ImageLike) -> Image.Image:
-        """A copy of the picture with masks, boxes, names and scores drawn on it; `image` itself is unchanged.
+        """A copy of the image with masks, boxes, names and scores drawn on it; `image` itself is unchanged.
 
         Args:
-            image: the picture they were found in, as anything that `structures.images.read_image` takes, and read in
+            image: the image they were found in, as anything that `structures.images.read_image` takes, and read in
                 the same way: an EXIF rotation is applied, 16 bits are scaled to 8.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Detections drawn on their picture, legible on any background."""
+"""Detections drawn on their image, legible on any background."""
 
 from __future__ import annotations
 
@@ -36,36 +36,38 @@ def text_color(background: Color) -> Color:
 
 
 def draw_detections(detections: Detections, image: ImageLike) -> Image.Image:
-    """A copy of a picture with masks, boxes, names and scores, the best on top; see `Detections.draw`."""
+    """A copy of an image with masks, boxes, names and scores, the best on top; see `Detections.draw`."""
     canvas = read_image(image)
     if (canvas.height, canvas.width) != tuple(detections.size):
         raise ValueError(
-            f"the image is {canvas.height}x{canvas.width} and the detections are of a picture of "
-            f"{detections.size[0]}x{detections.size[1]} (height x width): draw on the picture they were found in"
+            f"the image is {canvas.height}x{canvas.width} and the detections are of an image of "
+            f"{detections.size[0]}x{detections.size[1]} (height x width): draw on the image they were found in"
         )
     order = detections.scores.sort(stable=True).indices
-    found = replace(detections, masks=None)[order].to("cpu")
-    colors = [class_color(label) for label in found.labels.tolist()]
-    if detections.masks is not None and len(found):
-        # One by one: reordered or moved together, a large picture's masks would take twice their memory.
+    ordered = replace(detections, masks=None)[order].to("cpu")
+    colors = [class_color(label) for label in ordered.labels.tolist()]
+    if detections.masks is not None and len(ordered):
+        # One by one: reordered or moved together, a large image's masks would take twice their memory.
         masks = (detections.masks[index].cpu().numpy() for index in order.tolist())
         canvas = _tinted(canvas, zip(masks, colors, strict=True))
     pen = ImageDraw.Draw(canvas)
     line = max(round(max(canvas.size) / 400), 1)
     size = max(round(max(canvas.size) / 50), 10)
-    letterings = {name: lettering(name, found.class_names) for name in found.names}
+    letterings = {name: lettering(name, ordered.class_names) for name in ordered.names}
     fonts = {each.font_file: each.font(size) for each in letterings.values()}
     right, bottom = canvas.width - 1, canvas.height - 1
-    for (x1, y1, x2, y2), color in zip(found.boxes.tolist(), colors, strict=True):
+    for (x1, y1, x2, y2), color in zip(ordered.boxes.tolist(), colors, strict=True):
         box = [min(x1, right), min(y1, bottom), min(x2, right), min(y2, bottom)]
-        # A dark line around the coloured one keeps the box visible where the picture has its colour.
+        # A dark line around the coloured one keeps the box visible where the image has its colour.
         pen.rectangle(box, outline=(0, 0, 0), width=line + 2)
         pen.rectangle(
             [box[0] + 1, box[1] + 1, max(box[2] - 1, box[0] + 1), max(box[3] - 1, box[1] + 1)],
             outline=color,
             width=line,
         )
-    for box, color, name, score in zip(found.boxes.tolist(), colors, found.names, found.scores.tolist(), strict=True):
+    for box, color, name, score in zip(
+        ordered.boxes.tolist(), colors, ordered.names, ordered.scores.tolist(), strict=True
+    ):
         text, font_file = letterings[name]
         _label(pen, box, f"{text} {score:.2f}", color, fonts[font_file], canvas.size)
     return canvas

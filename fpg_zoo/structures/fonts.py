@@ -147,6 +147,6 @@ def _font_folders() -> list[Path]:
         local = os.environ.get("LOCALAPPDATA")
         users = [Path(local, "Microsoft/Windows/Fonts")] if local else []
         return [*users, Path(os.environ.get("WINDIR", r"C:\Windows"), "Fonts")]
-    shared = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
+    data_dirs = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
     users_own = os.environ.get("XDG_DATA_HOME") or home / ".local/share"
-    return [Path(folder, "fonts") for folder in (users_own, *shared.split(":")) if folder]
+    return [Path(folder, "fonts") for folder in (users_own, *data_dirs.split(":")) if folder]

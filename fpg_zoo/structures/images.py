@@ -1,4 +1,4 @@
-"""Pictures of any kind, read as RGB pixels: files, URLs, PIL images, arrays, tensors; and found in folders."""
+"""Images of any kind, read as RGB pixels: files, URLs, PIL images, arrays, tensors; and found in folders."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ def open_image(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
 
 
 def read_image(source: ImageLike) -> Image.Image:
-    """Read anything that can be taken as a picture.
+    """Read anything that can be taken as an image.
 
     Args:
-        source: a path or http(s) URL of a picture file (an EXIF rotation is applied); a PIL image, likewise; an array
+        source: a path or http(s) URL of an image file (an EXIF rotation is applied); a PIL image, likewise; an array
             (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, or of uint16 on the scale 0..65535; a tensor
             (1, H, W) or (3, H, W) RGB of uint8, or of floating point in 0..1. Transparency is dropped: the colours
             stored under it are used.
 
     Returns:
-        The picture in mode RGB, a copy.
+        The image in mode RGB, a copy.
 
     Raises:
         ImageError: it is none of these, cannot be read whole, or has no pixels. From twice
@@ -112,7 +112,7 @@ def read_image(source: ImageLike) -> Image.Image:
         path = Path(os.path.expanduser(source))
         if os.path.isdir(path):
             raise ImageError(
-                f"{path}: a folder, not a picture; pass the files in it (fpg_zoo.structures.images.find_images)"
+                f"{path}: a folder, not an image; pass the files in it (fpg_zoo.structures.images.find_images)"
             )
         return _open(path, text)
     raise ImageError(f"{type(source).__name__}: not an image; pass a path, URL, PIL image, numpy array or torch tensor")
@@ -199,7 +199,7 @@ def search_images(sources: Iterable[str]) -> ImageSearch:
             if not inside:
                 rest = f"; it holds {counted(others)}" if others else ""
                 raise ImageError(
-                    f"{source}: no pictures in this folder (files ending in {', '.join(image_suffixes())}){rest}"
+                    f"{source}: no images in this folder (files ending in {', '.join(image_suffixes())}){rest}"
                 )
         elif not os.path.exists(path) and not is_url(source) and (pattern := _pattern(path)):
             inside, others = _matching(*pattern)
@@ -214,10 +214,10 @@ def search_images(sources: Iterable[str]) -> ImageSearch:
     return ImageSearch(list(dict.fromkeys(files)), passed_over)
 
 
-def counted(kinds: collections.Counter[str]) -> str:
+def counted(types: collections.Counter[str]) -> str:
     """Numbers of files by kind for people, the five most frequent kinds: "3 .txt, 1 hidden"."""
-    parts = [f"{number} {printable(kind, 40)}" for kind, number in kinds.most_common(_MOST_KINDS)]
-    rest = kinds.total() - sum(number for _, number in kinds.most_common(_MOST_KINDS))
+    parts = [f"{number} {printable(kind, 40)}" for kind, number in types.most_common(_MOST_KINDS)]
+    rest = types.total() - sum(number for _, number in types.most_common(_MOST_KINDS))
     return ", ".join([*parts, *([f"{rest} of other kinds"] if rest else [])])
 
 
@@ -227,9 +227,9 @@ def _listed(folder: Path, source: str) -> tuple[list[str], collections.Counter[s
         files = sorted(folder.iterdir())
     except OSError as error:
         raise ImageError(f"{source}: this folder cannot be read ({error.strerror}); make it readable") from None
-    kinds = {file: _kind_passed_over(file) for file in files}
-    inside = [str(file) for file, kind in kinds.items() if kind is None]
-    return inside, collections.Counter(kind for kind in kinds.values() if kind is not None)
+    types = {file: _kind_passed_over(file) for file in files}
+    inside = [str(file) for file, kind in types.items() if kind is None]
+    return inside, collections.Counter(kind for kind in types.values() if kind is not None)
 
 
 def _kind_passed_over(file: Path) -> str | None:
@@ -287,7 +287,7 @@ def _decoding(label: str) -> Iterator[None]:
         raise ImageError(f"{label}: no such file") from None
     except UnidentifiedImageError:
         raise ImageError(
-            f"{label}: not a picture in a format that is read ({', '.join(_decodable())}); convert it to JPEG or PNG"
+            f"{label}: not an image in a format that is read ({', '.join(_decodable())}); convert it to JPEG or PNG"
         ) from None
     except MemoryError:
         raise ImageError(f"{label}: not enough memory to read it; make it smaller") from None
@@ -321,7 +321,7 @@ def _to_rgb(image: Image.Image, label: str) -> Image.Image:
 
 
 def _sixteen_bit(image: Image.Image, label: str) -> np.ndarray:
-    # Pillow's own conversion to RGB clips at 255, which leaves such a picture white.
+    # Pillow's own conversion to RGB clips at 255, which leaves such an image white.
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise ImageError(f"{label}: 32-bit pixels outside 0..65535; convert it to 8 bits first")
@@ -347,8 +347,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
 def _eight_bit(array: np.ndarray) -> np.ndarray:
     """uint16 on the scale 0..65535 to uint8, row by row, so that the wider integers are never many."""
     eight = np.empty(array.shape, dtype=np.uint8)
-    for row, given in zip(eight, array, strict=True):
-        row[:] = (given.astype(np.uint32) + 128) // 257
+    for row, row_in in zip(eight, array, strict=True):
+        row[:] = (row_in.astype(np.uint32) + 128) // 257
     return eight
 
 

@@ -36,12 +36,12 @@ class RoISampling:
 
     Attributes:
         candidates_per_level: the RPN's best boxes of each level, from which the proposals are made.
-        regions: sampled of an image's proposals and ground truth for the box head, a quarter positive at most; the
+        rois: sampled of an image's proposals and ground truth for the box head, a quarter positive at most; the
             mask head trains on the positive ones.
     """
 
     candidates_per_level: int = 2000
-    regions: int = 512
+    rois: int = 512
 
 
 class Criterion(nn.Module):
@@ -123,7 +123,7 @@ class Criterion(nn.Module):
         for part in self._frozen:
             part.eval()
         model = self.model
-        truths = parse_targets(
+        parsed = parse_targets(
             targets,
             images=len(images),
             classes=len(model.class_names),
@@ -131,14 +131,14 @@ class Criterion(nn.Module):
             device=images.device,
         )
         pyramid = model.neck(model.backbone(images))
-        losses: dict[str, Tensor] = self._losses(pyramid, sizes, padded_sizes, truths)
+        losses: dict[str, Tensor] = self._losses(pyramid, sizes, padded_sizes, parsed)
         return losses
 
 
 class _TwoStageLosses:
     def __init__(self, model: TwoStageDetector, sample_all: bool, sampling: RoISampling) -> None:
         self.model = model
-        box_sampler = Sampler(number=sampling.regions, positive_fraction=_POSITIVE_REGIONS)
+        box_sampler = Sampler(number=sampling.rois, positive_fraction=_POSITIVE_REGIONS)
         self.rpn_sampler, self.box_sampler = (
             dataclasses.replace(sampler, number=None) if sample_all else sampler
             for sampler in (_RPN_SAMPLER, box_sampler)
@@ -152,90 +152,90 @@ class _TwoStageLosses:
         )
 
     def __call__(
-        self, pyramid: Sequence[Tensor], sizes: Sizes, padded_sizes: Sizes, truths: Sequence[Targets]
+        self, pyramid: Sequence[Tensor], sizes: Sizes, padded_sizes: Sizes, targets: Sequence[Targets]
     ) -> dict[str, Tensor]:
         objectness, deltas = self.model.rpn(pyramid)
-        losses = self._rpn_losses(objectness, deltas, padded_sizes, truths)
+        losses = self._rpn_losses(objectness, deltas, padded_sizes, targets)
         with torch.no_grad():
-            proposals = [found.boxes for found in self.select_proposals(objectness, deltas, sizes)]
-            sampled = [self._sampled(boxes, truth) for boxes, truth in zip(proposals, truths, strict=True)]
-        losses |= self._box_losses(pyramid, sampled, truths)
+            proposals = [matched.boxes for matched in self.select_proposals(objectness, deltas, sizes)]
+            sampled = [self._sampled(boxes, target) for boxes, target in zip(proposals, targets, strict=True)]
+        losses |= self._box_losses(pyramid, sampled, targets)
         if self.model.mask_head is not None:
-            losses["loss_mask"] = self._mask_loss(pyramid, sampled, truths)
+            losses["loss_mask"] = self._mask_loss(pyramid, sampled, targets)
         return losses
 
     def _rpn_losses(
-        self, objectness: Sequence[Tensor], deltas: Sequence[Tensor], padded_sizes: Sizes, truths: Sequence[Targets]
+        self, objectness: Sequence[Tensor], deltas: Sequence[Tensor], padded_sizes: Sizes, targets: Sequence[Targets]
     ) -> dict[str, Tensor]:
         config = self.model.config.rpn.anchors
         all_anchors = torch.cat(anchors_like(objectness, config))
         scores = torch.cat([per_anchor(x, 1).squeeze(-1) for x in objectness], dim=1)  # (N, A)
         moves = torch.cat([per_anchor(x, 4) for x in deltas], dim=1)  # (N, A, 4)
-        told, moved, count = zero_loss(scores), zero_loss(moves), 0
-        for score, move, size, truth in zip(scores, moves, padded_sizes, truths, strict=True):
+        loss_cls, loss_bbox, count = zero_loss(scores), zero_loss(moves), 0
+        for score, move, size, target in zip(scores, moves, padded_sizes, targets, strict=True):
             inside = anchors_within(objectness, config, size)
             score, move, anchors = score[inside], move[inside], all_anchors[inside]
-            match = _RPN_MATCHER(anchors, truth.boxes)
+            match = _RPN_MATCHER(anchors, target.boxes)
             positive, negative = self.rpn_sampler(match)
             chosen = torch.cat((positive, negative))
-            told = told + binary_cross_entropy(score[chosen], match[chosen] >= 0)
-            moved = moved + l1_loss(move[positive], encode(anchors[positive], truth.boxes[match[positive]]))
+            loss_cls = loss_cls + binary_cross_entropy(score[chosen], match[chosen] >= 0)
+            loss_bbox = loss_bbox + l1_loss(move[positive], encode(anchors[positive], target.boxes[match[positive]]))
             # As the reference counts, which reckons with one of either kind at least.
             count += max(len(positive), 1) + max(len(negative), 1)
-        return {"loss_rpn_cls": told / count, "loss_rpn_bbox": moved / count}
+        return {"loss_rpn_cls": loss_cls / count, "loss_rpn_bbox": loss_bbox / count}
 
-    def _sampled(self, proposals: Tensor, truth: Targets) -> tuple[Tensor, Tensor, int]:
+    def _sampled(self, proposals: Tensor, target: Targets) -> tuple[Tensor, Tensor, int]:
         """Regions chosen of one image, the positive ones first; their matches, -1 for none; number of positive ones."""
-        boxes = torch.cat((truth.boxes, proposals))
+        boxes = torch.cat((target.boxes, proposals))
         # The truths join after the matching: among the proposals, each would be the best that it has itself.
-        own = torch.arange(len(truth.boxes), device=boxes.device)
-        match = torch.cat((own, self.box_matcher(proposals, truth.boxes)))
+        own = torch.arange(len(target.boxes), device=boxes.device)
+        match = torch.cat((own, self.box_matcher(proposals, target.boxes)))
         positive, negative = self.box_sampler(match)
         chosen = torch.cat((positive, negative))
         return boxes[chosen], match[chosen], len(positive)
 
     def _box_losses(
-        self, pyramid: Sequence[Tensor], sampled: Sequence[tuple[Tensor, Tensor, int]], truths: Sequence[Targets]
+        self, pyramid: Sequence[Tensor], sampled: Sequence[tuple[Tensor, Tensor, int]], targets: Sequence[Targets]
     ) -> dict[str, Tensor]:
         logits, deltas = self.model.box_head(pyramid, boxes_to_rois([boxes for boxes, _, _ in sampled]))
         background = logits.shape[1] - 1
-        labels, wanted = [], []
-        for (boxes, match, positives), truth in zip(sampled, truths, strict=True):
-            found = match[:positives]
+        labels, target_deltas = [], []
+        for (boxes, match, positives), target in zip(sampled, targets, strict=True):
+            matched = match[:positives]
             label = torch.full_like(match, background)
-            label[:positives] = truth.labels[found]
+            label[:positives] = target.labels[matched]
             labels.append(label)
             std = self.model.config.box.delta_std
-            wanted.append(encode(boxes[:positives], truth.boxes[found], std))
+            target_deltas.append(encode(boxes[:positives], target.boxes[matched], std))
         label = torch.cat(labels)
         positive = (label != background).nonzero().squeeze(1)
         count = max(len(label), 1)
-        told = cross_entropy(logits, label)
-        moved = l1_loss(deltas[positive, label[positive]], torch.cat(wanted)) + zero_loss(deltas)
-        return {"loss_cls": told / count, "loss_bbox": moved / count}
+        loss_cls = cross_entropy(logits, label)
+        loss_bbox = l1_loss(deltas[positive, label[positive]], torch.cat(target_deltas)) + zero_loss(deltas)
+        return {"loss_cls": loss_cls / count, "loss_bbox": loss_bbox / count}
 
     def _mask_loss(
-        self, pyramid: Sequence[Tensor], sampled: Sequence[tuple[Tensor, Tensor, int]], truths: Sequence[Targets]
+        self, pyramid: Sequence[Tensor], sampled: Sequence[tuple[Tensor, Tensor, int]], targets: Sequence[Targets]
     ) -> Tensor:
         head = self.model.mask_head
         assert head is not None
-        regions, matches = [], []
-        for (boxes, match, positives), truth in zip(sampled, truths, strict=True):
-            region, found = boxes[:positives], match[:positives]
-            if truth.has_mask is not None:
-                known = truth.has_mask[found]
-                region, found = region[known], found[known]
-            regions.append(region)
-            matches.append(found)
-        if not any(len(region) for region in regions):
+        rois, matches = [], []
+        for (boxes, match, positives), target in zip(sampled, targets, strict=True):
+            positive_boxes, matched = boxes[:positives], match[:positives]
+            if target.has_mask is not None:
+                known = target.has_mask[matched]
+                positive_boxes, matched = positive_boxes[known], matched[known]
+            rois.append(positive_boxes)
+            matches.append(matched)
+        if not any(len(positive_boxes) for positive_boxes in rois):
             return zero_loss(*head.parameters())  # BatchNorm has no use for an empty batch
-        logits = head(pyramid, boxes_to_rois(regions))
+        logits = head(pyramid, boxes_to_rois(rois))
         labels, masks = [], []
-        for region, found, truth in zip(regions, matches, truths, strict=True):
-            assert truth.masks is not None
-            if len(region):
-                labels.append(truth.labels[found])
-                masks.append(masks_in(region, truth.masks, found, logits.shape[-1]))
+        for positive_boxes, matched, target in zip(rois, matches, targets, strict=True):
+            assert target.masks is not None
+            if len(positive_boxes):
+                labels.append(target.labels[matched])
+                masks.append(masks_in(positive_boxes, target.masks, matched, logits.shape[-1]))
         seen = logits[torch.arange(len(logits), device=logits.device), torch.cat(labels)]
         missed: Tensor = binary_cross_entropy(seen, torch.cat(masks)) / seen.numel()
         return missed
@@ -248,7 +248,7 @@ class _DenseLosses:
         self.model = model
 
     def __call__(
-        self, pyramid: Sequence[Tensor], sizes: Sizes, padded_sizes: Sizes, truths: Sequence[Targets]
+        self, pyramid: Sequence[Tensor], sizes: Sizes, padded_sizes: Sizes, targets: Sequence[Targets]
     ) -> dict[str, Tensor]:
         logits, deltas = self.model.head(pyramid)
         classes = len(self.model.class_names)
@@ -256,19 +256,19 @@ class _DenseLosses:
         all_anchors = torch.cat(anchors_like(logits, config))
         scores = torch.cat([per_anchor(x, classes) for x in logits], dim=1)  # (N, A, C)
         moves = torch.cat([per_anchor(x, 4) for x in deltas], dim=1)  # (N, A, 4)
-        told, moved, count = zero_loss(scores), zero_loss(moves), 0
-        for score, move, size, truth in zip(scores, moves, padded_sizes, truths, strict=True):
+        loss_cls, loss_bbox, count = zero_loss(scores), zero_loss(moves), 0
+        for score, move, size, target in zip(scores, moves, padded_sizes, targets, strict=True):
             inside = anchors_within(logits, config, size)
             score, move, anchors = score[inside], move[inside], all_anchors[inside]
-            match = _DENSE_MATCHER(anchors, truth.boxes)
+            match = _DENSE_MATCHER(anchors, target.boxes)
             positive = (match >= 0).nonzero().squeeze(1)
-            found = match[positive]
-            wanted = torch.zeros_like(score, dtype=torch.bool)
-            wanted[positive, truth.labels[found]] = True
-            told = told + focal(score, wanted)
-            moved = moved + l1_loss(move[positive], encode(anchors[positive], truth.boxes[found]))
+            matched = match[positive]
+            one_hot = torch.zeros_like(score, dtype=torch.bool)
+            one_hot[positive, target.labels[matched]] = True
+            loss_cls = loss_cls + focal(score, one_hot)
+            loss_bbox = loss_bbox + l1_loss(move[positive], encode(anchors[positive], target.boxes[matched]))
             count += max(len(positive), 1)
-        return {"loss_cls": told / count, "loss_bbox": moved / count}
+        return {"loss_cls": loss_cls / count, "loss_bbox": loss_bbox / count}
 
 
 def binary_cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:
@@ -276,9 +276,9 @@ def binary_cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), positive.float(), reduction="sum")
 
 
-def l1_loss(deltas: Tensor, wanted: Tensor) -> Tensor:
+def l1_loss(deltas: Tensor, target: Tensor) -> Tensor:
     """Sum of |deltas - wanted|."""
-    return F.l1_loss(deltas.float(), wanted, reduction="sum")
+    return F.l1_loss(deltas.float(), target, reduction="sum")
 
 
 def focal(logits: Tensor, positive: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:

@@ -31,14 +31,14 @@ class MetricLogger:
 
     Args:
         run: the folder of `log.jsonl`.
-        leads: whether this process writes.
+        is_main: whether this process writes.
         done: steps that were taken before. What the log says of later ones was lost with its process, and goes; so do
             the figures at this one, which are found again.
         steps: how many there will be.
     """
 
-    def __init__(self, run: Path, leads: bool, done: int, steps: int) -> None:
-        self._leads = leads
+    def __init__(self, run: Path, is_main: bool, done: int, steps: int) -> None:
+        self._is_main = is_main
         self._run = run
         self._file = run / LOG_FILE
         self._done = done
@@ -67,15 +67,15 @@ class MetricLogger:
         with atomic_write(self._file) as temporary:
             temporary.write_bytes(b"".join(line.rstrip(b"\n") + b"\n" for line in kept))
 
-    def note(self, step: int, figures: Mapping[str, float | None]) -> None:
+    def note(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Write figures of a step; those that are None are left out.
 
         Raises:
             StorageError: they cannot be written.
         """
-        if not self._leads:
+        if not self._is_main:
             return
-        known = {name: value for name, value in figures.items() if value is not None}
+        known = {name: value for name, value in metrics.items() if value is not None}
         row = {"step": step, **known, "memory_gb": _memory_gb()}
         with storage_errors(self._run):
             line = memoryview(json.dumps(row).encode() + b"\n")
@@ -91,7 +91,7 @@ class MetricLogger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._leads:
+        if self._is_main:
             self._stream.close()
             self._bar.close()
             # What it still has to write fails for the reason that is being told.
@@ -118,10 +118,10 @@ class _Board:
             threading.excepthook = self._hook
             raise
 
-    def note(self, step: int, figures: Mapping[str, float]) -> None:
+    def note(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._writer is not None:
             with self._errors():
-                for name, value in figures.items():
+                for name, value in metrics.items():
                     self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:

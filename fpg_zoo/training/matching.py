@@ -30,27 +30,27 @@ class Matcher:
     negative: float
     allow_low_quality: float | None
 
-    def __call__(self, boxes: Tensor, truths: Tensor) -> Tensor:
+    def __call__(self, boxes: Tensor, gt_boxes: Tensor) -> Tensor:
         """Match boxes.
 
         Args:
             boxes: (K, 4) xyxy in pixels.
-            truths: (G, 4) xyxy in the same frame, with an area each.
+            gt_boxes: (G, 4) xyxy in the same frame, with an area each.
 
         Returns:
             (K,) int64: the index of the ground truth, `NEGATIVE` or `IGNORED`.
         """
-        if not len(truths):
+        if not len(gt_boxes):
             return torch.full((len(boxes),), NEGATIVE, dtype=torch.int64, device=boxes.device)
-        overlaps = box_iou(truths, boxes)  # (G, K)
+        overlaps = box_iou(gt_boxes, boxes)  # (G, K)
         best, match = overlaps.max(dim=0)
         match = torch.where(best >= self.positive, match, torch.where(best < self.negative, NEGATIVE, IGNORED))
         if self.allow_low_quality is None:
             return match
-        best_of_truth = overlaps.amax(dim=1, keepdim=True)
-        truth, box = ((overlaps == best_of_truth) & (best_of_truth >= self.allow_low_quality)).nonzero(as_tuple=True)
-        rescued = torch.full_like(match, -1).scatter_reduce(0, box, truth, "amax")
-        return torch.where(rescued >= 0, rescued, match)
+        best_per_gt = overlaps.amax(dim=1, keepdim=True)
+        gt, box = ((overlaps == best_per_gt) & (best_per_gt >= self.allow_low_quality)).nonzero(as_tuple=True)
+        low_quality = torch.full_like(match, -1).scatter_reduce(0, box, gt, "amax")
+        return torch.where(low_quality >= 0, low_quality, match)
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,8 @@ RECIPES = {
             max_grad_norm=5.0,
         ),
         frozen_stages=0,
-        # A picture of the size these models take has few objects, and pooling regions is most of their step.
-        sampling=RoISampling(candidates_per_level=500, regions=64),
+        # An image of the size these models take has few objects, and pooling regions is most of their step.
+        sampling=RoISampling(candidates_per_level=500, rois=64),
         about="12 epochs from nothing, for the nano models",
     ),
 }

@@ -25,7 +25,7 @@ from fpg_zoo.text import printable
 
 _OPTIMIZER_FILE, _AVERAGE_FILE, _PROGRESS_FILE = "optimizer.safetensors", "average.safetensors", "progress.json"
 _STATE = re.compile(r"state-(\d{8})")
-_FIGURES_FILE = "figures.json"
+_METRICS_FILE = "figures.json"
 BEST, LOG_FILE = "best", "log.jsonl"
 _MAX_RECORD_BYTES = 16 << 20  # of `progress.json`, which has the name of each class
 _REMEDY = "put back a copy of the state, or begin a new run in another folder"
@@ -187,20 +187,20 @@ def _check_optimizer(file: Path, kept: Mapping[str, Tensor], model: Detector) ->
         name = label.partition("/")[2]
         if name not in trained or (tensor.ndim and tensor.shape != trained[name].shape):
             raise CheckpointError(f"{file}: {printable(label)!r} is of no parameter; {_REMEDY}")
-    kinds = {label.partition("/")[0] for label in kept}
-    if not kinds:
+    states = {label.partition("/")[0] for label in kept}
+    if not states:
         raise CheckpointError(f"{file}: holds nothing; {_REMEDY}")
-    for label in (f"{kind}/{name}" for kind in sorted(kinds) for name in trained):
+    for label in (f"{state}/{name}" for state in sorted(states) for name in trained):
         if label not in kept:
             raise CheckpointError(f"{file}: {label!r} is missing; {_REMEDY}")
 
 
-def begun(run: Path) -> bool:
+def has_run(run: Path) -> bool:
     """Whether there is anything of a run in the folder."""
     return newest_state(run) is not None or (run / BEST).exists() or (run / LOG_FILE).exists()
 
 
-def best_figure(run: Path) -> float | None:
+def best_metric(run: Path) -> float | None:
     """The figure of the best model so far; None if there is none.
 
     Raises:
@@ -208,7 +208,7 @@ def best_figure(run: Path) -> float | None:
     """
     if not (run / BEST).exists():
         return None
-    file = run / BEST / _FIGURES_FILE
+    file = run / BEST / _METRICS_FILE
     try:
         figure = next(iter(json.loads(read_regular(file, max_bytes=_MAX_RECORD_BYTES)).values()))
         if type(figure) not in (int, float) or not math.isfinite(figure):
@@ -219,8 +219,8 @@ def best_figure(run: Path) -> float | None:
         raise CheckpointError(f"{file}: unreadable ({cause}); move {run / BEST} away to go on") from None
 
 
-def save_best(run: Path, model: Detector, figures: Mapping[str, float | None]) -> None:
-    """Write the best model so far to `best/`, with its figures in `figures.json`, the one it is the best by first.
+def save_best(run: Path, model: Detector, metrics: Mapping[str, float | None]) -> None:
+    """Write the best model so far to `best/`, with its figures in `metrics.json`, the one it is the best by first.
 
     Raises:
         StorageError: it cannot be written.
@@ -228,7 +228,7 @@ def save_best(run: Path, model: Detector, figures: Mapping[str, float | None]) -
     with _temporary_folder(run) as folder:
         model.save_pretrained(folder)
         with storage_errors(run):
-            _write_text(folder / _FIGURES_FILE, figures)
+            _write_text(folder / _METRICS_FILE, metrics)
             if (run / BEST).exists():
                 shutil.rmtree(run / BEST)
             folder.rename(run / BEST)

@@ -39,14 +39,14 @@ def parse_targets(
     """
     if len(targets) != images:
         raise ValueError(f"{len(targets)} targets for {images} images: give one for each")
-    return [_truth(index, target, classes, masks, device) for index, target in enumerate(targets)]
+    return [_parsed(index, target, classes, masks, device) for index, target in enumerate(targets)]
 
 
-def _truth(index: int, target: Mapping[str, Tensor], classes: int, with_masks: bool, device: torch.device) -> Targets:
-    wanted = ("boxes", "labels", "masks") if with_masks else ("boxes", "labels")
-    for name in wanted:
+def _parsed(index: int, target: Mapping[str, Tensor], classes: int, with_masks: bool, device: torch.device) -> Targets:
+    required = ("boxes", "labels", "masks") if with_masks else ("boxes", "labels")
+    for name in required:
         if name not in target:
-            raise ValueError(f"targets[{index}] has no {name!r}: it takes {', '.join(wanted)}")
+            raise ValueError(f"targets[{index}] has no {name!r}: it takes {', '.join(required)}")
     boxes, labels = target["boxes"].to(device, torch.float32), target["labels"].to(device, torch.int64)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
         raise ValueError(
@@ -69,17 +69,17 @@ def _truth(index: int, target: Mapping[str, Tensor], classes: int, with_masks: b
     return Targets(boxes, labels, masks, has_mask.to(device))
 
 
-def encode(boxes: Tensor, truths: Tensor, std: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+def encode(boxes: Tensor, gt_boxes: Tensor, std: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
     """The deltas that `structures.boxes.decode` turns boxes (..., 4) with into truths (..., 4), divided by `std`."""
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
-    wanted_width, wanted_height = truths[..., 2] - truths[..., 0], truths[..., 3] - truths[..., 1]
-    centres = (truths[..., :2] + truths[..., 2:] - boxes[..., :2] - boxes[..., 2:]) * 0.5
+    gt_width, gt_height = gt_boxes[..., 2] - gt_boxes[..., 0], gt_boxes[..., 3] - gt_boxes[..., 1]
+    centres = (gt_boxes[..., :2] + gt_boxes[..., 2:] - boxes[..., :2] - boxes[..., 2:]) * 0.5
     deltas = torch.stack(
         (
             centres[..., 0] / width,
             centres[..., 1] / height,
-            (wanted_width / width).log(),
-            (wanted_height / height).log(),
+            (gt_width / width).log(),
+            (gt_height / height).log(),
         ),
         dim=-1,
     )
@@ -98,9 +98,7 @@ def masks_in(boxes: Tensor, masks: Tensor, index: Tensor, side: int) -> Tensor:
     Returns:
         (R, side, side) bool.
     """
-    wanted, place = torch.unique(index, return_inverse=True)  # the others need not become floats
-    regions = torch.cat((place[:, None].to(boxes), boxes), dim=1)
-    seen: Tensor = roi_align(
-        masks[wanted, None].float(), regions, side, spatial_scale=1.0, sampling_ratio=0, aligned=True
-    )
+    used, place = torch.unique(index, return_inverse=True)  # the others need not become floats
+    rois = torch.cat((place[:, None].to(boxes), boxes), dim=1)
+    seen: Tensor = roi_align(masks[used, None].float(), rois, side, spatial_scale=1.0, sampling_ratio=0, aligned=True)
     return seen.squeeze(1) >= 0.5

@@ -31,9 +31,9 @@ from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import Recipe
 from fpg_zoo.training.run_checkpoints import (
     Progress,
-    begun,
-    best_figure,
+    best_metric,
     check_settings,
+    has_run,
     newest_state,
     read_progress,
     restore,
@@ -48,11 +48,12 @@ Metrics = dict[str, float | None]  # None for what has no ground truth
 Evaluate = Callable[[Detector], Mapping[str, float | None]]  # the best model has the greatest first figure
 
 
-# Of fields of a schedule that have another name in the records of runs.
+# Of fields of a recipe that have another name in the records of runs.
 _RECORDED = {
     "milestones": "steps_down",
     "base_batch_size": "reference_batch",
     "max_grad_norm": "greatest_gradient",
+    "rois": "regions",
 }
 
 
@@ -62,7 +63,7 @@ class TrainSettings:
 
     Attributes:
         recipe: how to train.
-        batch_size: pictures in one pass of one process.
+        batch_size: images in one pass of one process.
         accumulate: passes whose gradients make a step.
         seed: of everything random.
         bf16: compute in bfloat16 where autocast does; weights and losses stay float32.
@@ -118,7 +119,7 @@ def train(
 
     Raises:
         ConfigError: settings that do not go together, or not with the state in `run`; or a state and no `resume`.
-        TrainingError: the losses of a step are no numbers; the message has the pictures' ids. The last state is kept.
+        TrainingError: the losses of a step are no numbers; the message has the images' ids. The last state is kept.
         StorageError: a state cannot be written.
     """
     return _Run(model, dataset, run, settings, processes, workers, data).train(
@@ -151,7 +152,7 @@ class _Run:
         self.model, self.dataset, self.run, self.settings = model, dataset, run, settings
         self.processes, self.workers = processes, workers
         self.schedule = settings.recipe.schedule
-        self.batch = settings.batch_size * settings.accumulate * processes.world_size  # pictures of a step
+        self.batch = settings.batch_size * settings.accumulate * processes.world_size  # images of a step
         self.steps = max(self.schedule.epochs * len(dataset) // self.batch, 1)
         self.record = {
             **_recorded(settings),
@@ -190,21 +191,21 @@ class _Run:
         def due(step: int) -> bool:
             return evaluate is not None and (step == self.steps or self._ends_epoch(step, evaluate_every))
 
-        figures: Metrics = {}
+        metrics: Metrics = {}
         journal = MetricLogger(self.run, self.processes.is_main, done, self.steps)
         self.processes.on_main(journal.open)
-        with journal, _explained():
+        with journal, _training_errors():
             if done and due(done) and evaluate:  # it may have been broken off there
-                figures = self._evaluated(evaluate)
-                journal.note(done, figures)
+                metrics = self._evaluated(evaluate)
+                journal.note(done, metrics)
             for step, batches in enumerate(self._batches(done), start=done + 1):
                 journal.note(step, self._train_step(wrapped, optimizer, step - 1, batches))
                 if due(step) or step == self.steps or step % save_every == 0:
                     self._save(optimizer, step)
                 if due(step) and evaluate:
-                    figures = self._evaluated(evaluate)
-                    journal.note(step, figures)
-        return figures
+                    metrics = self._evaluated(evaluate)
+                    journal.note(step, metrics)
+        return metrics
 
     def _wrap(self, criterion: Criterion) -> nn.Module:
         """The criterion as the processes share it, and compiled if wanted."""
@@ -221,14 +222,14 @@ class _Run:
 
     def _resume(self, optimizer: torch.optim.Optimizer, resume: bool) -> int:
         """The step to go on from: the newest state's, or 0."""
-        if begun(self.run) and not resume:
+        if has_run(self.run) and not resume:
             raise ConfigError(f"{self.run} holds a run: resume it (--resume), or choose another folder")
         state = newest_state(self.run)
         progress = read_progress(state) if state else None
-        found = self.processes.all_gather(progress.step if progress else 0)
-        if len(set(found)) > 1:
+        steps = self.processes.all_gather(progress.step if progress else 0)
+        if len(set(steps)) > 1:
             raise ConfigError(
-                f"{self.run}: the processes find states of the steps {found}: it must be one folder for all machines"
+                f"{self.run}: the processes find states of the steps {steps}: it must be one folder for all machines"
             )
         if state is None or progress is None:
             return 0
@@ -238,7 +239,7 @@ class _Run:
             del self.record["recipe"][_PAD_TO_CROP]
             self.pad_to_crop = True
         check_settings(state, progress.settings, self.record)
-        self.processes.on_main(lambda: best_figure(self.run))  # which may be damaged: to be known before long work
+        self.processes.on_main(lambda: best_metric(self.run))  # which may be damaged: to be known before long work
         average = restore(state, self.model, optimizer, averaged=self.average is not None)
         if self.average is not None and average is not None:
             self.average.module.load_state_dict(average)
@@ -318,16 +319,16 @@ class _Run:
     def _evaluated(self, evaluate: Evaluate) -> Metrics:
         model = self._model_to_keep()
         self.processes.broadcast_module(model)  # but for this, BatchNorm's running statistics are each process's own
-        figures = dict(evaluate(model.eval()))
+        metrics = dict(evaluate(model.eval()))
         self.model.train()
 
         def keep_best() -> None:
-            best, figure = best_figure(self.run), next(iter(figures.values()))
+            best, figure = best_metric(self.run), next(iter(metrics.values()))
             if figure is not None and (best is None or figure > best):
-                save_best(self.run, model, figures)
+                save_best(self.run, model, metrics)
 
         self.processes.on_main(keep_best)
-        return figures
+        return metrics
 
     def _model_to_keep(self) -> Detector:
         """The averaged model if there is one, which is the better one as a rule."""
@@ -348,14 +349,15 @@ class _Run:
 def _recorded(settings: TrainSettings) -> dict[str, Any]:
     """The settings as a run's record holds them, under the names that records have had from the first."""
     record = asdict(settings)
-    schedule = record["recipe"]["schedule"]
-    record["recipe"]["schedule"] = {_RECORDED.get(name, name): value for name, value in schedule.items()}
+    for part in ("schedule", "sampling"):
+        fields = record["recipe"][part]
+        record["recipe"][part] = {_RECORDED.get(name, name): value for name, value in fields.items()}
     return record
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Turn what torch raises for want of memory or of pictures into an error of ours."""
+def _training_errors() -> Iterator[None]:
+    """Turn what torch raises for want of memory or of images into an error of ours."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -365,7 +367,7 @@ def _explained() -> Iterator[None]:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        raise TrainingError("a BatchNorm sees one value a channel: take at least 2 pictures in a batch") from None
+        raise TrainingError("a BatchNorm sees one value a channel: take at least 2 images in a batch") from None
 
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -409,7 +411,7 @@ class _StepAverages:
             self.losses[name] = self.losses.get(name, 0.0) + value / self._batches
         bad = [f"{name} = {value}" for name, value in zip(losses, values, strict=True) if not math.isfinite(value)]
         if bad:
-            self._faults.append(f"{', '.join(bad)} on the pictures {', '.join(map(str, batch.image_ids))}")
+            self._faults.append(f"{', '.join(bad)} on the images {', '.join(map(str, batch.image_ids))}")
 
     def check(self, step: int, grad_norm: float) -> None:
         """Refuse a gradient that is no number. It is equal in every process: none takes the step, and none saves it.
@@ -420,7 +422,7 @@ class _StepAverages:
         if not math.isfinite(grad_norm):
             own = "; ".join(self._faults) or "the losses of this process are numbers"
             raise TrainingError(
-                f"step {step + 1}: the gradient is {grad_norm}; {own}. Look at those pictures' annotations, or "
+                f"step {step + 1}: the gradient is {grad_norm}; {own}. Look at those images' annotations, or "
                 "lower the learning rate, and resume from the last state"
             )
 

@@ -82,17 +82,17 @@ def download(url: str, partial: Partial, *, description: str, copies: int = 1) -
             advanced = partial.size >= furthest + _PROGRESS_BYTES
             idle, furthest = (1, partial.size) if advanced else (idle + 1, furthest)
             if idle >= ATTEMPTS:
-                raise DownloadError(_given_up(url, failures, partial)) from None
+                raise DownloadError(_failure(url, failures, partial)) from None
             wait = max(failure.wait, BACK_OFF_SECONDS * 2 ** (idle - 1))
             time.sleep(min(wait, _LONGEST_WAIT_SECONDS))
 
 
 def _check_url(url: str) -> None:
     """Refuse what cannot be asked for, before a message shows it."""
-    if (shown := masked(url)) != url:
+    if (masked_url := masked(url)) != url:
         raise DownloadError(
-            f"{shown}: credentials in a URL are not supported; set FPG_ZOO_MIRROR to a base URL without them, or to a "
-            "folder's (file:///...)"
+            f"{masked_url}: credentials in a URL are not supported; set FPG_ZOO_MIRROR to a base URL without them, or "
+            "to a folder's (file:///...)"
         )
     if not _is_file(url):
         try:
@@ -105,11 +105,11 @@ def _is_file(url: str) -> bool:
     return url[:5].lower() == "file:"
 
 
-def _given_up(url: str, failures: list[str], partial: Partial) -> str:
+def _failure(url: str, failures: list[str], partial: Partial) -> str:
     counts = {reason: failures.count(reason) for reason in failures}
-    told = ", ".join(f"{reason} ({count} times)" if count > 1 else reason for reason, count in counts.items())
+    reasons = ", ".join(f"{reason} ({count} times)" if count > 1 else reason for reason, count in counts.items())
     kept = f"; {partial.size} bytes are kept, the next try goes on from there" if partial.size else ""
-    return f"{url}: given up after {len(failures)} attempts: {told}{kept}; {_REMEDY}"
+    return f"{url}: given up after {len(failures)} attempts: {reasons}{kept}; {_REMEDY}"
 
 
 def _attempt(url: str, partial: Partial, description: str, copies: int) -> tuple[str, bool]:
@@ -121,7 +121,7 @@ def _attempt(url: str, partial: Partial, description: str, copies: int) -> tuple
         return _digest_of(partial).hexdigest(), True
     with _asked(url, known, start) as response:
         if response is not None:
-            version, begins = _told(url, response)
+            version, begins = _version_of(url, response)
             if begins is not None and response.headers.get_content_type() == "text/html":
                 raise DownloadError(f"{url}: the server sent a web page, of a login or an error perhaps; {_REMEDY}")
             if known and begins == start and _same(known, version):
@@ -191,12 +191,12 @@ def _local_path(url: str) -> str:
     if parts.netloc not in ("", "localhost"):
         raise DownloadError(f"{url}: a file: URL of another machine, {printable(parts.netloc)}; write file:///...")
     path = parts.path + (f"?{parts.query}" if parts.query else "")
-    if "\0" in (found := urllib.request.url2pathname(path)):
+    if "\0" in (local_path := urllib.request.url2pathname(path)):
         raise DownloadError(f"{printable(url)}: a path cannot hold a null character; {_REMEDY}")
-    return found
+    return local_path
 
 
-def _told(url: str, response: Response | _LocalFile) -> tuple[Version, int | None]:
+def _version_of(url: str, response: Response | _LocalFile) -> tuple[Version, int | None]:
     """The version that a response is of, and at which byte it begins; None for nowhere of use."""
     headers, length, begins = response.headers, response.length, None
     if response.status == 200:
@@ -206,9 +206,9 @@ def _told(url: str, response: Response | _LocalFile) -> tuple[Version, int | Non
     return Version(url, headers.get("ETag"), headers.get("Last-Modified"), length), begins
 
 
-def _same(known: Version, found: Version) -> bool:
+def _same(known: Version, other: Version) -> bool:
     """Whether nothing that both tell speaks against it."""
-    pairs = ((known.etag, found.etag), (known.modified, found.modified), (known.length, found.length))
+    pairs = ((known.etag, other.etag), (known.modified, other.modified), (known.length, other.length))
     return all(a == b for a, b in pairs if a is not None and b is not None)
 
 
@@ -352,8 +352,8 @@ class Partial:
             version = Version(**json.loads(read_regular(self._record, max_bytes=_MAX_RECORD_BYTES)))
         except (OSError, ValueError, TypeError, RecursionError):
             return None  # killed while writing the record: no loss, the download begins again
-        kinds = (("url", str), ("etag", (str, type(None))), ("modified", (str, type(None))))
-        fits = all(isinstance(getattr(version, name), kind) for name, kind in kinds)
+        types = (("url", str), ("etag", (str, type(None))), ("modified", (str, type(None))))
+        fits = all(isinstance(getattr(version, name), kind) for name, kind in types)
         fits = fits and (version.condition or "").isascii() and (version.condition or "").isprintable()
         return version if fits and isinstance(version.length, (int, type(None))) else None
 

@@ -26,10 +26,10 @@ def cache_folder() -> Path:
     )
     # A user number without an entry, as in `docker run --user`, has none; a folder named "~" is not what was meant.
     if folder.startswith("~"):
-        given = f"FPG_ZOO_CACHE={chosen}" if chosen else "the cache"
+        setting = f"FPG_ZOO_CACHE={chosen}" if chosen else "the cache"
         raise StorageError(
-            f"{given}: no home folder is known, as HOME is not set and the user has no entry in the system's list; set "
-            "FPG_ZOO_CACHE to a folder's absolute path"
+            f"{setting}: no home folder is known, as HOME is not set and the user has no entry in the system's list; "
+            "set FPG_ZOO_CACHE to a folder's absolute path"
         )
     return Path(folder)
 
@@ -49,12 +49,14 @@ def mirrored(url: str) -> str:
     host = load_manifest().host
     if not mirror or not url.startswith(host):
         return url
-    scheme, shown = _SCHEME.match(mirror), masked(mirror)
+    scheme, masked_mirror = _SCHEME.match(mirror), masked(mirror)
     if scheme is None:
-        uri = "file:///..." if shown != mirror else Path(os.path.expanduser(mirror)).absolute().as_uri()
+        uri = "file:///..." if masked_mirror != mirror else Path(os.path.expanduser(mirror)).absolute().as_uri()
         raise DownloadError(
-            f"FPG_ZOO_MIRROR={shown}: no URL; for a folder set it to {uri}, for a server to what begins with https://"
+            f"FPG_ZOO_MIRROR={masked_mirror}: no URL; for a folder set it to {uri}, for a server to what begins with https://"
         )
     if scheme.group(1).lower() not in _MIRROR_SCHEMES:
-        raise DownloadError(f"FPG_ZOO_MIRROR={shown}: a mirror is one of http:, https: or file:; set it to such a URL")
+        raise DownloadError(
+            f"FPG_ZOO_MIRROR={masked_mirror}: a mirror is one of http:, https: or file:; set it to such a URL"
+        )
     return mirror.rstrip("/") + url[len(host) :]

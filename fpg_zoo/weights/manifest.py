@@ -30,7 +30,7 @@ class Published:
         memory_gb: published peak GPU memory of training, 8 images of 640x640 in fp32.
         fps: published images per second, where there is one; the note says of what.
         recipe: the training recipe's name; `recipes` of the manifest says what it is.
-        licence: SPDX identifier of the weights' licence.
+        license: SPDX identifier of the weights' license.
         class_names: the classes in the order of the heads.
         config_url, log_url: the published training config and log, where there are any.
         note: what a reader of the figures should know.
@@ -47,7 +47,7 @@ class Published:
     memory_gb: float | None
     fps: float | None
     recipe: str
-    licence: str
+    license: str
     class_names: tuple[str, ...]
     config_url: str | None
     log_url: str | None
@@ -89,23 +89,23 @@ class Manifest:
         Raises:
             UnknownNameError: the architecture has no published checkpoint, or none with this tag.
         """
-        entries = self.of(architecture)
-        if not entries:
+        checkpoints = self.of(architecture)
+        if not checkpoints:
             raise UnknownNameError(
                 f"{architecture} has no published checkpoint: give a checkpoint of your own, or build it untrained"
             )
         if tag is None:
-            return entries[0]
-        for entry in entries:
+            return checkpoints[0]
+        for entry in checkpoints:
             if entry.tag == tag:
                 return entry
-        tags = [entry.tag for entry in entries]
+        tags = [entry.tag for entry in checkpoints]
         raise UnknownNameError(f"{architecture} has no tag {quoted(tag)}: {nearest(tag, tags)}")
 
 
-def nearest(wanted: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
     """A remedy for a misspelt name: the nearest known ones, or all if nothing comes near."""
-    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(known)}"
 
 
@@ -130,5 +130,8 @@ def load_manifest() -> Manifest:
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise StorageError(f"{path}: cannot be read ({reason}); install fpg-zoo again") from None
     classes = {name: tuple(names) for name, names in data["class_names"].items()}
-    entries = tuple(Published(**{**row, "class_names": classes[row["class_names"]]}) for row in data["checkpoints"])
-    return Manifest(host=data["host"], recipes=data["recipes"], checkpoints=entries)
+    checkpoints = tuple(
+        Published(license=row.pop("licence"), class_names=classes[row.pop("class_names")], **row)
+        for row in data["checkpoints"]
+    )
+    return Manifest(host=data["host"], recipes=data["recipes"], checkpoints=checkpoints)

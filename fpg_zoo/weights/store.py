@@ -175,7 +175,7 @@ class Store:
             "source_url": entry.url,
             "source_sha256": source_sha256,
             "tag": entry.tag,
-            "licence": entry.licence,
+            "licence": entry.license,
         }
         with temporary_folder(self.folder, final.stem) as workplace:
             converted, record = workplace / final.name, workplace / pin_path(final).name
@@ -199,22 +199,22 @@ class Store:
         if pinned:
             expectations.append((pinned.source_sha256, "pinned at the first download"))
         url = mirrored(entry.url)
-        found, resumed = download(url, partial, description=entry.name, copies=2)
-        if resumed and not all(found.startswith(expected) for expected, _ in expectations):
+        digest, resumed = download(url, partial, description=entry.name, copies=2)
+        if resumed and not all(digest.startswith(expected) for expected, _ in expectations):
             # Its parts are of two files after all, or the machine went down before the first was on the disk.
             partial.discard()
-            found, _ = download(url, partial, description=entry.name, copies=2)
+            digest, _ = download(url, partial, description=entry.name, copies=2)
         for expected, origin in expectations:
-            if not found.startswith(expected):
+            if not digest.startswith(expected):
                 page = _is_page(partial.path)
                 partial.discard()
                 dots = "" if len(expected) == 64 else "..."
                 cause = "it is a web page, of a login or an error perhaps" if page else "it was altered on its way"
                 raise DigestError(
-                    f"{url}: expected SHA-256 {expected}{dots} ({origin}), found {found}; {cause}, and has been "
+                    f"{url}: expected SHA-256 {expected}{dots} ({origin}), found {digest}; {cause}, and has been "
                     "deleted. Try again or another mirror (FPG_ZOO_MIRROR)"
                 )
-        return found
+        return digest
 
     @contextlib.contextmanager
     def alone(self, path: Path, waiting: str | None) -> Iterator[None]:
@@ -291,12 +291,12 @@ class Store:
             return Verdict(path, "altered", str(error))
         if pin is None:
             return _foreign(path)
-        found = _hashed(path)
-        if isinstance(found, Verdict):
-            return found
-        if found == pin.sha256:
+        digest = _hashed(path)
+        if isinstance(digest, Verdict):
+            return digest
+        if digest == pin.sha256:
             return Verdict(path, "good", f"from {printable(pin.source_url)}")
-        return Verdict(path, "altered", f"expected SHA-256 {pin.sha256}, found {found}; delete it to fetch it again")
+        return Verdict(path, "altered", f"expected SHA-256 {pin.sha256}, found {digest}; delete it to fetch it again")
 
 
 def _foreign(path: Path) -> Verdict:
@@ -332,10 +332,10 @@ def packaged_file(entry: Published) -> Path:
         raise ValueError(f"{entry.name} does not come with the zoo")
     if not path.is_file():
         raise CheckpointError(f"{path}: comes with fpg-zoo, and is not there; install it again")
-    found = _hashed(path)
-    if found != entry.sha256:
-        told = found.detail if isinstance(found, Verdict) else f"expected SHA-256 {entry.sha256}, found {found}"
-        raise DigestError(f"{path}: comes with fpg-zoo, and was altered ({told}); install it again")
+    digest = _hashed(path)
+    if digest != entry.sha256:
+        detail = digest.detail if isinstance(digest, Verdict) else f"expected SHA-256 {entry.sha256}, found {digest}"
+        raise DigestError(f"{path}: comes with fpg-zoo, and was altered ({detail}); install it again")
     return path
 
 
@@ -371,10 +371,10 @@ def _compared(path: Path) -> Verdict:
         raise CheckpointError(
             f"{path}: nothing to compare it with, neither a pin beside it nor SHA-256 digits at the end of its name"
         )
-    expected, found = named.group(1), _hashed(path)
-    if isinstance(found, Verdict):
-        return found
-    if not found.startswith(expected):
-        return Verdict(path, "altered", f"expected SHA-256 {expected}..., found {found}")
+    expected, digest = named.group(1), _hashed(path)
+    if isinstance(digest, Verdict):
+        return digest
+    if not digest.startswith(expected):
+        return Verdict(path, "altered", f"expected SHA-256 {expected}..., found {digest}")
     known = [entry.name for entry in load_manifest().checkpoints if entry.sha256 == expected]
-    return Verdict(path, "good", f"SHA-256 {found}" + (f", published as {known[0]}" if known else ""))
+    return Verdict(path, "good", f"SHA-256 {digest}" + (f", published as {known[0]}" if known else ""))

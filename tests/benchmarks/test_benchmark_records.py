@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from json_schema import violations
-from table.readme import PICTURE, README, Metrics, picture, table_text, with_table
+from table.readme import README, SCATTER, Metrics, scatter, table_text, with_table
 
 RESULTS = ROOT / "benchmarks" / "results"
 RECORDS = sorted(RESULTS.rglob("*.json"))
@@ -80,7 +80,7 @@ def test_the_readme_and_the_picture_are_of_the_committed_results() -> None:
     found = Metrics(read(RESULTS / "table" / "table.json"))
     readme = README.read_text(encoding="utf-8")
     assert readme == with_table(readme, table_text(found)), "run python benchmarks/readme_table.py"
-    assert PICTURE.read_text(encoding="utf-8") == picture(found), "run python benchmarks/readme_table.py"
+    assert SCATTER.read_text(encoding="utf-8") == scatter(found), "run python benchmarks/readme_table.py"
 
 
 def test_the_readme_gives_the_recorded_ratio_of_loading() -> None:

@@ -28,7 +28,7 @@ UNITS = {"fps": "images/s", "batch": "images"}
 
 def write(rows: list[dict[str, Any]], command: str = "python benchmarks/latency.py") -> dict[str, Any]:
     target = harness.write(
-        "latency", command, rows, device="cpu", given=GIVEN, units=UNITS, identified_by=("model", "batch")
+        "latency", command, rows, device="cpu", inputs=GIVEN, units=UNITS, identified_by=("model", "batch")
     )
     return json.loads(target.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
@@ -120,7 +120,7 @@ def test_clocks_are_taken_off(tmp_path: Path) -> None:
 def test_files_are_drawn_as_a_folder_that_evaluation_reads(tmp_path: Path) -> None:
     files = draw_folder(tmp_path, 64, 2)
     dataset = CocoDataset.from_folder(tmp_path, "val", masks=False, training=False)
-    assert [dataset.picture(index).file.name for index in range(len(dataset))] == [file.name for file in files]
+    assert [dataset.image_info(index).file.name for index in range(len(dataset))] == [file.name for file in files]
     assert dataset[0].image.shape == (3, 48, 64)
 
 

@@ -53,7 +53,7 @@ class Measuring:
             rows = [{"form": form, "fps": fps} for form, fps in (("plain", 2.0), ("optimized", 4.0))]
         for row in rows:
             row.update(model=name, weights=cell.weights)
-        made = record(run.command, rows, device=run.device, given={"what": "none"}, units=table_cells.UNITS)
+        made = record(run.command, rows, device=run.device, inputs={"what": "none"}, units=table_cells.UNITS)
         made["settings"] = cell.settings
         made["environment"]["seconds"] = 1.0
         save(made, cell.file)

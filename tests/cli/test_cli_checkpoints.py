@@ -227,7 +227,7 @@ def test_download_takes_names_or_all(arguments: tuple[str, ...]) -> None:
         (("owner/repo", "--figure", "a=1", "--figure", "a=2"), "a is there twice"),
         (("owner/repo", "--figure", "box_ap=1", "--figure", "box AP=2"), "name one figure twice"),
         (("owner/repo", "--revision", "0" * 40), "a push needs a branch"),
-        (("owner/repo", "--licence", "My Own"), "licence 'My Own': give the hub's identifier"),
+        (("owner/repo", "--licence", "My Own"), "license 'My Own': give the hub's identifier"),
     ],
 )
 def test_push_looks_at_its_arguments_before_it_loads_a_model(arguments: tuple[str, ...], cause: str) -> None:

@@ -1,4 +1,4 @@
-"""`fpg-zoo predict`: which pictures are read, and what is written of them and where."""
+"""`fpg-zoo predict`: which images are read, and what is written of them and where."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def test_a_picture_is_annotated_in_the_default_folder(checkpoint: Path) -> None:
     # "2 cat, 1 dog": the counts add up to what is found.
     parts = [part.split(" ", 1) for part in line.removeprefix("street.png: ").split(", ")]
     assert {name: int(count) for count, name in parts} == {name: found.names.count(name) for name in found.names}
-    assert (last_line, total) == ("written: predictions", f"1 of 1 pictures, {len(found)} objects")
+    assert (last_line, total) == ("written: predictions", f"1 of 1 images, {len(found)} objects")
     assert written() == ["street_detections.jpg"]
     with Image.open("street.png") as source, Image.open("predictions/street_detections.jpg") as annotated:
         assert annotated.size == source.size
         difference = np.abs(np.array(annotated, int) - np.array(found.draw(source), int))
-    assert float(difference.mean()) < 40  # JPEG loses that much of noise; another picture of noise would differ by 85
+    assert float(difference.mean()) < 40  # JPEG loses that much of noise; another image of noise would differ by 85
 
 
 @pytest.mark.parametrize("what", ["photos", "photos/", "photos/*", "photos/[ab].*"])
@@ -67,7 +67,7 @@ def test_folders_and_patterns_are_read(what: str, checkpoint: Path) -> None:
     code, out, err = predict(checkpoint, what, "--output", "out")
     assert (code, err) == (0, "")
     assert [line.split(":")[0] for line in out.splitlines()[:2]] == ["photos/a.png", "photos/b.jpg"]
-    assert "2 of 2 pictures" in out
+    assert "2 of 2 images" in out
     assert written("out") == ["a_detections.jpg", "b_detections.jpg"]
 
 
@@ -105,7 +105,7 @@ def test_nothing_to_read_is_refused(what: str, checkpoint: Path) -> None:
 def test_unreadable_pictures_are_skipped_and_reported(checkpoint: Path) -> None:
     add("1.png", "2.png", "4.png")
     Path("3.png").write_bytes(Path("1.png").read_bytes()[:2000])
-    Path("notes.jpg").write_text("no picture")
+    Path("notes.jpg").write_text("no image")
     code, out, err = predict(
         checkpoint, "1.png", "notes.jpg", "2.png", "3.png", "gone.png", "4.png", "--json", "r.json"
     )
@@ -116,7 +116,7 @@ def test_unreadable_pictures_are_skipped_and_reported(checkpoint: Path) -> None:
         ["skipped", "gone.png"],
     ]
     assert "no such file" in err.splitlines()[2]
-    assert "3 of 6 pictures" in out
+    assert "3 of 6 images" in out
     assert {row["image_id"] for row in rows_of("r.json")} == {1, 2, 4}
 
 
@@ -129,7 +129,7 @@ def test_a_picture_with_damaged_metadata_does_not_stop_the_others(checkpoint: Pa
     code, out, err = predict(checkpoint, "a.png", "b1.gif", "b2.png", "b3.tif", "c.png")
     assert code == 1
     assert err.count("skipped: ") == 3
-    assert "2 of 5 pictures" in out
+    assert "2 of 5 images" in out
 
 
 def _exhausted(kind: str) -> None:
@@ -165,7 +165,7 @@ def test_pictures_that_memory_does_not_suffice_for_are_skipped(
     assert err == (
         "skipped: 2.png: not enough memory to detect in it or draw on it; make it smaller, or raise the score\n"
     )
-    assert "2 of 3 pictures" in out
+    assert "2 of 3 images" in out
     assert written("out") == ["1_detections.jpg", "3_detections.jpg"]
     assert {row["image_id"] for row in rows_of("r.json")} == {1, 3}
 
@@ -261,7 +261,7 @@ def test_coco_results_are_read_by_pycocotools(checkpoint: Path) -> None:
     assert (code, err) == (0, "")
     assert not Path("predictions").exists()
     rows = rows_of("made/results.json")
-    assert out.splitlines()[-2:] == ["written: made/results.json", f"2 of 2 pictures, {len(rows)} objects"]
+    assert out.splitlines()[-2:] == ["written: made/results.json", f"2 of 2 images, {len(rows)} objects"]
     truth = COCO()
     truth.dataset = {
         "images": [{"id": number, "width": WIDTH, "height": HEIGHT} for number in (139, 285)],
@@ -368,7 +368,7 @@ def test_annotated_images_of_an_earlier_run_are_not_read(what: str, output: str,
     listing = sorted(map(str, Path("photos").rglob("*")))
     again = predict(checkpoint, what, "--output", output)
     assert (again.code, again.out) == (first.code, first.out) == (0, first.out)
-    assert "2 of 2 pictures" in again.out
+    assert "2 of 2 images" in again.out
     assert first.err == ""
     # Those in a folder below one that is named are not looked for, and so not passed over.
     assert again.err == f"{what}: passed over 2 annotated by predict\n"
@@ -394,7 +394,7 @@ def test_images_that_only_have_such_a_name_are_read(checkpoint: Path) -> None:
     Path("photos/z_detections.jpg").write_bytes(b"damaged")
     code, out, err = predict(checkpoint, "photos", "--json", "r.json")
     assert code == 1
-    assert "2 of 3 pictures" in out
+    assert "2 of 3 images" in out
     assert err.startswith("skipped: photos/z_detections.jpg: ")
 
 
@@ -407,7 +407,7 @@ def test_files_that_are_passed_over_are_counted(checkpoint: Path) -> None:
         Path("photos", name).touch()
     code, out, err = predict(checkpoint, "photos", "more", "--json", "r.json")
     assert (code, err) == (0, "photos: passed over 2 .txt, 1 hidden, 1 .heic\n")
-    assert "2 of 2 pictures" in out
+    assert "2 of 2 images" in out
 
 
 def test_what_pillow_warns_of_is_not_printed(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,7 +433,7 @@ def test_no_url_ends_the_run(checkpoint: Path) -> None:
     ]
     code, out, err = predict(checkpoint, "a.png", *bad, "z.png", "--json", "r.json", "--output", "out")
     assert code == 1
-    assert f"2 of {len(bad) + 2} pictures" in out
+    assert f"2 of {len(bad) + 2} images" in out
     assert [line.startswith("skipped: ") for line in err.splitlines()] == [True] * len(bad)
     assert written("out") == ["a_detections.jpg", "z_detections.jpg"]
     assert "cret" not in out + err
@@ -460,7 +460,7 @@ def test_links_in_a_circle_and_pipes_do_not_end_the_run(results: list[str], chec
     os.mkfifo("b.jpg")
     code, out, err = predict(checkpoint, "a.jpg", "b.jpg", "z.png", *results)
     assert code == 1
-    assert "1 of 3 pictures" in out
+    assert "1 of 3 images" in out
     assert [line.split(": ")[:2] for line in err.splitlines()] == [["skipped", "a.jpg"], ["skipped", "b.jpg"]]
 
 
@@ -470,7 +470,7 @@ def test_damage_of_every_kind_leaves_the_other_images(checkpoint: Path) -> None:
     Path("photos/cut.jpg").write_bytes(whole[: len(whole) // 2])
     Path("photos/empty.png").touch()
     Image.new("RGB", (64, 48)).save("photos/eps.jpg", "EPS")
-    Path("photos/text.webp").write_text("no picture")
+    Path("photos/text.webp").write_text("no image")
     frames = [Image.new("P", (20, 10), number) for number in range(3)]
     frames[0].save("photos/moving.gif", save_all=True, append_images=frames[1:])
     Image.new("RGB", (1, 1)).save("photos/one.bmp")
@@ -481,4 +481,4 @@ def test_damage_of_every_kind_leaves_the_other_images(checkpoint: Path) -> None:
     assert code == 1
     skipped = [line.split(": ")[1] for line in err.splitlines()]
     assert skipped == [f"photos/{name}" for name in ("cut.jpg", "empty.png", "eps.jpg", "text.webp")]
-    assert "7 of 11 pictures" in out
+    assert "7 of 11 images" in out

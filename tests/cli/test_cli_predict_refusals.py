@@ -137,7 +137,7 @@ def test_results_do_not_replace_a_picture(checkpoint: Path) -> None:
     add("a.png")
     before = Path("a.png").read_bytes()
     code, _, err = predict(checkpoint, "a.png", "--json", "./a.png")
-    assert (code, err) == (2, "fpg-zoo: a.png: one of the pictures; name another file to write\n")
+    assert (code, err) == (2, "fpg-zoo: a.png: one of the images; name another file to write\n")
     assert Path("a.png").read_bytes() == before
 
 

@@ -155,7 +155,7 @@ def test_a_file_without_masks_has_a_box_ap_and_says_why_no_other(tmp_path: Path)
     ("rows", "cause"),
     [
         ([{**row, "iscrowd": 1} for row in objects()], "all 3 objects are crowds"),
-        ([], "no picture has an object"),
+        ([], "no image has an object"),
         ([{**row, "image_id": "one"} for row in objects()], "unknown image id"),
     ],
 )
@@ -174,8 +174,8 @@ def test_a_figure_without_ground_truth_is_none(tmp_path: Path) -> None:
     write_folder(tmp_path, [picture(1)], objects(), split="val", pictures="val")
     data = open_held_out(tmp_path, "val", limit=None, masks=False)
     scores = coco_scores(data.annotations, [], "bbox", [1])
-    assert scores.figures["AP_large"] is None
-    assert scores.figures["AP_small"] == 0.0
+    assert scores.metrics["AP_large"] is None
+    assert scores.metrics["AP_small"] == 0.0
     assert scores.classes == {"dot": None, "cell": 0.0}
     assert np.isnan(scores.precisions[:, :, 0]).all()
 
@@ -249,7 +249,7 @@ def test_the_photographs_are_judged_as_their_file_says(data_folder: Path) -> Non
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    assert [value for value in ours.figures.values() if value is not None] == evaluation.stats.tolist()
+    assert [value for value in ours.metrics.values() if value is not None] == evaluation.stats.tolist()
 
 
 def test_an_object_without_a_mask_is_learned_by_its_box_and_not_by_its_mask() -> None:

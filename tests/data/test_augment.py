@@ -12,19 +12,19 @@ import torch
 from coco_folders import annotation, picture, rectangle, write_folder
 from pycocotools import mask as mask_api
 
-from fpg_zoo.data.augment import AugmentConfig, View, augmented, draw_view, seen
+from fpg_zoo.data.augment import AugmentConfig, Crop, apply_crop, augmented, draw_crop
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.masks import Polygons, RunLengths
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.preprocess import resize
 
 RECIPE = AugmentConfig()
-PLAIN = View(given=(6, 8), resized=(6, 8), corner=(0, 0), size=(6, 8), flipped=False)
+PLAIN = Crop(original=(6, 8), resized=(6, 8), corner=(0, 0), size=(6, 8), flipped=False)
 
 
-def _views(size: tuple[int, int], config: AugmentConfig, number: int) -> list[View]:
+def _views(size: tuple[int, int], config: AugmentConfig, number: int) -> list[Crop]:
     generator = np.random.default_rng(0)
-    return [draw_view(size, config, generator) for _ in range(number)]
+    return [draw_crop(size, config, generator) for _ in range(number)]
 
 
 def _run_lengths(bitmap: np.ndarray) -> RunLengths:
@@ -110,14 +110,14 @@ def test_a_crop_is_part_of_the_picture() -> None:
 def test_pixels_are_resized_as_the_network_sees_them_later() -> None:
     image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 37, 53), dtype=np.uint8))
     for resized in ((74, 106), (20, 29), (37, 60)):
-        view = View(given=(37, 53), resized=resized, corner=(0, 0), size=resized, flipped=False)
+        view = Crop(original=(37, 53), resized=resized, corner=(0, 0), size=resized, flipped=False)
         difference = view.image(image).int() - resize(image, resized).int()
         assert int(difference.abs().max()) <= 1
 
 
 def test_boxes_move_with_the_picture() -> None:
     # 6 x 8 to 12 x 24: twice as high, three times as wide; then 4 rows from 2 and 15 columns from 3.
-    view = View(given=(6, 8), resized=(12, 24), corner=(2, 3), size=(4, 15), flipped=False)
+    view = Crop(original=(6, 8), resized=(12, 24), corner=(2, 3), size=(4, 15), flipped=False)
     boxes = np.array([[2, 1.5, 4, 2], [0, 0, 8, 6], [6, 1, 7, 2], [0, 0, 1, 3]], dtype=np.float32)
     # (2, 1.5, 4, 2) -> (6, 3, 12, 4) -> (3, 1, 9, 2). The last two end at the crop's border, without area.
     expected = [[3, 1, 9, 2], [0, 0, 15, 4], [15, 0, 15, 2], [0, 0, 0, 4]]
@@ -129,11 +129,11 @@ def test_boxes_move_with_the_picture() -> None:
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_masks_are_made_inside_the_view(flipped: bool) -> None:
-    # The picture's columns 2..3 and rows 1..2, twice as large: columns 4..7, rows 2..5; seen from row 3, column 5.
+    # The image's columns 2..3 and rows 1..2, twice as large: columns 4..7, rows 2..5; seen from row 3, column 5.
     bitmap = np.zeros((6, 8), dtype=np.uint8)
     bitmap[1:3, 2:4] = 1
     outline = Polygons((np.array([[2.0, 1], [4, 1], [4, 3], [2, 3]]),))
-    view = View(given=(6, 8), resized=(12, 16), corner=(3, 5), size=(6, 7), flipped=flipped)
+    view = Crop(original=(6, 8), resized=(12, 16), corner=(3, 5), size=(6, 7), flipped=flipped)
     expected = torch.zeros(6, 7, dtype=torch.bool)
     expected[:3, 4:] = flipped
     expected[:3, :3] |= not flipped
@@ -146,7 +146,7 @@ def test_masks_are_made_inside_the_view(flipped: bool) -> None:
 
 def test_a_bitmap_takes_the_pixel_under_each_centre() -> None:
     bitmap = np.array([[0, 1, 0, 1, 1, 0]], dtype=np.uint8)
-    view = View(given=(1, 6), resized=(1, 4), corner=(0, 0), size=(1, 4), flipped=False)
+    view = Crop(original=(1, 6), resized=(1, 4), corner=(0, 0), size=(1, 4), flipped=False)
     # Centres at 0.75, 2.25, 3.75 and 5.25 of the six.
     assert view.masks([_run_lengths(bitmap)])[0, 0].tolist() == [False, False, True, False]
 
@@ -155,7 +155,7 @@ def test_a_bitmap_takes_the_pixel_under_each_centre() -> None:
 
 
 def _dataset(folder: Path, boxes: list[list[float]], **options: Any) -> CocoDataset:
-    """A picture of 40 x 48 for each list of boxes."""
+    """An image of 40 x 48 for each list of boxes."""
     images = [picture(place) for place in range(len(boxes))]
     annotations = []
     for place, (x, y, width, height) in enumerate(boxes):
@@ -172,14 +172,14 @@ def test_objects_that_are_not_seen_are_left_out(tmp_path: Path) -> None:
         for place, box in enumerate(boxes)
     ]
     dataset = CocoDataset.from_folder(write_folder(tmp_path, [picture(1)], annotations), "train", masks=True)
-    view = View(given=(48, 40), resized=(48, 40), corner=(0, 4), size=(20, 18), flipped=False)
-    found = seen(dataset[0], view)
+    view = Crop(original=(48, 40), resized=(48, 40), corner=(0, 4), size=(20, 18), flipped=False)
+    found = apply_crop(dataset[0], view)
     # Columns 4..21 and rows 0..19: the second box lies beyond, of the third columns 20 and 21 are seen.
     assert found.target["boxes"].tolist() == [[0, 2, 4, 8], [16, 0, 18, 4]]
     assert found.target["labels"].tolist() == [1, 0]
     assert found.target["masks"].sum((1, 2)).tolist() == [24, 8]
     assert tuple(found.image.shape) == (3, 20, 18)
-    assert found.picture.image_id == 1
+    assert found.info.image_id == 1
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -196,7 +196,7 @@ def test_another_picture_takes_the_place_of_one_without_objects(tmp_path: Path) 
     folder = write_folder(tmp_path, [picture(1), picture(2)], [annotation(1, 2, [5, 5, 9, 9])])
     dataset = CocoDataset.from_folder(folder, "train", training=False)
     config = AugmentConfig(longest_side=48, crop=64, keep_empty_crops=False)
-    assert {augmented(dataset, 0, config, np.random.default_rng(n)).picture.image_id for n in range(5)} == {2}
+    assert {augmented(dataset, 0, config, np.random.default_rng(n)).info.image_id for n in range(5)} == {2}
 
 
 def test_no_object_in_any_crop(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""COCO-format files become pictures with objects; what is wrong in them is reported with its id and left out."""
+"""COCO-format files become images with objects; what is wrong in them is reported with its id and left out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_boxes_and_labels_of_a_picture(tmp_path: Path) -> None:
     # In the order of ids: 2 is the dot, label 0; 7 is the cell, label 1.
     assert (dataset.class_names, dataset.category_ids) == (("dot", "cell"), (2, 7))
     assert (len(dataset), dataset.object_count, dataset.crowd_count, bool(dataset.report)) == (2, 3, 0, False)
-    first, second = dataset.picture(0), dataset.picture(1)
+    first, second = dataset.image_info(0), dataset.image_info(1)
     assert (first.image_id, first.size, first.file) == (1, (48, 40), tmp_path / "train" / "1.png")
     assert first.objects.boxes.tolist() == [[4, 5, 14, 25], [0, 0, 40, 48]]
     assert (first.objects.labels.tolist(), first.objects.ids, first.objects.masks) == ([1, 0], (1, 3), None)
@@ -45,7 +45,7 @@ def test_boxes_and_labels_of_a_picture(tmp_path: Path) -> None:
     assert (first.objects.boxes.dtype, first.objects.labels.dtype) == (np.float32, np.int64)
     stored = np.asarray(Image.open(first.file)).transpose(2, 0, 1)
     assert np.array_equal(dataset[0].image.numpy(), stored)
-    with pytest.raises(IndexError, match="picture 2: there are 2"):
+    with pytest.raises(IndexError, match="image 2: there are 2"):
         dataset[2]
 
 
@@ -61,7 +61,7 @@ def test_pictures_are_found_in_the_usual_places(pictures: str, tmp_path: Path) -
     write_folder(tmp_path, [picture(1)], [GOOD], pictures=pictures)
     (tmp_path / "images").mkdir(exist_ok=True)  # an empty one is passed over
     dataset = CocoDataset.from_folder(tmp_path, "train")
-    assert dataset.picture(0).file == tmp_path / pictures / "1.png"
+    assert dataset.image_info(0).file == tmp_path / pictures / "1.png"
     assert tuple(dataset[0].image.shape) == (3, 48, 40)
 
 
@@ -77,8 +77,8 @@ def test_a_file_and_a_folder_of_any_name(tmp_path: Path) -> None:
         (annotation(9, 1, [4, 4, 0, 5]), "box of no size"),
         (annotation(9, 1, [4, 4, 5, -1]), "box of no size"),
         (annotation(9, 1, [39.9999999, 4, 1e-9, 5]), "box of no size"),  # its sides meet in float32
-        (annotation(9, 1, [40, 4, 5, 5]), "box outside its picture"),
-        (annotation(9, 1, [-9, 4, 5, 5]), "box outside its picture"),
+        (annotation(9, 1, [40, 4, 5, 5]), "box outside its image"),
+        (annotation(9, 1, [-9, 4, 5, 5]), "box outside its image"),
         (annotation(9, 1, [4, 4, 5]), "box that is not four numbers"),
         (annotation(9, 1, None), "box that is not four numbers"),
         (annotation(9, 1, [4, 4, 5, "5"]), "box that is not four numbers"),
@@ -93,8 +93,8 @@ def test_a_file_and_a_folder_of_any_name(tmp_path: Path) -> None:
 )
 def test_an_annotation_that_cannot_be_used(wrong: dict[str, Any], kind: str, tmp_path: Path) -> None:
     dataset = _dataset(tmp_path, [picture(1)], [wrong, GOOD])
-    assert dataset.report.found == {kind: (9,)}
-    assert dataset.picture(0).objects.ids == (1,)
+    assert dataset.report.ids_by_problem == {kind: (9,)}
+    assert dataset.image_info(0).objects.ids == (1,)
 
 
 def test_ids_of_annotations_name_them_in_the_report_and_decide_nothing(tmp_path: Path) -> None:
@@ -103,9 +103,9 @@ def test_ids_of_annotations_name_them_in_the_report_and_decide_nothing(tmp_path:
     good = [annotation(identity, 1, box) for identity, box in zip(ids, boxes, strict=True)]
     del good[2]["id"]
     dataset = _dataset(tmp_path, [picture(1)], [*good, "nothing", {"image_id": 1}, annotation(1, 1, [0, 0, 0, 0])])
-    assert dataset.picture(0).objects.bboxes.tolist() == boxes
-    assert dataset.picture(0).objects.ids == (1, 1, "annotations[2]", "annotations[3]", "annotations[4]")
-    assert dataset.report.found == {
+    assert dataset.image_info(0).objects.bboxes.tolist() == boxes
+    assert dataset.image_info(0).objects.ids == (1, 1, "annotations[2]", "annotations[3]", "annotations[4]")
+    assert dataset.report.ids_by_problem == {
         "annotation of an unknown image id": ("annotations[5]",),
         "annotation of an unknown category id": ("annotations[6]",),
         "box of no size": (1,),
@@ -119,21 +119,21 @@ def test_pictures_that_cannot_be_used(tmp_path: Path) -> None:
     content = {"images": [*images, picture(6)], "annotations": annotations, "categories": CATEGORIES}
     (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(content), encoding="utf-8")
     dataset = CocoDataset.from_folder(tmp_path, "train")
-    # Nothing is said of the objects in pictures that are reported themselves.
-    assert dataset.report.found == {
-        "picture id used before": (1,),
-        "picture entry without an id or file name": (2, 3, 4, "images[5]"),
-        "picture whose file is not there": (6,),
+    # Nothing is said of the objects in images that are reported themselves.
+    assert dataset.report.ids_by_problem == {
+        "image id used before": (1,),
+        "image entry without an id or file name": (2, 3, 4, "images[5]"),
+        "image whose file is not there": (6,),
     }
-    assert dataset.picture(0).size == (48, 40)
+    assert dataset.image_info(0).size == (48, 40)
 
 
 def test_boxes_are_clipped_to_their_picture(tmp_path: Path) -> None:
     # 40 x 48 pixels: the first reaches out by half a pixel, as rounding makes it, the second by 2 and 12.
     boxes = [[30, 0, 10.5, 48], [-2, 40, 10, 20]]
     dataset = _dataset(tmp_path, [picture(1)], [annotation(8 + i, 1, box) for i, box in enumerate(boxes)])
-    assert dataset.picture(0).objects.boxes.tolist() == [[30, 0, 40, 48], [0, 40, 8, 48]]
-    assert dataset.report.found == {"box that reaches out of its picture (clipped)": (9,)}
+    assert dataset.image_info(0).objects.boxes.tolist() == [[30, 0, 40, 48], [0, 40, 8, 48]]
+    assert dataset.report.ids_by_problem == {"box that reaches out of its image (clipped)": (9,)}
 
 
 def test_crowds_are_kept_apart(tmp_path: Path) -> None:
@@ -141,10 +141,10 @@ def test_crowds_are_kept_apart(tmp_path: Path) -> None:
     images = [picture(1), picture(2)]
     dataset = _dataset(tmp_path, images, [GOOD, *crowds])
     assert (len(dataset), dataset.object_count, dataset.crowd_count) == (1, 1, 1)
-    assert dataset.picture(0).objects.ids == (1,)
-    assert (dataset.picture(0).crowds.ids, dataset.picture(0).crowds.boxes.tolist()) == ((2,), [[1, 2, 4, 6]])
+    assert dataset.image_info(0).objects.ids == (1,)
+    assert (dataset.image_info(0).crowds.ids, dataset.image_info(0).crowds.boxes.tolist()) == ((2,), [[1, 2, 4, 6]])
     # A crowd alone is nothing to train on.
-    assert dataset.report.found == {"picture without an object to train on": (2,)}
+    assert dataset.report.ids_by_problem == {"image without an object to train on": (2,)}
     assert _dataset(tmp_path, images, [GOOD, *crowds], training=False).crowd_count == 2
 
 
@@ -152,11 +152,11 @@ def test_small_and_empty_pictures_are_kept_for_evaluation(tmp_path: Path) -> Non
     images = [picture(1), picture(2, 31, 99), picture(3, 32, 32), picture(4)]
     annotations = [annotation(n, n, [1, 1, 5, 5]) for n in (1, 2, 3)]
     training = _dataset(tmp_path, images, annotations)
-    assert [training.picture(i).image_id for i in range(len(training))] == [1, 3]
-    assert training.report.counts == {"picture too small to train on": 1, "picture without an object to train on": 1}
+    assert [training.image_info(i).image_id for i in range(len(training))] == [1, 3]
+    assert training.report.counts == {"image too small to train on": 1, "image without an object to train on": 1}
     whole = _dataset(tmp_path, images, annotations, training=False)
-    assert [whole.picture(i).image_id for i in range(len(whole))] == [1, 2, 3, 4]
-    assert whole.picture(3).objects.boxes.shape == (0, 4)
+    assert [whole.image_info(i).image_id for i in range(len(whole))] == [1, 2, 3, 4]
+    assert whole.image_info(3).objects.boxes.shape == (0, 4)
     assert not whole.report
 
 
@@ -164,10 +164,10 @@ def test_the_summary_counts_and_names_the_first_ids(tmp_path: Path) -> None:
     wrong = [annotation(n, 1, [1, 1, 0, 0]) for n in range(10, 17)]
     dataset = _dataset(tmp_path, [picture(1)], [GOOD, *wrong])
     assert dataset.summary().splitlines() == [
-        f"{tmp_path}/annotations/instances_train.json: 1 pictures with 1 objects and 0 crowds of 2 classes",
+        f"{tmp_path}/annotations/instances_train.json: 1 images with 1 objects and 0 crowds of 2 classes",
         "  7 x box of no size: 10, 11, 12, 13, 14, ...",
     ]
-    assert dataset.report.found["box of no size"] == tuple(range(10, 17))
+    assert dataset.report.ids_by_problem["box of no size"] == tuple(range(10, 17))
 
 
 # Masks
@@ -185,7 +185,7 @@ def test_masks_stay_as_they_are_written(tmp_path: Path) -> None:
         {"size": [48, 40], "counts": lengths},
     ]
     annotations = [annotation(n, 1, [4, 5, 10, 20], segmentation=value) for n, value in enumerate(written)]
-    masks = _dataset(tmp_path, [picture(1)], annotations, masks=True).picture(0).objects.masks
+    masks = _dataset(tmp_path, [picture(1)], annotations, masks=True).image_info(0).objects.masks
     assert masks is not None
     polygons, *run_lengths = masks
     assert isinstance(polygons, Polygons)
@@ -229,19 +229,19 @@ def test_an_object_without_a_usable_mask(segmentation: Any, kind: str, tmp_path:
     wrong = annotation(9, 1, [1, 1, 4, 4], segmentation=segmentation)
     dataset = _dataset(tmp_path, [picture(1)], [wrong, good], masks=True, allow_losses=False)
     # Its box is as good as any.
-    assert dataset.report.found == {f"{kind} (kept, without a mask)": (9,)}
-    objects = dataset.picture(0).objects
+    assert dataset.report.ids_by_problem == {f"{kind} (kept, without a mask)": (9,)}
+    objects = dataset.image_info(0).objects
     assert (objects.ids, [mask is None for mask in objects.masks or ()]) == ((9, 1), [True, False])
     assert (dataset.object_count, dataset.mask_count) == (2, 1)
     plain = _dataset(tmp_path, [picture(1)], [wrong, good])
-    assert (plain.picture(0).objects.ids, bool(plain.report)) == ((9, 1), False)
+    assert (plain.image_info(0).objects.ids, bool(plain.report)) == ((9, 1), False)
 
 
 def test_polygons_without_area_are_left_out_beside_others(tmp_path: Path) -> None:
     segmentation = [*rectangle(4, 5, 14, 25), [1, 1, 2, 2], []]
     dataset = _dataset(tmp_path, [picture(1)], [GOOD | {"segmentation": segmentation}], masks=True)
-    assert dataset.report.found == {"polygon of fewer than three points (the others kept)": (1,)}
-    (mask,) = dataset.picture(0).objects.masks or ()
+    assert dataset.report.ids_by_problem == {"polygon of fewer than three points (the others kept)": (1,)}
+    (mask,) = dataset.image_info(0).objects.masks or ()
     assert isinstance(mask, Polygons)
     assert len(mask.parts) == 1
 
@@ -252,8 +252,8 @@ def test_polygons_without_area_are_left_out_beside_others(tmp_path: Path) -> Non
 def test_a_mask_without_a_pixel_is_none(tmp_path: Path, segmentation: object) -> None:
     whole = GOOD | {"id": 8, "segmentation": rectangle(4, 5, 14, 25)}
     dataset = _dataset(tmp_path, [picture(1)], [GOOD | {"segmentation": segmentation}, whole], masks=True)
-    assert list(dataset.report.found.values()) == [(1,)]
-    empty, mask = dataset.picture(0).objects.masks or ()
+    assert list(dataset.report.ids_by_problem.values()) == [(1,)]
+    empty, mask = dataset.image_info(0).objects.masks or ()
     assert (empty, isinstance(mask, Polygons)) == (None, True)
 
 
@@ -322,14 +322,14 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     assert "no such file" in _refusal(tmp_path / "none.json", tmp_path)
     assert "cannot be read" in _refusal(tmp_path, tmp_path)
     message = _refusal(tmp_path / "annotations" / "instances_val.json", tmp_path / "none")
-    missing = f"1 x picture whose file is not there: 1 (looked for {tmp_path}/none/1.png)"
+    missing = f"1 x image whose file is not there: 1 (looked for {tmp_path}/none/1.png)"
     assert f"of 1 looked for in {tmp_path}/none ({missing})" in message
 
 
 def test_nothing_left_to_train_on(tmp_path: Path) -> None:
     write_folder(tmp_path, [picture(1)], [annotation(4, 1, [1, 1, 0, 0])])
     message = _refusal(tmp_path / "annotations" / "instances_train.json", tmp_path / "train")
-    assert "(1 x box of no size: 4; 1 x picture without an object to train on: 1)" in message
+    assert "(1 x box of no size: 4; 1 x image without an object to train on: 1)" in message
 
 
 # Pixels
@@ -372,7 +372,7 @@ def test_the_coco_photographs(data_folder: Path) -> None:
     assert len(CocoDataset.from_folder(folder, "val2017")) == 42  # two show none of the classes
     reference = COCO(folder / "annotations" / "instances_val2017.json")
     for index in range(len(dataset)):
-        found = dataset.picture(index)
+        found = dataset.image_info(index)
         for kind in (found.objects, found.crowds):
             rows = reference.loadAnns(list(kind.ids))
             assert [dataset.category_ids[label] for label in kind.labels] == [row["category_id"] for row in rows]

@@ -100,4 +100,4 @@ def test_conversion(tmp_path: Path) -> None:
     (folder / "Annotations" / "000002.xml").write_bytes(voc_xml(GOOD).encode("utf-16"))
     ended = run("convert-data", folder, tmp_path / "out")
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.splitlines()[1] == "  train: 2 pictures with 2 objects and 0 difficult ones"
+    assert ended.out.splitlines()[1] == "  train: 2 images with 2 objects and 0 difficult ones"

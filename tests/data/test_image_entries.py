@@ -71,12 +71,12 @@ def _write(folder: Path, images: Sequence[dict[str, Any]]) -> None:
 )
 def test_a_name_that_can_only_mean_one_file(file: str, name: str, tmp_path: Path) -> None:
     dataset = CocoDataset.from_folder(_folder(tmp_path, {file: name}), "train")
-    assert dataset.picture(0).file.samefile(tmp_path / file)
+    assert dataset.image_info(0).file.samefile(tmp_path / file)
     assert tuple(dataset[0].image.shape) == (3, 48, 40)
     plain = name.startswith(("images/", "./"))
     assert dataset.report.counts == ({} if plain else {"image found under a corrected file name": 1})
     if not plain:
-        assert f"({name} as {dataset.picture(0).file})" in dataset.summary()
+        assert f"({name} as {dataset.image_info(0).file})" in dataset.summary()
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_two_images_that_could_only_be_one_file_are_left_out(tmp_path: Path) -> 
     folder = _folder(tmp_path, names)
     (folder / "train" / "x.png").unlink()
     dataset = CocoDataset.from_folder(folder, "train")
-    assert [dataset.picture(place).image_id for place in range(len(dataset))] == [2]
-    assert dataset.report.found == {
+    assert [dataset.image_info(place).image_id for place in range(len(dataset))] == [2]
+    assert dataset.report.ids_by_problem == {
         "image whose file name, as corrected, is that of another image": (1, 3),
         "image found under a corrected file name": (2,),
     }
@@ -139,7 +139,7 @@ def test_a_url_stands_in_for_a_missing_file_name(tmp_path: Path) -> None:
     _write(tmp_path, images)
     draw_picture(tmp_path / "train2017" / "000000391895.jpg", 40, 48)
     dataset = CocoDataset.from_folder(tmp_path, "train")
-    assert dataset.picture(0).file == tmp_path / "train2017" / "000000391895.jpg"
+    assert dataset.image_info(0).file == tmp_path / "train2017" / "000000391895.jpg"
 
 
 def test_images_are_read_through_links(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_all_images_missing_end_the_command_with_one_path(tmp_path: Path) -> Non
     ended = run("train", "--model", "retinanet_nano_fpg", "--data", folder, "--output", tmp_path / "run", *SCRATCH)
     assert (ended.code, ended.out) == (2, "")
     (line,) = ended.err.splitlines()
-    assert f"9 x picture whose file is not there: 1, 2, 3, 4, 5, ... (looked for {folder}/train/images/0.png)" in line
+    assert f"9 x image whose file is not there: 1, 2, 3, 4, 5, ... (looked for {folder}/train/images/0.png)" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -199,11 +199,11 @@ def test_all_images_missing_end_the_command_with_one_path(tmp_path: Path) -> Non
 )
 def test_a_size_that_is_none_is_read_from_the_file(sides: dict[str, Any], repaired: bool, tmp_path: Path) -> None:
     dataset = CocoDataset.from_folder(_folder(tmp_path, ["train/a.png"], file_name="a.png", **sides), "train")
-    assert dataset.picture(0).size == (48, 40)
-    assert all(type(side) is int for side in dataset.picture(0).size)
+    assert dataset.image_info(0).size == (48, 40)
+    assert all(type(side) is int for side in dataset.image_info(0).size)
     assert tuple(dataset[0].image.shape) == (3, 48, 40)
     kind = "image without a usable size (read from its file)"
-    assert dataset.report.found == ({kind: (1,)} if repaired else {})
+    assert dataset.report.ids_by_problem == ({kind: (1,)} if repaired else {})
 
 
 def test_entries_without_sizes(tmp_path: Path) -> None:
@@ -217,12 +217,12 @@ def test_entries_without_sizes(tmp_path: Path) -> None:
     exif[0x0112] = 8  # to be shown turned a quarter
     Image.new("RGB", (40, 48)).save(tmp_path / "train" / "turned.jpg", exif=exif)
     dataset = CocoDataset.from_folder(tmp_path, "train")
-    assert dataset.report.found == {
+    assert dataset.report.ids_by_problem == {
         "image without a usable size (read from its file)": ("turned.jpg", "small.png", "a.jpg"),
-        "picture too small to train on": ("small.png",),
-        "picture that cannot be read": ("damaged.png",),
+        "image too small to train on": ("small.png",),
+        "image that cannot be read": ("damaged.png",),
     }
-    assert [dataset.picture(place).size for place in range(len(dataset))] == [(40, 48), (48, 40)]  # upright
+    assert [dataset.image_info(place).size for place in range(len(dataset))] == [(40, 48), (48, 40)]  # upright
     assert [tuple(dataset[place].image.shape) for place in range(len(dataset))] == [(3, 40, 48), (3, 48, 40)]
 
 

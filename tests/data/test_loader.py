@@ -1,4 +1,4 @@
-"""Batches are the same whatever the workers, the restart and the shares; each picture comes once in an epoch."""
+"""Batches are the same whatever the workers, the restart and the shares; each image comes once in an epoch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PICTURES = 7
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
-    """Seven pictures, four upright and three lying, with two objects each."""
+    """Seven images, four upright and three lying, with two objects each."""
     images = [picture(n, *((40, 48) if n < 4 else (48, 40))) for n in range(PICTURES)]
     annotations = [
         annotation(10 * n + k, n, [4 + n, 5 * k, 9, 20], segmentation=rectangle(4 + n, 5 * k, 13 + n, 5 * k + 20))
@@ -41,7 +41,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
 
 
 class Counted:
-    """A dataset that notes which pictures were read."""
+    """A dataset that notes which images were read."""
 
     def __init__(self, dataset: CocoDataset) -> None:
         self._dataset = dataset
@@ -55,8 +55,8 @@ class Counted:
         self.read.append(index)
         return self._dataset[index]
 
-    def picture(self, index: int) -> ImageInfo:
-        return self._dataset.picture(index)
+    def image_info(self, index: int) -> ImageInfo:
+        return self._dataset.image_info(index)
 
 
 def _batches(dataset: Any, number: int, **options: Any) -> list[TrainBatch]:
@@ -82,7 +82,7 @@ def _assert_same(first: list[TrainBatch], second: list[TrainBatch]) -> None:
 
 
 def test_every_picture_comes_once_in_each_epoch(dataset: CocoDataset) -> None:
-    ids = _ids(_batches(dataset, PICTURES))  # 14 pictures: two epochs, the fourth batch in both
+    ids = _ids(_batches(dataset, PICTURES))  # 14 images: two epochs, the fourth batch in both
     epochs = [ids[:PICTURES], ids[PICTURES:]]
     assert [sorted(epoch) for epoch in epochs] == [list(range(PICTURES))] * 2
     assert epochs[0] != epochs[1]
@@ -93,7 +93,7 @@ def test_seeds_and_epochs_differ_and_runs_do_not(dataset: CocoDataset) -> None:
     first, again, other = (_batches(dataset, PICTURES, seed=seed) for seed in (3, 3, 4))
     _assert_same(first, again)
     assert _ids(first) != _ids(other)
-    # A picture looks otherwise in the next epoch.
+    # An image looks otherwise in the next epoch.
     (one, two) = [(b.images[k], b.sizes[k]) for b in first for k in range(2) if b.image_ids[k] == 0]
     assert one[1] != two[1] or not torch.equal(one[0], two[0])
 
@@ -153,13 +153,13 @@ def test_pictures_are_normalised_and_padded(dataset: CocoDataset) -> None:
     for image, size, target, image_id in zip(*batch, strict=True):
         assert isinstance(image_id, int)
         sample = dataset[image_id]
-        height, width = sample.picture.size
+        height, width = sample.info.size
         assert size == (height, width)
         expected = (sample.image.numpy() - mean[:, None, None]) / std[:, None, None]
         assert np.abs(image[:, :height, :width].numpy() - expected).max() < 1e-5
         assert not image[:, height:].any()
         assert not image[:, :, width:].any()
-        assert np.array_equal(target["boxes"].numpy(), sample.picture.objects.boxes)
+        assert np.array_equal(target["boxes"].numpy(), sample.info.objects.boxes)
         assert target["labels"].tolist() == [1, 1]
         assert (target["masks"].dtype, tuple(target["masks"].shape)) == (torch.bool, (2, 64, 64))
         for box, mask in zip(target["boxes"].int().tolist(), target["masks"], strict=True):
@@ -190,7 +190,7 @@ def test_evaluation_sees_each_picture_as_prediction_does(dataset: CocoDataset) -
         images, sizes = preprocess([sample.image for sample in samples], PREPROCESSING)
         assert torch.equal(batch.images, images)
         assert batch.sizes == sizes
-        assert batch.original_sizes == [sample.picture.size for sample in samples]
+        assert batch.original_sizes == [sample.info.size for sample in samples]
 
 
 def test_evaluation_batches_hold_pictures_of_one_padded_size(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_what_is_done_already_is_left_out_of_its_batches(tmp_path: Path) -> None
     images = [picture(n, 64, 64) for n in range(5)]
     dataset = CocoDataset.from_folder(write_folder(tmp_path, images, []), "train", training=False)
     assert [batch.image_ids for batch in _evaluated(dataset, batch_size=2)] == [[0, 1], [2, 3], [4]]
-    # Not [0, 4]: what is computed of a picture may depend, in its last bits, on those beside it.
+    # Not [0, 4]: what is computed of an image may depend, in its last bits, on those beside it.
     assert [batch.image_ids for batch in _evaluated(dataset, batch_size=2, done={1, 2, 3})] == [[0], [4]]
     shares = [_evaluated(dataset, batch_size=2, done=[2, 3], rank=rank, world_size=2) for rank in range(2)]
     assert [[batch.image_ids for batch in share] for share in shares] == [[[0, 1]], [[4]]]
@@ -252,7 +252,7 @@ def test_a_picture_that_cannot_be_read_is_named_in_one_line(workers: int, tmp_pa
         evaluation_loader(dataset, PREPROCESSING, batch_size=2, workers=workers),
     ]
     for loader in loaders:
-        with pytest.raises(ImageError, match=r"^.*1\.png: not a picture in a format that is read [^\n]*$"):
+        with pytest.raises(ImageError, match=r"^.*1\.png: not an image in a format that is read [^\n]*$"):
             next(loader)
 
 
@@ -276,5 +276,5 @@ def test_numbers_out_of_range(values: dict[str, Any], complaint: str, dataset: C
 
 
 def test_there_must_be_something_to_train_on() -> None:
-    with pytest.raises(ConfigError, match="the dataset has no pictures; there is nothing to train on"):
+    with pytest.raises(ConfigError, match="the dataset has no images; there is nothing to train on"):
         train_loader([], AUGMENT, PREPROCESSING, batch_size=2, seed=0)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.dataset import Dataset, ImageInfo
 from fpg_zoo.data.loader import train_loader
 from fpg_zoo.data.masks import RunLengths, decode
-from fpg_zoo.data.shapes import PICTURES, SIZE, ShapesDataset, write_coco
+from fpg_zoo.data.shapes import NUM_IMAGES, SIZE, ShapesDataset, write_coco
 from fpg_zoo.data.shapes import scenes as shapes_scenes
 from fpg_zoo.data.shapes.outlines import (
     CLASSES,
@@ -47,10 +47,10 @@ SCENES = 60  # that are looked at, of each split
 def _digest(dataset: ShapesDataset, index: int) -> str:
     """Of a scene's pixels and all that its annotations say."""
     sample = dataset[index]
-    objects = sample.picture.objects
+    objects = sample.info.objects
     assert objects.masks is not None
     masks = [mask.counts.decode() for mask in objects.masks if isinstance(mask, RunLengths)]
-    said = [objects.boxes.tolist(), objects.labels.tolist(), masks, objects.ids, sample.picture.image_id]
+    said = [objects.boxes.tolist(), objects.labels.tolist(), masks, objects.ids, sample.info.image_id]
     return hashlib.sha256(sample.image.numpy().tobytes() + json.dumps(said).encode()).hexdigest()
 
 
@@ -120,7 +120,7 @@ def test_a_scene_depends_on_its_index_only(dataset: ShapesDataset) -> None:
 def test_masks_do_not_change_the_rest(dataset: ShapesDataset) -> None:
     plain = ShapesDataset(dataset.split, SCENES)
     assert torch.equal(plain[2].image, dataset[2].image)
-    ours, theirs = plain.picture(2), dataset.picture(2)
+    ours, theirs = plain.image_info(2), dataset.image_info(2)
     assert np.array_equal(ours.objects.boxes, theirs.objects.boxes)
     assert (ours.objects.masks, ours.crowds.masks, theirs.crowds.masks) == (None, None, ())
 
@@ -142,8 +142,8 @@ def test_the_dataset_says_what_it_has(dataset: ShapesDataset) -> None:
     assert a_dataset.class_names == tuple(CLASSES)
     assert (len(CLASSES), dataset.category_ids) == (10, tuple(range(1, 11)))
     assert len(dataset) == SCENES
-    assert [len(ShapesDataset(split)) for split in ("train", "val")] == [PICTURES["train"], PICTURES["val"]]
-    picture = dataset.picture(4)
+    assert [len(ShapesDataset(split)) for split in ("train", "val")] == [NUM_IMAGES["train"], NUM_IMAGES["val"]]
+    picture = dataset.image_info(4)
     assert (picture.image_id, picture.size, picture.file) == (5, SIZE, Path(dataset.split, "000005.png"))
     assert len(picture.crowds) == 0
     image = dataset[4].image
@@ -153,7 +153,7 @@ def test_the_dataset_says_what_it_has(dataset: ShapesDataset) -> None:
 def test_boxes_are_tight_around_disjoint_masks(dataset: ShapesDataset) -> None:
     ids = list[int | str]()
     for index in range(SCENES):
-        picture = dataset.picture(index)
+        picture = dataset.image_info(index)
         objects, bitmaps = picture.objects, _bitmaps(picture)
         assert 1 <= len(objects) == len(bitmaps) == len(objects.labels) <= MOST_OBJECTS
         assert (objects.boxes.dtype, objects.labels.dtype) == (np.float32, np.int64)
@@ -173,7 +173,7 @@ def test_enough_of_each_object_is_visible(dataset: ShapesDataset) -> None:
     whole = hidden = 0
     for index in range(SCENES):
         objects = scene(({"train": 0, "val": 1}[dataset.split], index), SIZE).objects
-        for thing, bitmap in zip(objects, _bitmaps(dataset.picture(index)), strict=True):
+        for thing, bitmap in zip(objects, _bitmaps(dataset.image_info(index)), strict=True):
             pixels = np.count_nonzero(thing.stamp.cover >= 2)
             seen = np.count_nonzero(bitmap)
             assert seen >= LEAST_PIXELS
@@ -292,7 +292,7 @@ def test_objects_stand_out_from_what_is_behind() -> None:
         pixels = dataset[index].image.permute(1, 2, 0).numpy().astype(float)
         background = scene((0, index), SIZE).owner < 0
         for bitmap, (x1, y1, x2, y2) in zip(
-            _bitmaps(dataset.picture(index)), dataset.picture(index).objects.boxes.astype(int), strict=True
+            _bitmaps(dataset.image_info(index)), dataset.image_info(index).objects.boxes.astype(int), strict=True
         ):
             near = np.zeros_like(bitmap)
             near[max(y1 - 8, 0) : y2 + 8, max(x1 - 8, 0) : x2 + 8] = True
@@ -315,9 +315,9 @@ def test_written_scenes_are_read_back(dataset: ShapesDataset, tmp_path: Path) ->
     for index in range(8):
         ours, theirs = dataset[index], read[index]
         assert torch.equal(ours.image, theirs.image)
-        assert (ours.picture.image_id, ours.picture.size) == (theirs.picture.image_id, theirs.picture.size)
-        assert tmp_path / ours.picture.file == theirs.picture.file
-        one, other = ours.picture.objects, theirs.picture.objects
+        assert (ours.info.image_id, ours.info.size) == (theirs.info.image_id, theirs.info.size)
+        assert tmp_path / ours.info.file == theirs.info.file
+        one, other = ours.info.objects, theirs.info.objects
         assert np.array_equal(one.boxes, other.boxes)
         assert np.array_equal(one.labels, other.labels)
         assert (one.masks, one.ids) == (other.masks, other.ids)
@@ -365,7 +365,7 @@ def test_it_is_trained_on_like_any_other() -> None:
     ("wrong", "complaint"),
     [
         ({"split": "test"}, "split='test': use one of 'train', 'val'"),
-        ({"pictures": 0}, "pictures=0: it takes a whole number of at least 1"),
+        ({"num_images": 0}, "num_images=0: it takes a whole number of at least 1"),
         ({"size": (31, 64)}, r"size=\(31, 64\): its sides take at least 32 pixels"),
         ({"size": (64, 1025)}, r"size\[1\]=1025: it takes at most 1024"),
         ({"size": 64}, "size=64: give a tuple"),
@@ -382,18 +382,18 @@ def test_pictures_of_other_sizes(size: tuple[int, int]) -> None:
     for index in range(10):
         sample = dataset[index]
         assert tuple(sample.image.shape) == (3, *size)
-        assert len(sample.picture.objects) >= 1
-        assert _bitmaps(sample.picture).shape[1:] == size
+        assert len(sample.info.objects) >= 1
+        assert _bitmaps(sample.info).shape[1:] == size
 
 
 def test_no_scene_beyond_the_last(dataset: ShapesDataset) -> None:
     for index in (-1, SCENES):
-        with pytest.raises(IndexError, match=rf"picture {index}: there are {SCENES}, from 0 on"):
+        with pytest.raises(IndexError, match=rf"image {index}: there are {SCENES}, from 0 on"):
             dataset[index]
 
 
 def test_a_first_object_that_finds_no_place_is_followed_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many are out of the picture, a scene has an object."""
+    """However many are out of the image, a scene has an object."""
     real, calls = shapes_scenes._place, []
 
     def outside(*given: Any) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Pascal VOC folders become COCO folders; what is wrong in them is reported with the picture's name and left out."""
+"""Pascal VOC folders become COCO folders; what is wrong in them is reported with the image's name and left out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_boxes_and_classes(tmp_path: Path) -> None:
         {"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH},
         {"id": 2, "file_name": "b.jpg", "height": HEIGHT, "width": WIDTH},
     ]
-    # Pixels 5..14 and 6..25, from 1 and the last one in: 10 x 20 from (4, 5); 1..40 and 1..48 are the whole picture.
+    # Pixels 5..14 and 6..25, from 1 and the last one in: 10 x 20 from (4, 5); 1..40 and 1..48 are the whole image.
     rows = [(row["image_id"], row["category_id"], row["bbox"], row["iscrowd"]) for row in content["annotations"]]
     assert rows == [(1, 1, [0.5, 1, 2.5, 3.5], 0), (2, 1, [4, 5, 10, 20], 0), (2, 2, [0, 0, WIDTH, HEIGHT], 1)]
     assert [row["area"] for row in content["annotations"]] == [8.75, 200, WIDTH * HEIGHT]
@@ -59,7 +59,7 @@ def test_splits_share_pictures_classes_and_ids(tmp_path: Path) -> None:
         (voc_object("cell", 9, 9, 9, 9), "box of no size"),
         (voc_object("cell", 9, 9, 12, 9), "box of no size"),
         (voc_object("cell", 9, 9, 5, 12), "box of no size"),
-        (voc_object("cell", 41, 9, 45, 12), "box outside its picture"),
+        (voc_object("cell", 41, 9, 45, 12), "box outside its image"),
         (voc_object("cell", 1, 9, 45), "box that is not four numbers"),
         (voc_object("cell", 1, 9, 45, "x"), "box that is not four numbers"),
         (voc_object("cell", 1, 9, 45, "nan"), "box that is not four numbers"),
@@ -71,7 +71,7 @@ def test_splits_share_pictures_classes_and_ids(tmp_path: Path) -> None:
 )
 def test_an_object_that_cannot_be_used(wrong: str, kind: str, tmp_path: Path) -> None:
     done = convert_voc(write_voc(tmp_path / "voc", {"a": voc_xml(GOOD, wrong)}), tmp_path / "out")
-    assert done.report.found == {kind: ("a/object[1]",)}
+    assert done.report.ids_by_problem == {kind: ("a/object[1]",)}
     assert [row["bbox"] for row in _content(tmp_path / "out", "all")["annotations"]] == [[4, 5, 10, 20]]
 
 
@@ -79,7 +79,7 @@ def test_boxes_are_clipped_to_their_picture(tmp_path: Path) -> None:
     # From 0 counts as a slip of one pixel; 4 pixels out at the right are told.
     objects = (voc_object("cell", 0, 0, 10, 10), voc_object("cell", 31, 1, 44, 10))
     done = convert_voc(write_voc(tmp_path / "voc", {"a": voc_xml(*objects)}), tmp_path / "out")
-    assert done.report.found == {"box that reaches out of its picture (clipped)": ("a/object[1]",)}
+    assert done.report.ids_by_problem == {"box that reaches out of its image (clipped)": ("a/object[1]",)}
     rows = _content(tmp_path / "out", "all")["annotations"]
     assert [row["bbox"] for row in rows] == [[0, 0, 10, 10], [30, 0, 10, 10]]
 
@@ -101,7 +101,7 @@ OUTSIDE = f'<!DOCTYPE a SYSTEM "file:///etc/passwd">{voc_xml(GOOD)}'
 )
 def test_an_annotation_file_that_cannot_be_used(text: str, kind: str, tmp_path: Path) -> None:
     done = convert_voc(write_voc(tmp_path / "voc", {"a": text, "b": voc_xml(GOOD)}), tmp_path / "out")
-    assert done.report.found == {kind: ("a",)}
+    assert done.report.ids_by_problem == {kind: ("a",)}
     assert [entry["file_name"] for entry in _content(tmp_path / "out", "all")["images"]] == ["b.jpg"]
 
 
@@ -111,10 +111,10 @@ def test_pictures_that_cannot_be_used(tmp_path: Path) -> None:
     (folder / "JPEGImages" / "gone.jpg").unlink()
     (folder / "JPEGImages" / "damaged.jpg").write_bytes(b"nothing")
     done = convert_voc(folder, tmp_path / "out")
-    assert done.report.found == {
-        "listed picture without an annotation file": ("../good", "listed"),
-        "picture that cannot be read": ("damaged",),
-        "picture whose file is not there": ("gone",),
+    assert done.report.ids_by_problem == {
+        "listed image without an annotation file": ("../good", "listed"),
+        "image that cannot be read": ("damaged",),
+        "image whose file is not there": ("gone",),
     }
     assert done.splits["train"] == Split(1, 1, 0)
 
@@ -122,8 +122,8 @@ def test_pictures_that_cannot_be_used(tmp_path: Path) -> None:
 def test_a_size_that_is_not_the_pictures(tmp_path: Path) -> None:
     annotations = {"a": voc_xml(GOOD, width=99), "b": voc_xml(GOOD, width=0, height=0), "c": voc_xml(GOOD)}
     done = convert_voc(write_voc(tmp_path / "voc", annotations), tmp_path / "out")
-    kind = "picture of another size than its annotation says (the picture's taken)"
-    assert done.report.found == {kind: ("a", "b")}
+    kind = "image of another size than its annotation says (the image's taken)"
+    assert done.report.ids_by_problem == {kind: ("a", "b")}
     assert {(entry["height"], entry["width"]) for entry in _content(tmp_path / "out", "all")["images"]} == {
         (HEIGHT, WIDTH)
     }
@@ -201,10 +201,10 @@ def test_blood_cells(data_folder: Path, tmp_path: Path) -> None:
     # Counted in the XML with another parser: 4888 objects (RBC 4155, WBC 372, Platelets 361), two of no size.
     assert done.summary().splitlines() == [
         f"{tmp_path}/out: 3 classes, Platelets, RBC, WBC",
-        "  train: 205 pictures with 2804 objects and 0 difficult ones",
-        "  val: 87 pictures with 1137 objects and 0 difficult ones",
-        "  trainval: 292 pictures with 3941 objects and 0 difficult ones",
-        "  test: 72 pictures with 945 objects and 0 difficult ones",
+        "  train: 205 images with 2804 objects and 0 difficult ones",
+        "  val: 87 images with 1137 objects and 0 difficult ones",
+        "  trainval: 292 images with 3941 objects and 0 difficult ones",
+        "  test: 72 images with 945 objects and 0 difficult ones",
         "  2 x box of no size: BloodImage_00338/object[12], BloodImage_00343/object[3]",
     ]
     assert 3941 + 945 == 4155 + 372 + 361 - 2

@@ -96,7 +96,7 @@ def _latin(declared: str) -> bytes:
     ],
 )
 def test_an_encoding_that_is_none_or_another(content: bytes, tmp_path: Path) -> None:
-    assert _converted(tmp_path, content).report.found == {ENCODING: ("a",)}
+    assert _converted(tmp_path, content).report.ids_by_problem == {ENCODING: ("a",)}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_lists_of_names_by_other_systems(head: str, end: str, encoding: str, tmp
     text = head + end.join(["000001", "", "  猫 ", ""])
     (folder / "ImageSets" / "Main" / "train.txt").write_bytes(text.encode(encoding))
     done = convert_voc(folder, tmp_path / "out")
-    assert (done.splits["train"].pictures, bool(done.report)) == (2, False)
+    assert (done.splits["train"].image_count, bool(done.report)) == (2, False)
 
 
 def test_a_list_of_one_class_lists_its_images(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_list_of_one_class_lists_its_images(tmp_path: Path) -> None:
     lists = {"train": ["a  1", "b -1", "c\t0", "my 1", "x y  -1", "a 7", "d 1"]}
     done = convert_voc(write_voc(tmp_path / "voc", dict.fromkeys(names, voc_xml(GOOD)), lists), tmp_path / "out")
     assert _images(tmp_path / "out", "train") == ["a.jpg", "b.jpg", "c.jpg", "my 1.jpg", "x y.jpg"]
-    assert done.report.found == {"listed picture without an annotation file": ("a 7", "d 1")}
+    assert done.report.ids_by_problem == {"listed image without an annotation file": ("a 7", "d 1")}
 
 
 def test_accents_of_macos_in_names(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_accents_of_macos_in_names(tmp_path: Path) -> None:
     folder = write_voc(tmp_path / "voc", {composed: voc_xml(GOOD)}, {"train": [decomposed], "val": [composed]})
     (folder / "JPEGImages" / f"{composed}.jpg").rename(folder / "JPEGImages" / f"{decomposed}.jpg")
     done = convert_voc(folder, tmp_path / "out")
-    assert ({split.pictures for split in done.splits.values()}, bool(done.report)) == ({1}, False)
+    assert ({split.image_count for split in done.splits.values()}, bool(done.report)) == ({1}, False)
     assert len(CocoDataset.from_folder(tmp_path / "out", "train")) == 1
 
 
@@ -160,7 +160,7 @@ def test_what_other_systems_leave_in_folders_is_passed_over(tmp_path: Path) -> N
         (folder / "JPEGImages" / name).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        ")
     (folder / "__MACOSX" / "Annotations").mkdir(parents=True)
     done = convert_voc(folder, tmp_path / "out")
-    assert (done.splits["all"].pictures, bool(done.report)) == (2, False)
+    assert (done.splits["all"].image_count, bool(done.report)) == (2, False)
 
 
 @pytest.mark.parametrize(("annotation", "image"), [("a.XML", "a.JPG"), ("a.Xml", "a.jpg"), ("a.xml", "a.JPEG")])
@@ -194,14 +194,14 @@ def test_of_images_of_one_name_the_annotation_decides(filename: str, image: str 
     done = convert_voc(folder, tmp_path / "out")
     taken = "image with others of its name and other endings beside it (the one that the annotation names is taken)"
     left_out = "several images of one name, of which the annotation names none"
-    assert done.report.found == {taken if image else left_out: ("a",)}
+    assert done.report.ids_by_problem == {taken if image else left_out: ("a",)}
     assert _images(tmp_path / "out") == ([image] if image else []) + ["b.jpg"]
 
 
 def test_two_annotation_files_of_one_name_contradict_each_other(tmp_path: Path) -> None:
     folder = write_voc(tmp_path / "voc", {"a": voc_xml(GOOD), "b": voc_xml(GOOD)})
     (folder / "Annotations" / "a.XML").write_text(voc_xml(voc_object("dot", 1, 1, 9, 9)))
-    assert convert_voc(folder, tmp_path / "out").report.found == {"two annotation files of one name": ("a",)}
+    assert convert_voc(folder, tmp_path / "out").report.ids_by_problem == {"two annotation files of one name": ("a",)}
     assert _images(tmp_path / "out") == ["b.jpg"]
 
 
@@ -214,7 +214,7 @@ def test_names_are_looked_up_and_never_opened(tmp_path: Path) -> None:
     text = voc_xml(GOOD).replace("<filename>x<", f"<folder>/</folder><filename>{tmp_path}/private.jpg<")
     names = ("../private", "../../private", str(tmp_path / "private"), "..\\..\\private", "a/../../../private", "a\0")
     done = convert_voc(write_voc(tmp_path / "voc", {"a": text}, {"train": ["a", *names]}), tmp_path / "out")
-    assert done.report.found == {"listed picture without an annotation file": tuple(sorted(names))}
+    assert done.report.ids_by_problem == {"listed image without an annotation file": tuple(sorted(names))}
     assert (done.class_names, _images(tmp_path / "out", "train")) == (("cell",), ["a.jpg"])
 
 
@@ -235,7 +235,7 @@ def test_what_is_no_file_in_place_of_an_annotation_file_or_an_image(kind: str, t
         else:
             file.symlink_to(file.name)
     done = convert_voc(folder, tmp_path / "out")
-    assert done.report.found == {UNREADABLE: ("a",), "picture that cannot be read": ("b",)}
+    assert done.report.ids_by_problem == {UNREADABLE: ("a",), "image that cannot be read": ("b",)}
     assert _images(tmp_path / "out") == ["c.jpg"]
 
 
@@ -264,7 +264,7 @@ def test_xml_that_is_made_to_exhaust(content: str, kind: str, tmp_path: Path) ->
     done = _converted(tmp_path, content.encode())
     assert time.perf_counter() - begin < 30
     kind = "annotation file with a document type, which can make it endless" if kind == "DOCTYPE" else kind
-    assert done.report.found.get(kind, ()) == (() if kind == "none" else ("a",))
+    assert done.report.ids_by_problem.get(kind, ()) == (() if kind == "none" else ("a",))
     assert _images(tmp_path / "out")[-1] == "good.jpg"
 
 
@@ -303,7 +303,7 @@ def test_a_damaged_png_is_found_before_it_is_trained_on(tmp_path: Path) -> None:
     draw_picture(folder / "JPEGImages" / "a.png", WIDTH, HEIGHT)
     content = (folder / "JPEGImages" / "a.png").read_bytes()
     (folder / "JPEGImages" / "a.png").write_bytes(content[: len(content) // 2])
-    assert convert_voc(folder, tmp_path / "out").report.found == {"picture that cannot be read": ("a",)}
+    assert convert_voc(folder, tmp_path / "out").report.ids_by_problem == {"image that cannot be read": ("a",)}
 
 
 def test_what_is_printed_of_names_is_printable(tmp_path: Path) -> None:
@@ -311,5 +311,5 @@ def test_what_is_printed_of_names_is_printable(tmp_path: Path) -> None:
     folder = write_voc(tmp_path / "voc", {"e\x1b[2Jx": voc_xml(voc_object(name, 5, 6, 14, 25), width=9)})
     summary = convert_voc(folder, tmp_path / "out").summary()
     assert "1 classes, a\\u202eb\\n  \\u2028c" in summary
-    assert "1 x picture of another size than its annotation says (the picture's taken): e\\x1b[2Jx" in summary
+    assert "1 x image of another size than its annotation says (the image's taken): e\\x1b[2Jx" in summary
     assert all(line.isprintable() for line in summary.split("\n"))

@@ -244,7 +244,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight pictures of 640x640, with two objects each, and the script."""
+    """Eight images of 640x640, with two objects each, and the script."""
     images = [picture(number, SIDE, SIDE) for number in range(8)]
     annotations = [
         annotation(2 * number + k, number, [50, 60 + 200 * k, 300, 150], segmentation=rectangle(50, 60, 350, 410))

@@ -20,7 +20,7 @@ from tiny_models import tiny_model
 from training_runs import make_data, small_model
 
 from fpg_zoo.data.shapes import ShapesDataset
-from fpg_zoo.evaluation.coco_metrics import FIGURES
+from fpg_zoo.evaluation.coco_metrics import METRICS
 from fpg_zoo.evaluation.detect import detections_of, evaluate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -91,7 +91,7 @@ def test_figures_are_those_of_pycocotools_of_each_class_too(alone: Alone) -> Non
     assert list(told) == ["box", "mask"]
     for label, kind in IOU_TYPES.items():
         figures, classes = _pycocotools(alone.truth, json.loads(alone.results), kind)
-        assert told[label]["figures"] == pytest.approx(dict(zip(FIGURES, figures, strict=True)), abs=1e-9)
+        assert told[label]["figures"] == pytest.approx(dict(zip(METRICS, figures, strict=True)), abs=1e-9)
         assert 0.1 < told[label]["figures"]["AP"] < 0.9  # something to compare
         assert len(classes) > 5
         assert len(told[label]["classes"]) == 80
@@ -192,7 +192,7 @@ def test_a_model_and_data_of_other_classes_are_refused_with_the_difference(tmp_p
 
 @pytest.mark.parametrize("precision", [(), ("--dtype", "bf16")])
 def test_the_procedural_scenes(precision: tuple[str, ...], tmp_path: Path) -> None:
-    shapes = ShapesDataset("val", pictures=3)
+    shapes = ShapesDataset("val", num_images=3)
     model = renamed(tiny_model("retinanet_nano_fpg"), shapes.class_names)
     model.save_pretrained(tmp_path / "model.safetensors")
     options = ["--checkpoint", tmp_path / "model.safetensors", "--data", "shapes", "--limit", 3, "--device", "cpu"]
@@ -214,7 +214,7 @@ def test_the_procedural_scenes(precision: tuple[str, ...], tmp_path: Path) -> No
     ("arguments", "cause"),
     [
         ((), "nothing to evaluate: give --model NAME"),
-        (("--model", NAME), "no pictures: give --data DIR"),
+        (("--model", NAME), "no images: give --data DIR"),
         (("--model", "mask_rcnn", "--data", "shapes"), "no model 'mask_rcnn' in the zoo"),
         (("--model", NAME, "--data", "shapes", "--limit", "0"), "--limit 0: it takes at least 1"),
         (("--model", NAME, "--data", "shapes", "--batch-size", "0"), "--batch-size 0: it takes at least 1"),
@@ -249,11 +249,11 @@ def test_what_was_begun_goes_on_with_the_same_settings_only(tmp_path: Path) -> N
     options += ["--workers", 0, "--batch-size", 1, "--save", tmp_path / "r.json"]
     ended = run("eval", *options)
     assert ended.code == 2
-    assert "003.png: not a picture in a format that is read" in ended.err.splitlines()[-1]
+    assert "003.png: not an image in a format that is read" in ended.err.splitlines()[-1]
     part = tmp_path / "r.json.part-0.jsonl"
     kept = part.read_bytes()
     assert _images_in(part) == [1, 2]
-    for other, cause in ((("--limit", 2), "number of pictures 3, now 2"), (("--dtype", "bf16"), "precision float32")):
+    for other, cause in ((("--limit", 2), "number of images 3, now 2"), (("--dtype", "bf16"), "precision float32")):
         ended = run("eval", *options, *other)
         assert ended.code == 2
         line = ended.err.splitlines()[-1]

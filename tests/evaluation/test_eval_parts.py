@@ -24,7 +24,7 @@ from fpg_zoo.errors import ConfigError, StorageError
 from fpg_zoo.evaluation.partial_results import Parts
 from fpg_zoo.locks import file_lock
 
-SETTINGS: dict[str, Any] = {"model": "one", "number of pictures": 4}
+SETTINGS: dict[str, Any] = {"model": "one", "number of images": 4}
 # 0.1 is not a float32, and 1/3 has no short decimal: both come back as they were.
 ROWS = [{"image_id": 1, "score": 0.1}, {"image_id": 1, "score": 1 / 3}]
 
@@ -69,7 +69,7 @@ def test_a_line_that_cannot_be_read_counts_for_nothing(tmp_path: Path) -> None:
     for line in (b"\0\0\0\n", b"5\n", b"[[1]]\n", b"[[[], []]]\n", b"\xff\n"):
         file.write_bytes(file.read_bytes() + line)
     _written(tmp_path, 0, [(2, [])])
-    with pytest.warns(UserWarning, match=rf"^{file}: 5 damaged lines; their pictures are looked at again$"):
+    with pytest.warns(UserWarning, match=rf"^{file}: 5 damaged lines; their images are looked at again$"):
         assert _parts(tmp_path).done() == {1: [], 2: []}
 
 

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from test_evaluation import KNOWN
 
-from fpg_zoo.evaluation.coco_metrics import FIGURES, IouType, coco_scores
+from fpg_zoo.evaluation.coco_metrics import METRICS, IouType, coco_scores
 
 LABELS: dict[IouType, str] = {"bbox": "box", "segm": "mask"}
 
@@ -43,14 +43,14 @@ def test_cocos_known_answers(kind: IouType, data_folder: Path, tmp_path: Path) -
     label = LABELS[kind]
     figures = json.loads((tmp_path / "f.json").read_text())[label]["figures"]
     # The published ones have three digits; pycocotools itself has the others.
-    assert [float(f"{figures[name]:.3f}") for name in FIGURES] == KNOWN[kind]
+    assert [float(f"{figures[name]:.3f}") for name in METRICS] == KNOWN[kind]
     with contextlib.redirect_stdout(io.StringIO()):
         annotations = COCO(str(truth))
         judged = COCOeval(annotations, annotations.loadRes(str(rows)), kind)
         judged.evaluate()
         judged.accumulate()
         judged.summarize()
-    assert [figures[name] for name in FIGURES] == pytest.approx(judged.stats.tolist(), abs=1e-6)
+    assert [figures[name] for name in METRICS] == pytest.approx(judged.stats.tolist(), abs=1e-6)
     lines = done.out.splitlines()
     assert lines[0].split() == [label]
     assert lines[1].split() == ["AP", f"{KNOWN[kind][0]:.3f}"]
@@ -67,7 +67,7 @@ def test_perfect_detections_score_one_crowds_included(data_folder: Path, tmp_pat
     told = _eval(tmp_path, rows, annotations)
     for label in ("box", "mask"):
         figures = told[label]["figures"]
-        assert [figures[name] for name in FIGURES[:6]] == pytest.approx([1.0] * 6)
+        assert [figures[name] for name in METRICS[:6]] == pytest.approx([1.0] * 6)
         with_truth = {row["category_id"] for row in annotations["annotations"] if not row["iscrowd"]}
         scored = [value for value in told[label]["classes"].values() if value is not None]
         assert scored == pytest.approx([1.0] * len(with_truth))
@@ -80,7 +80,7 @@ def test_an_empty_file_scores_zero(data_folder: Path, tmp_path: Path) -> None:
     assert set(told["mask"]["classes"].values()) == {0.0, None}
 
 
-# By hand: two pictures of 20 x 10 pixels, a block of 6 x 4 in each.
+# By hand: two images of 20 x 10 pixels, a block of 6 x 4 in each.
 
 
 def _rle(x: int, y: int, width: int, height: int) -> dict[str, Any]:
@@ -140,8 +140,8 @@ def test_nothing_that_is_given_is_changed() -> None:
         entry |= {"area": 24, "iscrowd": 0}
     before, rows = copy.deepcopy(given), [copy.deepcopy(ROW)]
     for kind in LABELS:
-        assert coco_scores(given, rows, kind, [0, "b"]).figures["AP"] == pytest.approx(0.5)
-        assert coco_scores(given, rows, kind, [0]).figures["AP"] == pytest.approx(1.0)
+        assert coco_scores(given, rows, kind, [0, "b"]).metrics["AP"] == pytest.approx(0.5)
+        assert coco_scores(given, rows, kind, [0]).metrics["AP"] == pytest.approx(1.0)
     assert given == before
     assert rows == [ROW]
 
@@ -163,7 +163,7 @@ def test_nothing_that_is_given_is_changed() -> None:
         ({"bbox": [1, 2, 3]}, "has bbox [1, 2, 3], which is not four numbers"),
         ({"bbox": [1, 2, 3, float("nan")]}, "has bbox [1, 2, 3, nan], which is not four numbers"),
         ({"bbox": [1, float("-inf"), 3, 4]}, "has bbox [1, -inf, 3, 4], which is not four numbers"),
-        ({"bbox": [1, 2, 3, 1e10]}, "has bbox [1, 2, 3, 10000000000.0], which lies in no picture"),
+        ({"bbox": [1, 2, 3, 1e10]}, "has bbox [1, 2, 3, 10000000000.0], which lies in no image"),
         ({"bbox": None}, "has bbox None, which is not four numbers"),
         ({"segmentation": None}, "has a segmentation that is no RLE or polygons of its 20x10 pixels"),
         ({"segmentation": [[1, 2, 3]]}, "has a segmentation that is no RLE"),
@@ -265,7 +265,7 @@ def _changed(part: str, **changes: Any) -> dict[str, Any]:
         ),
         (_changed("annotations", iscrowd="no"), "(1 x iscrowd that is neither 0 nor 1: x)"),
         (_changed("annotations", image_id=None), "(1 x annotation of an unknown image id: x)"),
-        (TRUTH | {"annotations": []}, "nothing to evaluate: no picture has an object"),
+        (TRUTH | {"annotations": []}, "nothing to evaluate: no image has an object"),
     ],
 )
 def test_what_is_no_annotation_file(content: Any, complaint: str, tmp_path: Path) -> None:

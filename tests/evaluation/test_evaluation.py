@@ -10,7 +10,7 @@ import pytest
 from tiny_models import tiny_model
 
 from fpg_zoo.data.coco import CocoDataset
-from fpg_zoo.evaluation.coco_metrics import FIGURES, IouType, coco_summary
+from fpg_zoo.evaluation.coco_metrics import METRICS, IouType, coco_summary
 from fpg_zoo.evaluation.detect import detections_of, evaluate
 from fpg_zoo.inference.predictor import Predictor
 
@@ -27,7 +27,7 @@ def test_cocos_known_answers(kind: IouType, data_folder: Path) -> None:
     annotations = json.loads((folder / "instances_val2014_100.json").read_text())
     results = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
     figures = coco_summary(annotations, results, kind, [image["id"] for image in annotations["images"]])
-    assert list(figures) == list(FIGURES)
+    assert list(figures) == list(METRICS)
     assert list(figures.values()) == pytest.approx(KNOWN[kind], abs=5e-4 + 1e-9)
 
 
@@ -55,7 +55,7 @@ def test_no_detections_score_zero(kind: IouType, data_folder: Path) -> None:
 def test_a_models_detections_are_those_of_the_predictor_in_the_files_ids(data_folder: Path) -> None:
     dataset = CocoDataset.from_folder(data_folder / "coco", "val2017", masks=True, training=False)
     model = tiny_model("mask_rcnn_nano_fpg")
-    first = [dataset.picture(index) for index in range(3)]
+    first = [dataset.image_info(index) for index in range(3)]
     rows = detections_of(model, _Few(dataset, 3), dataset.category_ids)
     for picture in first:
         (expected,) = Predictor(model)([picture.file])
@@ -64,11 +64,11 @@ def test_a_models_detections_are_those_of_the_predictor_in_the_files_ids(data_fo
         assert [row["category_id"] for row in found] == [row["category_id"] for row in wanted]
         assert [row["score"] for row in found] == pytest.approx([row["score"] for row in wanted], abs=1e-5)
     figures = evaluate(model, _Few(dataset, 3), dataset.category_ids, batch_size=2)
-    assert list(figures) == [f"{kind}_{name}" for kind in ("box", "mask") for name in FIGURES]
+    assert list(figures) == [f"{kind}_{name}" for kind in ("box", "mask") for name in METRICS]
 
 
 class _Few:
-    """The first pictures of a data set."""
+    """The first images of a data set."""
 
     def __init__(self, dataset: CocoDataset, count: int) -> None:
         self.class_names = dataset.class_names
@@ -80,5 +80,5 @@ class _Few:
     def __getitem__(self, index: int) -> Any:
         return self._dataset[index]
 
-    def picture(self, index: int) -> Any:
-        return self._dataset.picture(index)
+    def image_info(self, index: int) -> Any:
+        return self._dataset.image_info(index)

@@ -97,7 +97,7 @@ def test_an_image_from_elsewhere_is_not_in_the_page(
     _dataset(home / "set", str(home / "private" / "p.png") if name == "ABSOLUTE" else name)
     _report(home / "set", tmp_path / "r.html", by)
     assert _colors(tmp_path / "r.html") == [_near(OWN)]
-    (note,) = re.findall(r'<p class="note">Without the picture: ([^<]*)', (tmp_path / "r.html").read_text("utf-8"))
+    (note,) = re.findall(r'<p class="note">Without the image: ([^<]*)', (tmp_path / "r.html").read_text("utf-8"))
     folder = home / "set" if by == "data" else home / "set" / "val"
     assert f": leads out of {folder}; copy the image into this folder to have it shown" in note
 
@@ -143,4 +143,4 @@ def test_a_converted_image_from_elsewhere_is_read_and_not_shown(home: Path, tmp_
     assert (tmp_path / "set" / "images" / "out.png").readlink() == home / "private" / "p.png"
     _report(tmp_path / "set", tmp_path / "r.html", "data")
     assert _colors(tmp_path / "r.html") == [_near(OWN)]
-    assert "2 pictures" in run("convert-data", voc, tmp_path / "set").out
+    assert "2 images" in run("convert-data", voc, tmp_path / "set").out

@@ -17,8 +17,8 @@ from fpg_zoo.evaluation.report.coco_rows import overlaps
 from fpg_zoo.evaluation.report.confusion import (
     IGNORED,
     NO_OBJECT,
-    Matched,
-    Tally,
+    ConfusionCounter,
+    Matches,
     match,
     rates,
     steps_of,
@@ -40,7 +40,7 @@ DETECTIONS = [
 FOUND = [IGNORED, NO_OBJECT, 0, 1, NO_OBJECT, NO_OBJECT, NO_OBJECT]
 
 
-def _matched() -> Matched:
+def _matched() -> Matches:
     rows = [{"bbox": box} for box, _, _ in DETECTIONS]
     truth = [{"bbox": box, "iscrowd": crowd} for box, _, crowd in TRUTH]
     scores = np.array([score for _, _, score in DETECTIONS])
@@ -49,11 +49,11 @@ def _matched() -> Matched:
     crowds = np.array([bool(crowd) for _, _, crowd in TRUTH])
     ious = overlaps("bbox", rows, truth, None)
     found = match(ious, scores, labels, truth_labels, crowds)
-    return Matched(steps_of(scores, thresholds_of(scores)), labels, found, truth_labels, crowds)
+    return Matches(steps_of(scores, thresholds_of(scores)), labels, found, truth_labels, crowds)
 
 
 def test_each_detection_finds_the_best_free_object_from_the_highest_score_on() -> None:
-    assert _matched().found.tolist() == FOUND
+    assert _matched().object_of.tolist() == FOUND
 
 
 def test_of_equal_overlaps_the_own_class_comes_first_then_the_earlier() -> None:
@@ -70,10 +70,10 @@ def test_an_overlap_of_a_half_is_enough() -> None:
 
 
 def test_confusion_by_hand() -> None:
-    tally = Tally(3)
+    tally = ConfusionCounter(3)
     tally.add(_matched())
     confusion = tally.confusion()
-    assert confusion.truth.tolist() == [2, 1, 0]
+    assert confusion.object_counts.tolist() == [2, 1, 0]
     # (class of the object, class of the detection, step, number), 3 being no object; the ignored one is in none.
     assert confusion.cells.tolist() == [
         [0, 0, 90, 1],
@@ -91,19 +91,19 @@ def test_confusion_by_hand() -> None:
         [1, 0, 0, 0, 0, 0, 0],
     ]
     # At 0.5 one of four detections is right, and one of three objects found: F1 = 2 / (4 + 3).
-    precision, recall, f1 = rates(right.sum(axis=0), wrong.sum(axis=0), confusion.truth.sum())
+    precision, recall, f1 = rates(right.sum(axis=0), wrong.sum(axis=0), confusion.object_counts.sum())
     assert (precision[50], recall[50], f1[50]) == pytest.approx((1 / 4, 1 / 3, 2 / 7))
     assert np.isnan(precision[91])
     assert (recall[91], f1[91]) == (0, 0)
 
 
 def test_two_pictures_add_up() -> None:
-    tally = Tally(3)
+    tally = ConfusionCounter(3)
     tally.add(_matched())
     tally.add(_matched())
-    once = Tally(3)
+    once = ConfusionCounter(3)
     once.add(_matched())
-    assert tally.confusion().truth.tolist() == [4, 2, 0]
+    assert tally.confusion().object_counts.tolist() == [4, 2, 0]
     assert tally.confusion().cells[:, 3].tolist() == [2] * 6
     assert tally.confusion().cells[:, :3].tolist() == once.confusion().cells[:, :3].tolist()
 
@@ -116,18 +116,18 @@ def test_each_mistake_counts_once() -> None:
 def test_nothing_at_all() -> None:
     none = np.zeros(0, dtype=np.int64)
     found = match(np.zeros((0, 0)), np.zeros(0), none, none, np.zeros(0, dtype=bool))
-    tally = Tally(2)
-    tally.add(Matched(none, none, found, none, np.zeros(0, dtype=bool)))
+    tally = ConfusionCounter(2)
+    tally.add(Matches(none, none, found, none, np.zeros(0, dtype=bool)))
     assert tally.confusion().cells.shape == (0, 4)
-    assert tally.confusion().classes_shown() == []
+    assert tally.confusion().visible_classes() == []
     assert tally.confusion().at_least()[0].tolist() == [[0] * 101] * 2
 
 
 def test_of_too_many_classes_those_with_most_objects_are_shown() -> None:
-    tally, none = Tally(300), np.zeros(0, dtype=np.int64)
+    tally, none = ConfusionCounter(300), np.zeros(0, dtype=np.int64)
     truth = np.concatenate([np.arange(200), np.arange(150, 200)])  # the last fifty have two objects each
-    tally.add(Matched(none, none, none, truth, np.zeros(len(truth), dtype=bool)))
-    assert tally.confusion().classes_shown() == [*range(50), *range(150, 200)]
+    tally.add(Matches(none, none, none, truth, np.zeros(len(truth), dtype=bool)))
+    assert tally.confusion().visible_classes() == [*range(50), *range(150, 200)]
 
 
 def test_thresholds_are_hundredths_where_scores_are_of_0_to_1() -> None:

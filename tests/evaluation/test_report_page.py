@@ -115,7 +115,7 @@ def test_hostile_names_are_texts(hostile: Path) -> None:
     assert [text.count(html.escape(name)) for name in names] == [2, 2]  # in the table and in the choice of curves
     assert text.count(html.escape(names[0][:29] + "…") + "</text>") == 3  # its objects' labels
     assert _data(text)["classes"] == names
-    assert text.count("<title>") == 1 + 4 + 5  # of the page, and of what is annotated and detected in one picture
+    assert text.count("<title>") == 1 + 4 + 5  # of the page, and of what is annotated and detected in one image
 
 
 def test_texts_that_end_elements_are_embedded_as_json() -> None:
@@ -139,7 +139,7 @@ def test_the_counts_are_those_by_hand(hostile: Path) -> None:
 def test_the_picture_with_mistakes_is_there_with_what_is_in_it(hostile: Path) -> None:
     text = hostile.read_text(encoding="utf-8")
     page = _Elements(text)
-    (image,) = page.named("image")  # the other picture has no mistakes
+    (image,) = page.named("image")  # the other image has no mistakes
     kind, _, encoded = str(image["href"]).partition(",")
     assert kind == "data:image/jpeg;base64"
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
@@ -194,7 +194,7 @@ def test_eighty_classes_stay_small_and_say_that_pictures_are_not_there(eighty: P
     text = eighty.read_text(encoding="utf-8")
     assert len(text) < 600_000
     assert text.count('<figure class="worst">') == 12
-    assert text.count("Without the picture: no folder of pictures was given") == 12
+    assert text.count("Without the image: no folder of images was given") == 12
     assert all(html.escape(name) in text for name in COCO_CLASSES)
 
 
@@ -248,7 +248,7 @@ def test_pictures_that_cannot_be_read_are_left_out_with_a_note(tmp_path: Path) -
         done = run(*options, "--images", tmp_path / "pictures", "--report", tmp_path / "r.html")
         assert done.code == 0, done.err
         text = (tmp_path / "r.html").read_text(encoding="utf-8")
-        assert re.search(f'<p class="note">Without the picture: [^<]*{re.escape(note)}', text)
+        assert re.search(f'<p class="note">Without the image: [^<]*{re.escape(note)}', text)
         assert "data:image/jpeg" not in text
         assert text.count('<rect class="blank"') == 2
 
@@ -260,7 +260,7 @@ def test_pictures_that_cannot_be_read_are_left_out_with_a_note(tmp_path: Path) -
         (("--report", "file/r.html"), "file: cannot be a folder, "),
         (("--json", "file/deeper/f.json"), "file/deeper: cannot be a folder, "),
         (("--report", "r.html", "--json", "./r.html"), "two files to write have this name"),
-        (("--images", "."), "--images DIR: it has the pictures of a report by --results RESULTS --report F"),
+        (("--images", "."), "--images DIR: it has the images of a report by --results RESULTS --report F"),
         (("--images", "none", "--report", "r.html"), "none: no such folder"),
     ],
 )
@@ -280,7 +280,7 @@ def test_pictures_of_a_data_set_need_no_folder(tmp_path: Path) -> None:
     options = ["--model", "mask_rcnn_nano_fpg", "--data", "shapes", "--report", tmp_path / "r.html"]
     ended = run("eval", *options, "--images", tmp_path)
     assert ended.code == 2
-    assert "--images DIR: it has the pictures of a report by --results" in ended.err
+    assert "--images DIR: it has the images of a report by --results" in ended.err
 
 
 def test_scores_of_any_range_and_no_detections(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_it_looks_like_a_page_light_and_dark(dark: bool, nano: Path, tmp_path: P
     # Text stands out by more than 7 to 1, which is more than a difference of 150 grey levels here.
     brightness = pixels[40:140, 40:700].mean(axis=2)
     assert abs(brightness - paper[0]).max() > 150
-    assert not background[-400:].all()  # the pictures
+    assert not background[-400:].all()  # the images
 
 
 def test_the_script_fills_in_what_depends_on_the_threshold(hostile: Path) -> None:
@@ -327,7 +327,7 @@ def test_the_script_fills_in_what_depends_on_the_threshold(hostile: Path) -> Non
 
 def test_the_slider_moves_everything(hostile: Path) -> None:
     texts = "(one, by = ' ') => [...document.querySelectorAll(one)].map((found) => found.textContent).join(by)"
-    # At 0.75 the detection of nothing is gone, at 0.3 another object is found. Right, wrong, missed of the pictures.
+    # At 0.75 the detection of nothing is gone, at 0.3 another object is found. Right, wrong, missed of the images.
     doing = f"""
       const slider = document.getElementById("threshold"), texts = {texts}, said = [];
       for (const value of [75, 30, 95]) {{

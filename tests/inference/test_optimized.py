@@ -252,7 +252,7 @@ class PooledNeck(nn.Module):
 
     def __init__(self, config: FPNConfig, channels: Sequence[int]) -> None:
         super().__init__()
-        self.lateral = ConvNorm(channels[1], config.width, 3)
+        self.lateral = ConvNorm(channels[1], config.out_channels, 3)
         self.levels = config.levels
 
     def forward(self, stages: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -1,4 +1,4 @@
-"""From pictures of any kind to detections in their own pixels, on tiny detectors."""
+"""From images of any kind to detections in their own pixels, on tiny detectors."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_a_stream_reads_no_further_than_its_batch(predictor: Predictor) -> None:
 
 
 def test_a_stream_gives_what_the_call_gives(predictor: Predictor, found: Detections) -> None:
-    # Five pictures in batches of two: the last batch is not full.
+    # Five images in batches of two: the last batch is not full.
     results = list(predictor.stream((PIXELS for _ in range(5)), batch_size=2))
     assert len(results) == 5
     for result in results:
@@ -242,7 +242,7 @@ def test_a_list_is_read_while_the_model_works(predictor: Predictor, monkeypatch:
     def detecting(*given: Any, **options: Any) -> list[Detections]:
         following = next(batches)
         if following < len(begun):
-            assert begun[following].wait(timeout=30), "the next picture is not read before these are done"
+            assert begun[following].wait(timeout=30), "the next image is not read before these are done"
         return detect(*given, **options)
 
     monkeypatch.setattr("fpg_zoo.inference.predictor.read_image", reading)
@@ -345,10 +345,10 @@ def test_a_model_of_another_floating_point_type_is_given_its_own() -> None:
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_a_bad_picture_in_a_list_is_named(batch_size: int, predictor: Predictor, tmp_path: Path) -> None:
     bad = tmp_path / "notes.jpg"
-    bad.write_text("no picture")
+    bad.write_text("no image")
     with pytest.raises(ImageError) as caught:
         predictor([PIXELS, bad, PIXELS], batch_size=batch_size)
-    assert str(caught.value).startswith(f"{bad}: not a picture in a format that is read")
+    assert str(caught.value).startswith(f"{bad}: not an image in a format that is read")
 
 
 @pytest.mark.parametrize(

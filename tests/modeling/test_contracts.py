@@ -16,7 +16,7 @@ from fpg_zoo.modeling.postprocess import paste_mask
 NAMES = fpg_zoo.list_models()
 NANO = [name for name in NAMES if "_nano_" in name]
 SIDE = 128  # of the square input: a multiple of every model's pad divisor
-SIZE = (100, 120)  # (height, width) of the picture in it
+SIZE = (100, 120)  # (height, width) of the image in it
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

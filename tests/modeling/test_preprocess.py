@@ -13,7 +13,7 @@ from fpg_zoo.modeling.preprocess import normalize, preprocess, resize, resized_s
 
 
 def _image(rows: list[list[int]]) -> Tensor:
-    """A picture whose channels tell each other apart: these values, their mirror image 255 - v, and zero."""
+    """An image whose channels tell each other apart: these values, their mirror image 255 - v, and zero."""
     values = torch.tensor(rows)
     return torch.stack((values, 255 - values, torch.zeros_like(values))).to(torch.uint8)
 
@@ -258,7 +258,7 @@ def test_one_picture_is_padded_to_the_next_multiple(
 
 
 def test_a_batch_holds_every_picture_at_the_top_left_and_zero_beyond() -> None:
-    # Black pictures, so that every pixel is -mean / std = -5, -5, -6: none of them is zero, as the padding is.
+    # Black images, so that every pixel is -mean / std = -5, -5, -6: none of them is zero, as the padding is.
     images = [torch.zeros(3, height, width, dtype=torch.uint8) for height, width in ((3, 12), (24, 6), (5, 10))]
     batch, sizes = preprocess(images, CONFIG)
     # Scaled by 1, 0.5 and 1.2.

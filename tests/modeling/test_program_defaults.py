@@ -12,7 +12,7 @@ import torch
 from tiny_models import tiny_model
 
 import fpg_zoo
-from fpg_zoo.data.augment import View
+from fpg_zoo.data.augment import Crop
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.modeling.heads.anchors import cell_anchors, level_anchors
 from fpg_zoo.modeling.preprocess import preprocess
@@ -139,7 +139,7 @@ def test_what_is_computed_around_the_network_does_not_follow_it(default: str) ->
         cells = cell_anchors(8, config.head.anchors)
         anchors = level_anchors(2, 3, 8, config.head.anchors, CPU)
         batch, _ = preprocess([image], config.preprocess)
-        view = View(given=(4, 4), resized=(4, 4), corner=(0, 0), size=(4, 4), flipped=False)
+        view = Crop(original=(4, 4), resized=(4, 4), corner=(0, 0), size=(4, 4), flipped=False)
         masks = view.masks([])
     assert {tensor.dtype for tensor in (cells, anchors, batch)} == {torch.float32}
     assert {tensor.device for tensor in (cells, anchors, batch, masks)} == {CPU}

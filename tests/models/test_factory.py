@@ -71,7 +71,7 @@ def test_model_info_tells_the_published_figures() -> None:
     assert (info.method, info.neck, info.tags) == ("Mask R-CNN", "FPG", ("coco_2022", "coco_2021"))
     default = info.checkpoints[0]
     assert (default.box_ap, default.mask_ap, default.memory_gb, default.sha256) == (43.0, 38.1, 23.2, "233b8334")
-    assert default.licence == "Apache-2.0"
+    assert default.license == "Apache-2.0"
     assert fpg_zoo.model_info("mask_rcnn_r50_fpg.coco_2021").tags == ("coco_2021",)
 
 

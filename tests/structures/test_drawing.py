@@ -1,4 +1,4 @@
-"""Detections drawn on pictures."""
+"""Detections drawn on images."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_draw_leaves_the_detections_alone():
 @pytest.mark.parametrize("size", [(80, 60), (60, 81), (61, 80), (1, 1)])
 def test_a_picture_of_another_size_is_refused(size):
     with pytest.raises(
-        ValueError, match=rf"the image is {size[0]}x{size[1]} and the detections are of a picture of 60x80"
+        ValueError, match=rf"the image is {size[0]}x{size[1]} and the detections are of an image of 60x80"
     ):
         _found([[10, 20, 60, 50]], (60, 80)).draw(_grey(size))
 
@@ -117,7 +117,7 @@ def test_a_mask_tints_its_own_pixels_only():
 
 
 def _blended_whole(picture, found, order):
-    """The tint by its definition, on the whole picture: 0.45 of the class's colour, to the nearest level."""
+    """The tint by its definition, on the whole image: 0.45 of the class's colour, to the nearest level."""
     pixels = np.array(picture)
     for index in order:
         mask = found.masks[index].numpy()
@@ -201,7 +201,7 @@ def _text_pixels(pixels):
 
 
 def _reference_text():
-    """How many pixels the text has that stands in the middle of the picture."""
+    """How many pixels the text has that stands in the middle of the image."""
     count = int(_text_pixels(_drawn(_found([[50, 100, 150, 150]], (200, 200)))).sum())
     assert count > 20
     return count
@@ -214,7 +214,7 @@ def _reference_text():
         [50, 3, 150, 150],  # near it
         [199, 100, 200, 150],  # at the right edge
         [190, 0, 200, 200],  # in the upper right corner
-        [0, 0, 200, 200],  # the whole picture
+        [0, 0, 200, 200],  # the whole image
         [0, 198, 200, 200],  # at the bottom
         [150, 199, 200, 200],  # in the lower right corner
         [10, 10, 12, 12],  # a box smaller than its label

@@ -106,7 +106,7 @@ def test_fonts_that_would_draw_boxes_are_passed_over(folder: Path, monkeypatch: 
     write_font(folder / "d.ttf", "自")  # cannot write the score
     write_font(folder / "e.ttf", ASCII, missing=[])  # draws nothing in place of what it lacks
     assert lettering("自", ("自",)) == (r"\u81ea", None)
-    # One that has even what is not assigned: its characters are pictures of blocks of characters.
+    # One that has even what is not assigned: its characters are images of blocks of characters.
     write_font(folder / "f.ttf", ASCII + "自")
     monkeypatch.setattr("fpg_zoo.structures.fonts._UNASSIGNED", "~")
     assert lettering("自", ("自", "another tuple, so that it is not remembered")) == (r"\u81ea", None)

@@ -47,7 +47,7 @@ def test_no_program_is_started_for_a_file_of_another_format(tmp_path: Path, monk
     for name in ("check_call", "check_output", "run", "Popen"):
         monkeypatch.setattr(subprocess, name, lambda *given, **_: started.append(given))
     (tmp_path / "photo.jpg").write_bytes(_encoded("EPS"))
-    assert "not a picture in a format that is read" in _refusal(tmp_path / "photo.jpg")
+    assert "not an image in a format that is read" in _refusal(tmp_path / "photo.jpg")
     assert started == []
 
 
@@ -61,8 +61,8 @@ def test_formats_that_are_not_named_are_not_read_anywhere(file_format: str, tmp_
         (tmp_path / folder).mkdir()
     file = tmp_path / "JPEGImages" / "photo.jpg"
     file.write_bytes(content)
-    assert _refusal(file).startswith(f"{file}: not a picture in a format that is read (JPEG, ")
-    with pytest.raises(ImageError, match="not a picture"):
+    assert _refusal(file).startswith(f"{file}: not an image in a format that is read (JPEG, ")
+    with pytest.raises(ImageError, match="not an image"):
         read_pixels(file, (24, 32))
     (tmp_path / "Annotations" / "photo.xml").write_text(
         "<annotation><object><name>a</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"

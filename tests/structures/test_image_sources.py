@@ -1,4 +1,4 @@
-"""Pictures over HTTP, from a real server on loopback; and the files that folders and patterns stand for."""
+"""Images over HTTP, from a real server on loopback; and the files that folders and patterns stand for."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_url_of_a_web_page_is_refused() -> None:
     with serve() as server:
         server.files["/a.jpg"] = b"<html>Please log in</html>"
         message = _refusal(read_image, f"{server.url}/a.jpg")
-    assert message.startswith(f"{server.url}/a.jpg: not a picture in a format that is read")
+    assert message.startswith(f"{server.url}/a.jpg: not an image in a format that is read")
 
 
 def test_a_server_that_does_not_listen_is_reported() -> None:
@@ -93,7 +93,7 @@ def test_a_server_that_does_not_listen_is_reported() -> None:
     "answer",
     [
         b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PNG) + PNG[:1000],
-        # The picture would decode; only the announced length tells that something is missing.
+        # The image would decode; only the announced length tells that something is missing.
         b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(PNG) + 1) + PNG,
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(PNG) + PNG[:1000],
         b"HTTP/1.1 200 OK\r\n",
@@ -133,7 +133,7 @@ def test_what_is_no_url_is_refused(url: str) -> None:
 
 @pytest.fixture
 def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with pictures, other files, and subfolders."""
+    """A working folder with images, other files, and subfolders."""
     (tmp_path / "photos" / "more" / "deep").mkdir(parents=True)
     for name in ("b.JPG", "a.png", "c.TiFf", "notes.txt", "no_suffix", "more/d.jpg", "more/deep/e.jpg"):
         (tmp_path / "photos" / name).write_bytes(b"")
@@ -174,7 +174,7 @@ def test_a_folder_without_pictures_is_refused(content: list[str], tmp_path: Path
     for name in content:
         (tmp_path / name).touch()
     message = _refusal(find_images, [str(tmp_path)])
-    assert message.startswith(f"{tmp_path}: no pictures in this folder")
+    assert message.startswith(f"{tmp_path}: no images in this folder")
     assert ".jpg" in message
 
 

@@ -1,4 +1,4 @@
-"""Pictures of any kind become RGB pixels, or are refused with the value and the cause."""
+"""Images of any kind become RGB pixels, or are refused with the value and the cause."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _refusal(source: Any) -> str:
 
 
 def _picture(width: int, height: int) -> Image.Image:
-    """A picture that no compression makes small."""
+    """An image that no compression makes small."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -204,7 +204,7 @@ def test_a_truncated_picture_is_refused_with_its_path(file_format: str, shares: 
         path.write_bytes(whole[: int(len(whole) * share)])
         message = _refusal(path)
         assert message.startswith(f"{path}: ")
-        assert "cannot be read whole" in message or "not a picture" in message
+        assert "cannot be read whole" in message or "not an image" in message
 
 
 def test_a_truncated_picture_that_pillow_opened_lazily_is_refused(tmp_path: Path) -> None:
@@ -222,12 +222,12 @@ def test_a_damaged_avif_is_refused_with_its_path(tmp_path: Path) -> None:
     assert str(path) in _refusal(path)
 
 
-@pytest.mark.parametrize("content", [b"This is no picture.\n" * 20, b"", b"\xff\xd8\xff"])
+@pytest.mark.parametrize("content", [b"This is no image.\n" * 20, b"", b"\xff\xd8\xff"])
 def test_what_is_no_picture_is_refused_whatever_its_name(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "notes.jpg"
     path.write_bytes(content)
     message = _refusal(path)
-    assert message.startswith(f"{path}: not a picture in a format that is read (JPEG, ")
+    assert message.startswith(f"{path}: not an image in a format that is read (JPEG, ")
     assert message.endswith("; convert it to JPEG or PNG")
 
 
@@ -275,7 +275,7 @@ def test_the_picture_read_is_a_copy() -> None:
 
 @pytest.mark.parametrize("limit", [40, 20, 10], ids=["below", "warned of", "refused"])
 def test_the_limits_of_pillow_are_pillows(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Pillow warns over the limit and refuses over twice the limit. The picture has 30 pixels.
+    # Pillow warns over the limit and refuses over twice the limit. The image has 30 pixels.
     path = tmp_path / "x.png"
     _picture(6, 5).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)

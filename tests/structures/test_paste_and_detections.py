@@ -1,4 +1,4 @@
-"""Masks pasted into pictures, and what can be done with detections."""
+"""Masks pasted into images, and what can be done with detections."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _rectangle(size, x1, y1, x2, y2):
     [
         # Pixel i has its centre at i + 0.5. `filled` is (x1, y1, x2, y2) of the pixels, the ends excluded.
         ((2, 3, 7, 8), (2, 3, 7, 8)),  # whole pixels
-        ((0, 0, 12, 10), (0, 0, 12, 10)),  # the whole picture
+        ((0, 0, 12, 10), (0, 0, 12, 10)),  # the whole image
         ((2.4, 3.4, 6.6, 7.6), (2, 3, 7, 8)),  # centres 2.5..6.5 and 3.5..7.5 lie inside
         ((2.6, 3.6, 6.4, 7.4), (3, 4, 6, 7)),  # centres 3.5..5.5 and 4.5..6.5 lie inside
         ((4.2, 4.2, 4.4, 4.4), (0, 0, 0, 0)),  # no centre inside
@@ -46,7 +46,7 @@ def _rectangle(size, x1, y1, x2, y2):
         ((-5, -4, 3, 2), (0, 0, 3, 2)),  # over the left and top edges
         ((9, 7, 20, 15), (9, 7, 12, 10)),  # over the right and bottom edges
         ((-3, -3, 15, 13), (0, 0, 12, 10)),  # over all of them
-        ((-9, 2, -1, 5), (0, 0, 0, 0)),  # left of the picture
+        ((-9, 2, -1, 5), (0, 0, 0, 0)),  # left of the image
         ((13, 2, 17, 5), (0, 0, 0, 0)),  # right of it
         ((2, 11, 5, 14), (0, 0, 0, 0)),  # below it
     ],
@@ -126,7 +126,7 @@ def test_pasting_equals_sampling_the_map_over_the_whole_picture():
         probabilities = torch.from_numpy(random.random((28, 28)))
         x1, y1 = random.uniform(-20, width), random.uniform(-20, height)
         box = (x1, y1, x1 + random.uniform(0.1, 60), y1 + random.uniform(0.1, 60))
-        # grid_sample's -1 and 1 are the box's edges; every pixel of the picture is asked, in double precision.
+        # grid_sample's -1 and 1 are the box's edges; every pixel of the image is asked, in double precision.
         across = ((x - box[0]) / (box[2] - box[0]) * 2 - 1).expand(height, width)
         down = ((y - box[1]) / (box[3] - box[1]) * 2 - 1)[:, None].expand(height, width)
         grid = torch.stack((across, down), dim=-1)[None]
@@ -187,7 +187,7 @@ def test_to_detections_keeps_what_it_is_given_without_scale_or_masks():
 
 def test_boxes_stay_inside_the_frame_whatever_the_scale():
     # The contract of Detections: x2 <= width, y2 <= height. By rounding alone a box over the whole network input would
-    # come out larger than the picture: 524 / (524 / 1659) is 1659.0001 in single precision.
+    # come out larger than the image: 524 / (524 / 1659) is 1659.0001 in single precision.
     outside = []
     for size, output_size in [((524, 498), (1659, 1243)), ((480, 640), (375, 500)), ((427, 640), (333, 499))]:
         box = to_detections(_instances([[0, 0, size[1], size[0]]]), size, output_size, ("a", "b")).boxes[0].tolist()
@@ -200,7 +200,7 @@ def test_boxes_stay_inside_the_frame_whatever_the_scale():
 
 
 def _detections(*, masks=True, class_names=("cat", "dog", "owl")):
-    """Four detections in a picture 6 high and 8 wide; the masks are the boxes."""
+    """Four detections in an image 6 high and 8 wide; the masks are the boxes."""
     boxes = torch.tensor([[1.0, 1, 5, 4], [0, 0, 2, 2], [3, 2, 8, 6], [0, 0, 8, 6]])
     return Detections(
         boxes=boxes,

@@ -42,7 +42,7 @@ def write_folder(
     split: str = "train",
     pictures: str = "train",
 ) -> Path:
-    """A dataset's folder, with noise for the pictures whose entries have a name and a size."""
+    """A dataset's folder, with noise for the images whose entries have a name and a size."""
     content = {"images": images, "annotations": list(annotations), "categories": categories}
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")

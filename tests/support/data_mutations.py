@@ -185,7 +185,9 @@ def read_folder(folder: Path, random: random.Random) -> None:
     for split in done.splits:
         dataset = CocoDataset.from_folder(folder / "out", split, training=False)
         read_pixels(dataset)
-        kept = [dataset.picture(place) for place in range(len(dataset)) if dataset.picture(place).file.stem == "good"]
+        kept = [
+            dataset.image_info(place) for place in range(len(dataset)) if dataset.image_info(place).file.stem == "good"
+        ]
         if split == "all":
             assert [picture.objects.boxes.tolist() for picture in kept] == [[[4, 5, 14, 25]]]
 
@@ -221,7 +223,7 @@ def read_entries(folder: Path, random: random.Random) -> None:
     dataset = CocoDataset.from_folder(folder, "train", training=random.random() < 0.5)
     assert all(line.isprintable() for line in dataset.summary().split("\n")), dataset.summary()
     read_pixels(dataset)
-    pictures = [dataset.picture(place) for place in range(len(dataset))]
+    pictures = [dataset.image_info(place) for place in range(len(dataset))]
     if whole:
         by_id = {picture.image_id: picture for picture in pictures}
         for image in kept:
@@ -232,10 +234,10 @@ def read_entries(folder: Path, random: random.Random) -> None:
 def read_pixels(dataset: CocoDataset) -> None:
     """All of them; those that cannot be read are an ImageError."""
     for place in range(len(dataset)):
-        assert all(type(side) is int and side > 0 for side in dataset.picture(place).size)
+        assert all(type(side) is int and side > 0 for side in dataset.image_info(place).size)
         with contextlib.suppress(ImageError):
             sample = dataset[place]
-            assert tuple(sample.image.shape) == (3, *sample.picture.size)
+            assert tuple(sample.image.shape) == (3, *sample.info.size)
 
 
 def outcome(read: Callable[[Path, random.Random], None], seed: str) -> str:

@@ -22,7 +22,7 @@ NAME = "mask_rcnn_nano_fpg"
 
 
 def frugal_model() -> Detector:
-    """Masks are most of the time, each being of a whole photograph; ten a picture will do."""
+    """Masks are most of the time, each being of a whole photograph; ten an image will do."""
     model = tiny_model(NAME)
     config = model.config
     config = dataclasses.replace(config, box=dataclasses.replace(config.box, detections=10))  # type: ignore[union-attr]

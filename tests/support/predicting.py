@@ -1,4 +1,4 @@
-"""What the tests of `fpg-zoo predict` share: pictures, a checkpoint, a folder of their own."""
+"""What the tests of `fpg-zoo predict` share: images, a checkpoint, a folder of their own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def add(*paths: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
-    """Pictures of noise, each of its own."""
+    """Images of noise, each of its own."""
     for path in paths:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(list(path.encode())).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
@@ -42,7 +42,7 @@ def predict(checkpoint: Path, *arguments: Any) -> Ended:
 
 
 def written(folder: str = "predictions") -> list[str]:
-    """Names of the files in a folder, each of which must be a whole picture."""
+    """Names of the files in a folder, each of which must be a whole image."""
     for path in Path(folder).iterdir():
         with Image.open(path) as image:
             image.load()

@@ -15,11 +15,11 @@ HOSTILE = (
     "</script><img src=x onerror=\"document.title='owned'\">",
     "'\"><svg onload=document.title='owned'></title><!--\u202e\ud800\x00",
 )
-SIDES = (100, 80)  # width, height of the pictures by hand
+SIDES = (100, 80)  # width, height of the images by hand
 
 
 def write_hostile(folder: Path) -> list[Any]:
-    """Options of `fpg-zoo eval` for two classes and two pictures whose names are markup.
+    """Options of `fpg-zoo eval` for two classes and two images whose names are markup.
 
     By hand, at 0.5: of three objects of the first class one is found, one taken for the second class (score 0.8), one
     missed until 0.3; one detection of nothing (0.6), one in a crowd.
@@ -66,7 +66,7 @@ def write_hostile(folder: Path) -> list[Any]:
 
 
 def write_eighty(folder: Path) -> list[Any]:
-    """Options for COCO's classes: 60 pictures without files, each with eight objects, of which most are found."""
+    """Options for COCO's classes: 60 images without files, each with eight objects, of which most are found."""
     random = np.random.default_rng(0)
     content: dict[str, Any] = {
         "images": [{"id": place, "file_name": f"{place}.jpg"} for place in range(60)],

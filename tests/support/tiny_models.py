@@ -1,4 +1,4 @@
-"""Detectors that run in an instant and find things: the nano twins with the golden weights, on pictures of 128 pixels.
+"""Detectors that run in an instant and find things: the nano twins with the golden weights, on images of 128 pixels.
 
 At their random initial weights they find nothing, each score being about 1/81, under the threshold of 0.05.
 """

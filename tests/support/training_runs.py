@@ -1,4 +1,4 @@
-"""Small training runs: a data set of a few pictures with blocks in them, and `fpg-zoo train` on it in processes."""
+"""Small training runs: a data set of a few images with blocks in them, and `fpg-zoo train` on it in processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SIDE = 64
 
 
 def make_data(folder: Path, pictures: int = 6, split: str = "train") -> Path:
-    """A folder in COCO's format: each picture has one dark and one light block on grey."""
+    """A folder in COCO's format: each image has one dark and one light block on grey."""
     random = np.random.default_rng(0)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     (folder / split).mkdir()

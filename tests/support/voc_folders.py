@@ -27,7 +27,7 @@ def voc_xml(*objects: str, width: int = WIDTH, height: int = HEIGHT) -> str:
 
 
 def write_voc(folder: Path, annotations: dict[str, str], lists: dict[str, Iterable[str]] | None = None) -> Path:
-    """A folder with a picture for each annotation file."""
+    """A folder with an image for each annotation file."""
     for stem, text in annotations.items():
         draw_picture(folder / "JPEGImages" / f"{stem}.jpg", WIDTH, HEIGHT)
         (folder / "Annotations").mkdir(parents=True, exist_ok=True)

@@ -84,7 +84,7 @@ def test_a_truth_gets_its_best_proposal_though_it_is_a_region_itself() -> None:
 
 
 def test_as_many_regions_are_sampled_as_the_recipe_says_a_quarter_of_them_positive() -> None:
-    losses = _TwoStageLosses(tiny_model(), False, RoISampling(candidates_per_level=50, regions=8))
+    losses = _TwoStageLosses(tiny_model(), False, RoISampling(candidates_per_level=50, rois=8))
     assert losses.select_proposals.config.candidates_per_level == 50
     truth = Targets(boxes((0, 0, 10, 10)), torch.tensor([0]), None)
     proposals = torch.cat([boxes((0, 0, 10, 9 + 0.01 * step)) for step in range(20)] + [boxes((50, 50, 60, 60))] * 20)

@@ -35,7 +35,7 @@ from fpg_zoo.training import Criterion
 from fpg_zoo.training.activation_checkpointing import apply_activation_checkpointing
 from fpg_zoo.training.optimizer import Schedule, build_optimizer
 from fpg_zoo.training.recipes import RECIPES, recipe_named
-from fpg_zoo.training.run_checkpoints import best_figure
+from fpg_zoo.training.run_checkpoints import best_metric
 from fpg_zoo.training.trainer import _average, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -149,7 +149,7 @@ def test_two_runs_are_equal_bit_for_bit_whatever_the_workers(data: Path, tmp_pat
     changing = {"images_per_second", "memory_gb"}
     first, second = ([{k: v for k, v in row.items() if k not in changing} for row in rows] for rows in logged)
     assert first == second
-    assert [row["step"] for row in first] == [1, 2, 3, 4, 5, 6]  # 2 epochs of 6 pictures, 2 a step
+    assert [row["step"] for row in first] == [1, 2, 3, 4, 5, 6]  # 2 epochs of 6 images, 2 a step
     assert [row["epoch"] for row in first] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
 
 
@@ -213,7 +213,7 @@ def test_the_best_model_is_kept_with_its_figures(data: Path, tmp_path: Path) -> 
     assert seen == [False, False]
     assert figures == {"box_AP": 0.125}
     assert json.loads((tmp_path / "run" / "best" / "figures.json").read_text()) == {"box_AP": 0.25}
-    assert best_figure(tmp_path / "run") == 0.25
+    assert best_metric(tmp_path / "run") == 0.25
     best = fpg_zoo.create_model(f"local-dir:{tmp_path / 'run' / 'best'}")
     assert best.class_names == CLASSES
 
@@ -235,7 +235,7 @@ def test_losses_that_are_no_numbers_stop_with_the_pictures(data: Path, tmp_path:
     with torch.no_grad():
         model.backbone.conv1.weight[0, 0, 0, 0] = math.nan
     with pytest.raises(
-        TrainingError, match=r"step 1: the gradient is nan; loss_cls = nan, .* on the pictures \d, \d\. Look at"
+        TrainingError, match=r"step 1: the gradient is nan; loss_cls = nan, .* on the images \d, \d\. Look at"
     ):
         train(model, dataset_of(data), tmp_path / "run", settings(), processes=Processes())
 
@@ -257,7 +257,7 @@ def test_an_evaluation_that_was_broken_off_is_made_up_for(data: Path, tmp_path: 
         small_model(), dataset_of(data), run, settings(), processes=Processes(), evaluate=evaluate, resume=True
     )
     assert figures == {"box_AP": 0.5}
-    assert best_figure(run) == 0.5
+    assert best_metric(run) == 0.5
     assert weights_of(run) == before
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [(row["step"], row.get("box_AP")) for row in rows if "loss" not in row] == [(3, 0.25), (6, 0.5)]

@@ -120,7 +120,7 @@ def test_processes_evaluate_together_what_is_saved(checkpoint: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "run" / "best" / "figures.json").read_text())
     assert done.stdout == f"{tmp_path / 'run'}: trained, box_AP {told['box_AP']:.3f}\n"
-    # All pictures counted once, of the leader's model, which is the one that was saved.
+    # All images counted once, of the leader's model, which is the one that was saved.
     data = CocoDataset.from_folder(folder, "val", masks=False, training=False)
     model = fpg_zoo.create_model(f"local-dir:{tmp_path / 'run' / 'best'}").eval()
     assert told == pytest.approx(evaluate(model, data, data.category_ids), abs=1e-6)
@@ -166,7 +166,7 @@ def test_losses_that_are_no_numbers_in_one_process_spoil_no_state(data: Path, tm
     assert done.returncode == 0, done.stderr
     told = [(run / f"rank{rank}").read_text() for rank in range(2)]
     assert "step 2: the gradient is nan; the losses of this process are numbers" in told[0]
-    assert "step 2: the gradient is nan; loss_cls = nan, loss_bbox = nan on the pictures" in told[1]
+    assert "step 2: the gradient is nan; loss_cls = nan, loss_bbox = nan on the images" in told[1]
     state = newest_state(run)
     assert state is not None
     assert state.name == "state-00000001"

@@ -27,7 +27,7 @@ from fpg_zoo import locks
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import CheckpointError, FPGZooError, StorageError
 from fpg_zoo.training.logger import MetricLogger
-from fpg_zoo.training.run_checkpoints import best_figure, newest_state, read_progress
+from fpg_zoo.training.run_checkpoints import best_metric, newest_state, read_progress
 from fpg_zoo.training.trainer import TrainSettings, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -244,7 +244,7 @@ def test_a_damaged_record_of_the_best_model_is_known_before_any_work(
     (copied / "best").rename(copied / "aside")
     resume(data, copied)
     assert weights_of(copied) == weights_of(begun.parent / "whole")
-    assert best_figure(copied) == 0.5
+    assert best_metric(copied) == 0.5
 
 
 # The log

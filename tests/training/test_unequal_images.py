@@ -280,7 +280,7 @@ def test_the_published_recipe_alone_pads_to_the_crop() -> None:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
-    """Four pictures of 64x32, which crops of 128x128 show as 128x64 at most."""
+    """Four images of 64x32, which crops of 128x128 show as 128x64 at most."""
     categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
     objects = [annotation(number, number, [8, 4, 30, 20], category_id=1) for number in range(1, 5)]
     images = [picture(number, 64, 32) for number in range(1, 5)]

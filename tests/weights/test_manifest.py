@@ -50,7 +50,7 @@ def test_rows_hang_together() -> None:
     for entry in manifest.checkpoints:
         assert entry.architecture in ARCHITECTURES
         assert entry.recipe in manifest.recipes
-        assert entry.licence == "Apache-2.0"
+        assert entry.license == "Apache-2.0"
         if not entry.packaged:
             assert entry.url.startswith(manifest.host + "/")
             assert re.search(rf"-{entry.sha256}\.pth$", entry.url)

@@ -34,7 +34,7 @@ def _named(names: tuple[str, ...], architecture: str = "retinanet_nano_fpg"):
 
 
 def test_the_front_matter_of_a_published_model():
-    card = ModelCard(model_card(tiny_model(), "owner/some-model", published=PUBLISHED, figures={"box_ap": 42.75}))
+    card = ModelCard(model_card(tiny_model(), "owner/some-model", published=PUBLISHED, metrics={"box_ap": 42.75}))
     data = card.data.to_dict()
     assert (data["license"], data["library_name"]) == ("apache-2.0", "fpg_zoo")
     assert data["pipeline_tag"] == "image-segmentation"
@@ -60,7 +60,7 @@ def test_the_front_matter_of_any_other_model():
 
 
 def test_the_text_of_a_published_model():
-    text = model_card(tiny_model(), "owner/some-model", published=PUBLISHED, figures={"box_ap": 42.75, "recall": 0.5})
+    text = model_card(tiny_model(), "owner/some-model", published=PUBLISHED, metrics={"box_ap": 42.75, "recall": 0.5})
     assert '\nmodel = fpg_zoo.create_model("hf-hub:owner/some-model")\n' in text
     assert "Mask R-CNN" in text
     assert "- Parameters: 2,234,376\n" in text
@@ -69,19 +69,19 @@ def test_the_text_of_a_published_model():
     assert "| box AP | 43.0 | 42.75 |\n| mask AP | 38.1 |  |\n| recall |  | 0.5 |\n" in text
     assert f"<{PUBLISHED.url}>, whose SHA-256 begins with `233b8334`" in text
     assert "Training recipe: SGD 0\\.08 at batch 64, momentum 0\\.9" in text
-    assert "Licence of the weights: `apache-2.0`." in text
+    assert "License of the weights: `apache-2.0`." in text
     assert "arXiv:2004.03580}" in text
     assert "@article{chen2020feature," in text
 
 
 def test_the_text_of_any_other_model_has_no_figure_but_the_given():
-    text = model_card(tiny_model("retinanet_nano_fpg"), "owner/mine", revision="wip/x", figures={"mask_ap": 1e-3})
+    text = model_card(tiny_model("retinanet_nano_fpg"), "owner/mine", revision="wip/x", metrics={"mask_ap": 1e-3})
     assert 'create_model("hf-hub:owner/mine@wip/x")' in text
     assert "| box AP |  |  |\n| mask AP |  | 0.001 |\n" in text
     assert "These weights are not known to be a published checkpoint" in text
     assert "Training recipe" not in text
-    assert "Licence of the weights: not stated" in text
-    assert "Licence of the weights: `mit`" in model_card(tiny_model(), "owner/mine", licence="mit")
+    assert "License of the weights: not stated" in text
+    assert "License of the weights: `mit`" in model_card(tiny_model(), "owner/mine", license="mit")
 
 
 def test_a_backbone_and_a_name_out_of_the_catalogue():
@@ -91,7 +91,7 @@ def test_a_backbone_and_a_name_out_of_the_catalogue():
 
 
 def test_no_name_is_read_as_markup():
-    text = model_card(_named(ODD_NAMES), "owner/mine", figures={"a|b": 1.0, "<b>": 2.0})
+    text = model_card(_named(ODD_NAMES), "owner/mine", metrics={"a|b": 1.0, "<b>": 2.0})
     (classes,) = [line for line in text.splitlines() if line.startswith("- Classes: 9: ")]
     assert "\\[click\\]\\(https\\:\\/\\/evil\\.example\\)" in classes
     assert "\\<img src\\=x onerror\\=alert\\(1\\)\\>" in classes
@@ -107,7 +107,7 @@ def test_no_name_is_read_as_markup():
 
 def test_names_of_repository_and_architecture_are_no_markup_either():
     odd = build_on_meta(tiny_model("retinanet_nano_fpg").config, "`x`\n# heading <b>")
-    text = model_card(odd, 'owner/"x"\n```\n: - {', figures={"box_ap": 1.0})
+    text = model_card(odd, 'owner/"x"\n```\n: - {', metrics={"box_ap": 1.0})
     data = ModelCard(text).data.to_dict()
     assert data["model-index"][0]["name"] == '"x"\n```\n: - {'
     body = text.split("\n---\n")[1]
@@ -154,10 +154,10 @@ def test_a_card_is_its_own_until_it_is_changed():
 )
 def test_figures_are_finite_numbers_with_names(figures, complaint):
     with pytest.raises(ConfigError, match=complaint):
-        model_card(tiny_model(), "owner/mine", figures=figures)
+        model_card(tiny_model(), "owner/mine", metrics=figures)
 
 
 @pytest.mark.parametrize("licence", ["", "Apache 2.0", "mit`", "a\nb", "MIT"])
 def test_a_licence_is_an_identifier_of_the_hub(licence):
     with pytest.raises(ConfigError, match=r"give the hub's identifier, as 'apache-2\.0'"):
-        model_card(tiny_model(), "owner/mine", licence=licence)
+        model_card(tiny_model(), "owner/mine", license=licence)

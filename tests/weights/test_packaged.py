@@ -67,10 +67,10 @@ def test_one_is_created_offline_and_finds_what_was_drawn(name: str) -> None:
     model = fpg_zoo.create_model(name, pretrained=True)
     assert model.dtype == torch.float32
     assert model.class_names == ShapesDataset.class_names
-    scenes = ShapesDataset("val", pictures=10)
+    scenes = ShapesDataset("val", num_images=10)
     pictures = [scenes[index].image for index in range(10)]
     found = sum(len(one.above(0.5)) for one in fpg_zoo.Predictor(model)(pictures))
-    drawn = sum(len(scenes.picture(index).objects) for index in range(10))
+    drawn = sum(len(scenes.image_info(index).objects) for index in range(10))
     assert drawn / 2 < found < drawn * 2
 
 

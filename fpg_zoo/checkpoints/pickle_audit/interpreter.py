@@ -110,7 +110,7 @@ class PickleAudit:
         self._stack: list[object] = []
         self._below: list[list[object]] = []
         self._memo: dict[int, object] = {}
-        self._begun = False
+        self._started = False
         try:
             self._go_through()
             result = self._stack.pop()
@@ -144,7 +144,7 @@ class PickleAudit:
         if self._left < 0 or not code:
             return damaged(self._budget.path, "its pickle is cut")
         known = next((op.name for op in pickletools.opcodes if op.code == code.decode("latin-1")), None)
-        if known is None or not self._begun:  # what does not begin like a pickle may be anything
+        if known is None or not self._started:  # what does not begin like a pickle may be anything
             return damaged(self._budget.path, f"{quoted(code)} is no opcode of its pickle")
         return refused(self._budget, f"uses {known}, which torch's safe reader does not know")
 
@@ -193,7 +193,7 @@ class PickleAudit:
         self._memo[index] = self._stack[-1]
 
     def _start(self, protocol: int) -> None:
-        self._begun = True
+        self._started = True
         if protocol > 5:
             raise damaged(self._budget.path, f"its pickle is of the unknown protocol {protocol}")
         if protocol > _NEWEST_PROTOCOL:
@@ -218,10 +218,10 @@ class PickleAudit:
             self._stack.append(Value("text", size=length * width))
 
     def _tuple(self, items: list[object]) -> None:
-        made = Value("tuple", items=tuple(items), size=len(items))
+        value = Value("tuple", items=tuple(items), size=len(items))
         for item in items:
-            self._place(made, item)
-        self._push(made, OBJECT_COST + 8 * len(items))
+            self._place(value, item)
+        self._push(value, OBJECT_COST + 8 * len(items))
 
     def _place(self, holder: Value, item: object) -> None:
         """Put a value into another, which is the last that is done to its contents."""
@@ -259,12 +259,12 @@ class PickleAudit:
             target.label = key if isinstance(key, str) and (not target.size or target.label == key) else ""
             target.size += 1
 
-    def _open_target(self, wanted: str, kinds: Collection[str]) -> Value:
+    def _open_target(self, type_name: str, types: Collection[str]) -> Value:
         target = self._stack[-1]
-        if isinstance(target, Value) and target.kind in kinds and target.open:
+        if isinstance(target, Value) and target.kind in types and target.open:
             return target
         raise refused(
-            self._budget, f"fills {described(target)} like a {wanted}, which cannot be read without its class"
+            self._budget, f"fills {described(target)} like a {type_name}, which cannot be read without its class"
         )
 
     # Names and calls
@@ -314,8 +314,8 @@ class PickleAudit:
                 raise refused(self._budget, f"sets the inner state of {described(target)}")
 
     def _persistent_id(self) -> None:
-        told = self._stack.pop()
-        items = tuple(told.items) if isinstance(told, Value) and told.kind == "tuple" else ()
+        identifier = self._stack.pop()
+        items = tuple(identifier.items) if isinstance(identifier, Value) and identifier.kind == "tuple" else ()
         if self._record_size is None and items[-1:] == (None,):  # the views of torch 0.3
             items = items[:-1]
         match items:
@@ -324,7 +324,7 @@ class PickleAudit:
             ):
                 width = ITEM_SIZES[label]
             case _:
-                raise refused(self._budget, f"has a persistent id that is no storage's: {described(told)}")
+                raise refused(self._budget, f"has a persistent id that is no storage's: {described(identifier)}")
         if self.storages.setdefault(key, (count, width)) != (count, width):
             raise refused(self._budget, f"takes its storage {quoted(key)} for two different ones")
         if self._record_size is not None:

@@ -87,7 +87,7 @@ class Value:
 
     Args:
         kind: what it would be.
-        label: the full name of a `name` and of what it `made`, the key of a storage, a dict's key if it has one only.
+        label: the full name of a `name` and of what it `result`, the key of a storage, a dict's key if it has one only.
         items: of a list or a tuple.
         size: entries of a container, bytes of a text, elements of a storage.
         depth: how deep it nests.
@@ -150,13 +150,13 @@ def call(budget: Budget, called: object, arguments: object) -> Value:
     if not isinstance(arguments, Value) or arguments.kind != "tuple":
         raise refused(budget, f"calls {printable(called.label)} with {described(arguments)} for its arguments")
     budget.spend(OBJECT_COST)
-    made = _made(budget, called.label, tuple(arguments.items))
-    if made is None:
+    result = _result_of(budget, called.label, tuple(arguments.items))
+    if result is None:
         raise refused(budget, f"calls {printable(called.label)} with other arguments than torch.save writes")
-    return made
+    return result
 
 
-def _made(budget: Budget, name: str, arguments: tuple[object, ...]) -> Value | None:
+def _result_of(budget: Budget, name: str, arguments: tuple[object, ...]) -> Value | None:
     """What the call of a name gives, None if torch.save does not write such a call."""
     match name, arguments:
         case "torch._utils._rebuild_tensor_v2", (storage, offset, size, stride, bool(), hooks):

@@ -88,20 +88,20 @@ def zip_records(file: BinaryIO, path: Path, size: int, budget: Budget) -> dict[s
         count, start, end = _directory(file, path, size)
         budget.spend(count * _RECORD_COST)
         file.seek(start)
-        entries = [_entry(file, path) for _ in range(count)]
+        headers = [_entry(file, path) for _ in range(count)]
         if file.tell() != end:
             raise damaged(path, "its zip directory has a gap")
-        folder = entries[0][1].partition("/")[0] if entries else ""
-        found: dict[str, Record] = {}
+        folder = headers[0][1].partition("/")[0] if headers else ""
+        records: dict[str, Record] = {}
         names: set[str] = set()
         taken = 0
-        for head, name, length in sorted(entries):
+        for head, name, length in sorted(headers):
             inner = name.removeprefix(f"{folder}/")
             if inner in ("", name):
                 raise unsafe(path, f"its record {quoted(name)} lies outside of its folder {quoted(folder)}")
             if inner.lower() in names:  # torch looks records up without regard to case
                 raise unsafe(path, f"it holds the record {quoted(name)} twice")
-            if head < taken or (head and not found):
+            if head < taken or (head and not records):
                 raise unsafe(path, f"its record {quoted(name)} overlaps another or hides one, as in a zip bomb")
             offset = _data_offset(file, path, name, head)
             taken = offset + length
@@ -109,12 +109,12 @@ def zip_records(file: BinaryIO, path: Path, size: int, budget: Budget) -> dict[s
                 raise unsafe(path, f"its record {quoted(name)} overlaps its zip directory, as in a zip bomb")
             _check_purpose(path, inner, length)
             names.add(inner.lower())
-            found[inner] = Record(offset, length)
+            records[inner] = Record(offset, length)
     except struct.error:
         raise damaged(path, "its zip directory is cut") from None
-    if "data.pkl" not in found:
+    if "data.pkl" not in records:
         raise damaged(path, "a zip file without the record data.pkl")
-    return found
+    return records
 
 
 def _directory(file: BinaryIO, path: Path, size: int) -> tuple[int, int, int]:
@@ -227,9 +227,9 @@ def check_legacy_storages(
         raise unsafe(path, "the storages that its tensors ask for are not those that it lists")
     for key in keys:
         count, width = storages[key]
-        told = file.read(8)
-        if len(told) < 8 or file.tell() + count * width > size:
+        count_bytes = file.read(8)
+        if len(count_bytes) < 8 or file.tell() + count * width > size:
             raise damaged(path, f"it ends before its storage {quoted(key)} of {quoted(count * width)} bytes does")
-        if int.from_bytes(told, "little", signed=True) != count:
+        if int.from_bytes(count_bytes, "little", signed=True) != count:
             raise unsafe(path, f"its storage {quoted(key)} is not of the {quoted(count)} elements that its pickle says")
         file.seek(count * width, os.SEEK_CUR)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from fpg_zoo.config.validation import check_one_of, check_positive, entries
+from fpg_zoo.config.validation import check_one_of, check_positive, indexed
 from fpg_zoo.data.dataset import ImageInfo, Objects, Sample, no_objects
 from fpg_zoo.data.masks import RunLengths
 from fpg_zoo.data.shapes.outlines import CLASSES
@@ -26,10 +26,10 @@ from fpg_zoo.files import atomic_write
 
 Split = Literal["train", "val"]
 
-PICTURES = {"train": 16000, "val": 1000}  # of each split, if no number is asked for
+NUM_IMAGES = {"train": 16000, "val": 1000}  # of each split, if no number is asked for
 SIZE = (240, 320)  # height, width in pixels
 _KEYS = {"train": 0, "val": 1}  # begin the keys of scenes, so that no two splits share one
-_LEAST_SIDE = 32  # pixels; with less, `CocoDataset` leaves a picture out
+_LEAST_SIDE = 32  # pixels; with less, `CocoDataset` leaves an image out
 _GREATEST_SIDE = 1024  # pixels; beyond, the numbers that textures are reckoned with overflow
 
 
@@ -46,13 +46,13 @@ class ShapesDataset:
     category_ids: tuple[int, ...] = tuple(range(1, len(CLASSES) + 1))
 
     def __init__(
-        self, split: Split, pictures: int | None = None, *, masks: bool = False, size: tuple[int, int] = SIZE
+        self, split: Split, num_images: int | None = None, *, masks: bool = False, size: tuple[int, int] = SIZE
     ) -> None:
         """Nothing is drawn yet.
 
         Args:
             split: `train` or `val`.
-            pictures: the first so many scenes of it; as many as `PICTURES` says if None.
+            num_images: the first so many scenes of it; as many as `NUM_IMAGES` says if None.
             masks: give masks, too.
             size: (height, width) in pixels, each from 32 to 1024. Other sizes are other scenes, not resized ones.
 
@@ -61,16 +61,16 @@ class ShapesDataset:
         """
         check_one_of(tuple(_KEYS), split=split)
         self.split: Split = split
-        self._pictures = PICTURES[split] if pictures is None else pictures
-        check_positive(pictures=self._pictures)
-        check_positive(_GREATEST_SIDE, **entries(2, size=size))
+        self._num_images = NUM_IMAGES[split] if num_images is None else num_images
+        check_positive(num_images=self._num_images)
+        check_positive(_GREATEST_SIDE, **indexed(2, size=size))
         if min(size) < _LEAST_SIDE:
             raise ConfigError(f"size={size}: its sides take at least {_LEAST_SIDE} pixels")
         self._masks = masks
         self._size = size
 
     def __len__(self) -> int:
-        return self._pictures
+        return self._num_images
 
     def __getitem__(self, index: int) -> Sample:
         """A scene with its pixels.
@@ -79,9 +79,9 @@ class ShapesDataset:
             IndexError: `index` is out of range.
         """
         drawn = paint(self._scene(index))
-        return Sample(torch.from_numpy(drawn).permute(2, 0, 1).contiguous(), self.picture(index))
+        return Sample(torch.from_numpy(drawn).permute(2, 0, 1).contiguous(), self.image_info(index))
 
-    def picture(self, index: int) -> ImageInfo:
+    def image_info(self, index: int) -> ImageInfo:
         """The annotations of a scene; its pixels are not drawn.
 
         The file is where `write_coco` puts it, in the folder it is given.
@@ -89,15 +89,15 @@ class ShapesDataset:
         Raises:
             IndexError: `index` is out of range.
         """
-        found, image_id = self._scene(index), index + 1
-        boxes, places = found.boxes(), np.arange(len(found.objects), dtype=np.int64)
+        placed, image_id = self._scene(index), index + 1
+        boxes, places = placed.boxes(), np.arange(len(placed.objects), dtype=np.int64)
         objects = Objects(
             boxes=boxes,
-            labels=np.array([thing.label for thing in found.objects], dtype=np.int64),
-            masks=tuple(_run_lengths(found, place) for place in places.tolist()) if self._masks else None,
-            ids=tuple(range(index * MOST_OBJECTS + 1, index * MOST_OBJECTS + 1 + len(found.objects))),
+            labels=np.array([thing.label for thing in placed.objects], dtype=np.int64),
+            masks=tuple(_run_lengths(placed, place) for place in places.tolist()) if self._masks else None,
+            ids=tuple(range(index * MOST_OBJECTS + 1, index * MOST_OBJECTS + 1 + len(placed.objects))),
             bboxes=np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64),
-            areas=np.array([np.count_nonzero(found.visible(place)) for place in places.tolist()], dtype=np.float64),
+            areas=np.array([np.count_nonzero(placed.visible(place)) for place in places.tolist()], dtype=np.float64),
             places=places,
         )
         crowds = no_objects(masks=self._masks)
@@ -107,19 +107,19 @@ class ShapesDataset:
         """The content of an annotation file in COCO's format for all scenes, with masks."""
         images, rows = [], []
         for index in range(len(self)):
-            picture, found = self.picture(index), self._scene(index)
-            height, width = picture.size
-            images.append({"id": picture.image_id, "file_name": picture.file.name, "height": height, "width": width})
-            for place, identity in enumerate(picture.objects.ids):
-                x1, y1, x2, y2 = (int(side) for side in picture.objects.boxes[place])
-                mask = _run_lengths(found, place)
+            info, placed = self.image_info(index), self._scene(index)
+            height, width = info.size
+            images.append({"id": info.image_id, "file_name": info.file.name, "height": height, "width": width})
+            for place, identity in enumerate(info.objects.ids):
+                x1, y1, x2, y2 = (int(side) for side in info.objects.boxes[place])
+                mask = _run_lengths(placed, place)
                 rows.append(
                     {
                         "id": identity,
-                        "image_id": picture.image_id,
-                        "category_id": self.category_ids[picture.objects.labels[place]],
+                        "image_id": info.image_id,
+                        "category_id": self.category_ids[info.objects.labels[place]],
                         "bbox": [x1, y1, x2 - x1, y2 - y1],
-                        "area": int(picture.objects.areas[place]),
+                        "area": int(info.objects.areas[place]),
                         "iscrowd": 0,
                         "segmentation": {"size": list(mask.size), "counts": mask.counts.decode("ascii")},
                     }
@@ -131,17 +131,17 @@ class ShapesDataset:
 
     def _scene(self, index: int) -> Scene:
         if not 0 <= index < len(self):
-            raise IndexError(f"picture {index}: there are {len(self)}, from 0 on")
+            raise IndexError(f"image {index}: there are {len(self)}, from 0 on")
         return scene((_KEYS[self.split], index), self._size)
 
 
-def _run_lengths(found: Scene, place: int) -> RunLengths:
-    mask = found.visible(place)
+def _run_lengths(placed: Scene, place: int) -> RunLengths:
+    mask = placed.visible(place)
     return RunLengths((mask.shape[0], mask.shape[1]), mask_api.encode(mask.view(np.uint8))["counts"])
 
 
 def write_coco(
-    folder: str | Path, split: Split, pictures: int | None = None, *, size: tuple[int, int] = SIZE
+    folder: str | Path, split: Split, num_images: int | None = None, *, size: tuple[int, int] = SIZE
 ) -> ShapesDataset:
     """Write scenes as `CocoDataset.from_folder` reads them: `annotations/instances_SPLIT.json` and `SPLIT/*.png`.
 
@@ -149,7 +149,7 @@ def write_coco(
 
     Args:
         folder: made if need be. Both splits fit into one.
-        split, pictures, size: as of `ShapesDataset`.
+        split, images, size: as of `ShapesDataset`.
 
     Returns:
         What was written, as it is drawn.
@@ -158,10 +158,10 @@ def write_coco(
         ConfigError: as of `ShapesDataset`.
         StorageError: the folder cannot be written.
     """
-    dataset = ShapesDataset(split, pictures, masks=True, size=size)
+    dataset = ShapesDataset(split, num_images, masks=True, size=size)
     for index in range(len(dataset)):
         sample = dataset[index]
-        target = Path(folder, sample.picture.file)
+        target = Path(folder, sample.info.file)
         with atomic_write(target) as temporary:
             Image.fromarray(sample.image.permute(1, 2, 0).numpy()).save(temporary)
     target = Path(folder, "annotations", f"instances_{split}.json")

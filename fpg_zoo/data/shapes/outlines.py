@@ -1,6 +1,6 @@
 """Outlines of discs and convex polygons, turned and rasterised in whole numbers: the same pixels on every platform.
 
-Frames: an outline's own, in 1/1024 of the radius of its circle, and the picture's, in 1/64 pixel from some pixel's
+Frames: an outline's own, in 1/1024 of the radius of its circle, and the image's, in 1/64 pixel from some pixel's
 corner. x points right, y down. Bitmaps have 2 x 2 samples in each pixel, which lie 1/4 pixel from its sides.
 """
 
@@ -86,7 +86,7 @@ class Stamp:
     """An outline on pixels.
 
     Attributes:
-        corner: (top, left) of the bitmap in whole pixels of the picture.
+        corner: (top, left) of the bitmap in whole pixels of the image.
         inside: (2h, 2w) bool; its outermost pixels hold no sample.
         cover: (h, w) uint8, 0..4 samples of each pixel; 2 and more make the pixel a part of the object's mask.
     """
@@ -103,7 +103,7 @@ def turn(point: Point, angle: int) -> Point:
 
 
 def placed(outline: Outline, radius: int, angle: int, centre: Point) -> Outline:
-    """An outline in the picture's frame, of an outline in its own.
+    """An outline in the image's frame, of an outline in its own.
 
     Args:
         outline: in 1/1024 of its radius.
@@ -126,7 +126,7 @@ def placed(outline: Outline, radius: int, angle: int, centre: Point) -> Outline:
 
 
 def rasterised(outline: Outline) -> Stamp:
-    """An outline in the picture's frame on its pixels."""
+    """An outline in the image's frame on its pixels."""
     left, top, right, bottom = _bounds(outline)
     columns = np.arange(2 * left, 2 * right, dtype=np.int32) * (FINE // 2) + FINE // 4
     rows = (np.arange(2 * top, 2 * bottom, dtype=np.int32) * (FINE // 2) + FINE // 4)[:, None]
@@ -140,8 +140,8 @@ def rasterised(outline: Outline) -> Stamp:
 
 def cover(inside: np.ndarray) -> np.ndarray:
     """(h, w) uint8, the number of samples in each pixel of a bitmap (2h, 2w) bool."""
-    samples = inside.view(np.uint8)
-    counted: np.ndarray = samples[::2, ::2] + samples[1::2, ::2] + samples[::2, 1::2] + samples[1::2, 1::2]
+    subpixels = inside.view(np.uint8)
+    counted: np.ndarray = subpixels[::2, ::2] + subpixels[1::2, ::2] + subpixels[::2, 1::2] + subpixels[1::2, 1::2]
     return counted
 
 
@@ -178,7 +178,7 @@ def _holds(part: Part, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Which samples are in a part: (R, C) bool of rows (R, 1) and columns (C,) int32, all in 1/64 pixel.
 
     Each test comes apart into a number of the row and one of the column. With an outline and its bounds below 2**14,
-    256 pixels, none overflows; where in the picture they are does not matter.
+    256 pixels, none overflows; where in the image they are does not matter.
     """
     inside: np.ndarray
     if isinstance(part, Disc):

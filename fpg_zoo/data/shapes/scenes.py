@@ -14,7 +14,7 @@ from fpg_zoo.data.shapes.outlines import CLASSES, FINE, TURNS, Stamp, placed, ra
 MOST_OBJECTS = 12  # in a scene
 # How many of 100 objects have a circle (`Outline`'s) of a diameter from .. to so many pixels, uniform in between.
 SIZES = ((6, 18, 22), (18, 22, 32), (34, 32, 56), (28, 56, 88), (14, 88, 120))
-# What of an object stays visible, within the picture and not behind others: so many of 100 pixels, and so many pixels.
+# What of an object stays visible, within the image and not behind others: so many of 100 pixels, and so many pixels.
 LEAST_SHARE = 50
 LEAST_PIXELS = 48
 _PLACES_TRIED = 8  # for an object, before another is taken in its stead
@@ -63,7 +63,7 @@ class Placed:
     Attributes:
         label: index into `CLASSES`.
         extent: diameter of its circle, in 1/64 pixel.
-        stamp: where it is, whole; parts may be hidden or out of the picture.
+        stamp: where it is, whole; parts may be hidden or out of the image.
     """
 
     label: int
@@ -73,7 +73,7 @@ class Placed:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Objects of one picture, at least one, from back to front.
+    """Objects of one image, at least one, from back to front.
 
     Attributes:
         key: that its random numbers depend on.
@@ -103,7 +103,7 @@ class Scene:
         return boxes
 
 
-# A picture's annotations are asked for before its pixels, and again with them.
+# An image's annotations are asked for before its pixels, and again with them.
 @functools.lru_cache(maxsize=2)
 def scene(key: tuple[int, ...], size: tuple[int, int]) -> Scene:
     """The scene of a key, of `size` (height, width) in pixels."""
@@ -115,8 +115,8 @@ def scene(key: tuple[int, ...], size: tuple[int, int]) -> Scene:
     attempts = draws.between(1, MOST_OBJECTS)
     while attempts > 0 or not objects:
         attempts -= 1
-        made = _made(draws, size)
-        mask = made.stamp.cover >= 2
+        item = _placed(draws, size)
+        mask = item.stamp.cover >= 2
         need = max(LEAST_PIXELS, -(-int(np.count_nonzero(mask)) * LEAST_SHARE // 100))
         for _ in range(_PLACES_TRIED):
             corner = _place(draws, mask.shape, size, objects)
@@ -129,7 +129,7 @@ def scene(key: tuple[int, ...], size: tuple[int, int]) -> Scene:
                 under[seen] = len(objects)
                 visible = left
                 visible[len(objects)], needed[len(objects)] = hidden.sum(), need
-                objects.append(replace(made, stamp=replace(made.stamp, corner=corner)))
+                objects.append(replace(item, stamp=replace(item.stamp, corner=corner)))
                 break
     owner.setflags(write=False)
     return Scene(key, tuple(objects), owner)
@@ -138,12 +138,12 @@ def scene(key: tuple[int, ...], size: tuple[int, int]) -> Scene:
 def crossing(
     corner: tuple[int, int], shape: tuple[int, ...], size: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where a bitmap meets a picture: rows and columns of the picture, and those of the bitmap.
+    """Where a bitmap meets an image: rows and columns of the image, and those of the bitmap.
 
     Args:
-        corner: (top, left) of the bitmap in the picture, negative if it sticks out.
+        corner: (top, left) of the bitmap in the image, negative if it sticks out.
         shape: (height, width) of the bitmap.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
     """
     (top, left), (height, width) = corner, shape
     y1, x1 = max(top, 0), max(left, 0)
@@ -151,7 +151,7 @@ def crossing(
     return (slice(y1, y2), slice(x1, x2)), (slice(y1 - top, y2 - top), slice(x1 - left, x2 - left))
 
 
-def _made(draws: Draws, size: tuple[int, int]) -> Placed:
+def _placed(draws: Draws, size: tuple[int, int]) -> Placed:
     """An object of random class, size and angle, around the origin."""
     label = draws.below(len(CLASSES))
     least, greatest = _RANGES[draws.below(len(_RANGES))]
@@ -162,7 +162,7 @@ def _made(draws: Draws, size: tuple[int, int]) -> Placed:
 
 
 def _place(draws: Draws, shape: tuple[int, ...], size: tuple[int, int], objects: Sequence[Placed]) -> tuple[int, int]:
-    """A random corner (top, left) for a bitmap that sticks out of the picture by a quarter of its sides at most."""
+    """A random corner (top, left) for a bitmap that sticks out of the image by a quarter of its sides at most."""
     other = objects[draws.below(len(objects))].stamp if objects and draws.happens(_NEAR) else None
     corner = []
     for axis in (0, 1):

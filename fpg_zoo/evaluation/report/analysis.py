@@ -11,17 +11,25 @@ import numpy as np
 from pycocotools.cocoeval import Params
 from tqdm import tqdm
 
-from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, IouType, Scores, judged_by
+from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, IouType, Scores, annotations_for
 from fpg_zoo.evaluation.report.coco_rows import Row, overlaps, size_of
-from fpg_zoo.evaluation.report.confusion import Confusion, Matched, Tally, match, rates, steps_of, thresholds_of
-from fpg_zoo.evaluation.report.worst_images import Judged, Pixels, Worst, drawn
+from fpg_zoo.evaluation.report.confusion import (
+    Confusion,
+    ConfusionCounter,
+    Matches,
+    match,
+    rates,
+    steps_of,
+    thresholds_of,
+)
+from fpg_zoo.evaluation.report.worst_images import MatchedImage, Pixels, WorstImage, drawn
 from fpg_zoo.files import on_terminal
 
-MOST_PICTURES = 12
+MOST_IMAGES = 12
 
 
 @dataclass(frozen=True)
-class About:
+class ReportInfo:
     """What was evaluated.
 
     Attributes:
@@ -36,33 +44,33 @@ class About:
 
 
 @dataclass(frozen=True, eq=False)
-class Contents:
+class ReportData:
     """Everything that the page shows.
 
     Attributes:
-        about: what was evaluated.
+        info: what was evaluated.
         scores: COCO's figures by kind.
         class_names: in the order of labels.
         sizes: numbers of objects by COCO's size: small, medium, large. One on a border is of both, as in its figures.
-        pictures, objects, crowds, detections: their numbers.
+        images, objects, crowds, detections: their numbers.
         matched_by: what IoU is of in the confusion: boxes, or masks where there are no boxes.
         thresholds: as of `thresholds_of`.
         confusion: what is taken for what.
-        worst: the pictures with most mistakes, most first, then in the order of the data; none without any.
+        worst_images: the images with most mistakes, most first, then in the order of the data; none without any.
     """
 
-    about: About
+    info: ReportInfo
     scores: Mapping[IouType, Scores]
     class_names: tuple[str, ...]
     sizes: Mapping[str, int]
-    pictures: int
+    image_count: int
     objects: int
     crowds: int
     detections: int
     matched_by: IouType
     thresholds: np.ndarray
     confusion: Confusion
-    worst: tuple[Worst, ...]
+    worst_images: tuple[WorstImage, ...]
 
     def threshold_texts(self) -> list[str]:
         """The thresholds for people."""
@@ -73,96 +81,103 @@ class Contents:
     def rates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Precision, recall and F1 of all classes together, (101,) each: at each threshold."""
         right, wrong = self.confusion.at_least()
-        return rates(right.sum(axis=0), wrong.sum(axis=0), self.confusion.truth.sum())
+        return rates(right.sum(axis=0), wrong.sum(axis=0), self.confusion.object_counts.sum())
 
 
 def gather(
-    about: About,
+    info: ReportInfo,
     annotations: Mapping[str, Any],
     rows: Sequence[Row],
     scores: Mapping[IouType, Scores],
     image_ids: Sequence[int | str],
     pixels: Pixels | None,
-) -> Contents:
+) -> ReportData:
     """Compare detections with annotations once more, for what COCO's figures leave out.
 
     Args:
-        about: what was evaluated.
+        info: what was evaluated.
         annotations, rows, image_ids: as of `coco_metrics.coco_scores`. Objects without a mask count as crowds where
             the detections have masks alone.
         scores: its answer, by kind; boxes, masks or both.
-        pixels: reads a picture by its id, as of `fpg_zoo.evaluation.report.worst_images.drawn`. None: without pictures.
+        pixels: reads an image by its id, as of `fpg_zoo.evaluation.report.worst_images.drawn`. None: without images.
     """
     kind: IouType = "bbox" if "bbox" in scores else "segm"
     categories = sorted(annotations["categories"], key=lambda category: category["id"])
     class_names = tuple(str(category["name"]) for category in categories)
     labels = {category["id"]: label for label, category in enumerate(categories)}
     counted = set(image_ids)
-    truth = [row for row in judged_by(kind, annotations) if row["image_id"] in counted]
-    found = [row for row in rows if row["image_id"] in counted]
-    thresholds = thresholds_of(np.array([row["score"] for row in found], dtype=np.float64))
-    tally = Tally(len(class_names))
-    worst: list[tuple[int, int, Judged]] = []  # a heap: mistakes, the earlier the better, and no two places are equal
-    for place, judged in enumerate(_judged(annotations, truth, found, labels, image_ids, kind, thresholds)):
-        tally.add(judged.matched)
-        mistakes = judged.matched.mistakes()
+    objects = [row for row in annotations_for(kind, annotations) if row["image_id"] in counted]
+    detections = [row for row in rows if row["image_id"] in counted]
+    thresholds = thresholds_of(np.array([row["score"] for row in detections], dtype=np.float64))
+    tally = ConfusionCounter(len(class_names))
+    worst_images: list[
+        tuple[int, int, MatchedImage]
+    ] = []  # a heap: mistakes, the earlier the better, and no two places are equal
+    for place, matched_image in enumerate(
+        _matched_images(annotations, objects, detections, labels, image_ids, kind, thresholds)
+    ):
+        tally.add(matched_image.matches)
+        mistakes = matched_image.matches.mistakes()
         if mistakes:
-            keep = heapq.heappush if len(worst) < MOST_PICTURES else heapq.heappushpop
-            keep(worst, (mistakes, -place, judged))
-    crowds = sum(bool(row["iscrowd"]) for row in truth)
-    return Contents(
-        about=about,
+            keep = heapq.heappush if len(worst_images) < MOST_IMAGES else heapq.heappushpop
+            keep(worst_images, (mistakes, -place, matched_image))
+    crowds = sum(bool(row["iscrowd"]) for row in objects)
+    return ReportData(
+        info=info,
         scores=scores,
         class_names=class_names,
-        sizes=_sizes(truth),
-        pictures=len(counted),
-        objects=len(truth) - crowds,
+        sizes=_sizes(objects),
+        image_count=len(counted),
+        objects=len(objects) - crowds,
         crowds=crowds,
-        detections=len(found),
+        detections=len(detections),
         matched_by=kind,
         thresholds=thresholds,
         confusion=tally.confusion(),
-        worst=tuple(
-            drawn(judged, class_names, pixels, masks="segm" in scores) for _, _, judged in sorted(worst, reverse=True)
+        worst_images=tuple(
+            drawn(matched_image, class_names, pixels, masks="segm" in scores)
+            for _, _, matched_image in sorted(worst_images, reverse=True)
         ),
     )
 
 
-def _judged(
+def _matched_images(
     annotations: Mapping[str, Any],
-    truth: Sequence[Row],
-    found: Sequence[Row],
+    objects: Sequence[Row],
+    detections: Sequence[Row],
     labels: Mapping[int, int],
     image_ids: Sequence[int | str],
     kind: IouType,
     thresholds: np.ndarray,
-) -> Iterator[Judged]:
-    """The pictures in their order."""
-    entries = {entry["id"]: entry for entry in annotations["images"]}
-    truth_of, found_of = _by_picture(truth), _by_picture(found)
+) -> Iterator[MatchedImage]:
+    """The images in their order."""
+    images = {image["id"]: image for image in annotations["images"]}
+    objects_of, detections_of = _by_image(objects), _by_image(detections)
     label = f"{IOU_TYPES[kind]} confusion"
     with tqdm(image_ids, desc=label, unit="image", disable=not on_terminal(), leave=False) as bar:
         for identity in bar:
-            here, there, entry = truth_of.get(identity, []), found_of.get(identity, []), entries[identity]
+            here, there, image = objects_of.get(identity, []), detections_of.get(identity, []), images[identity]
             scores = np.array([row["score"] for row in there], dtype=np.float64)
             own = np.array([labels[row["category_id"]] for row in there], dtype=np.int64)
-            truth_labels = np.array([labels[row["category_id"]] for row in here], dtype=np.int64)
+            object_labels = np.array([labels[row["category_id"]] for row in here], dtype=np.int64)
             crowds = np.array([bool(row["iscrowd"]) for row in here], dtype=bool)
-            matches = match(overlaps(kind, there, here, size_of(entry)), scores, own, truth_labels, crowds)
-            yield Judged(entry, here, there, Matched(steps_of(scores, thresholds), own, matches, truth_labels, crowds))
+            matches = match(overlaps(kind, there, here, size_of(image)), scores, own, object_labels, crowds)
+            yield MatchedImage(
+                image, here, there, Matches(steps_of(scores, thresholds), own, matches, object_labels, crowds)
+            )
 
 
-def _by_picture(rows: Sequence[Row]) -> dict[int | str, list[Row]]:
-    by_picture: dict[int | str, list[Row]] = {}
+def _by_image(rows: Sequence[Row]) -> dict[int | str, list[Row]]:
+    by_image: dict[int | str, list[Row]] = {}
     for row in rows:
-        by_picture.setdefault(row["image_id"], []).append(row)
-    return by_picture
+        by_image.setdefault(row["image_id"], []).append(row)
+    return by_image
 
 
-def _sizes(truth: Sequence[Row]) -> dict[str, int]:
+def _sizes(objects: Sequence[Row]) -> dict[str, int]:
     """Objects of each of pycocotools' ranges of areas but that of all."""
     ranges = Params()
-    areas = np.array([row["area"] for row in truth if not row["iscrowd"]], dtype=np.float64)
+    areas = np.array([row["area"] for row in objects if not row["iscrowd"]], dtype=np.float64)
     return {
         name: int(((areas >= low) & (areas <= high)).sum())
         for name, (low, high) in zip(ranges.areaRngLbl, ranges.areaRng, strict=True)

@@ -13,7 +13,7 @@ from fpg_zoo.evaluation.coco_metrics import IouType
 
 Row = Mapping[str, Any]  # of an annotation or a results file
 
-_FEWEST = (1, 1)  # pixels; of a picture whose entry has no size, which has no masks either
+_FEWEST = (1, 1)  # pixels; of an image whose entry has no size, which has no masks either
 
 
 def size_of(entry: Row) -> tuple[int, int] | None:
@@ -23,7 +23,7 @@ def size_of(entry: Row) -> tuple[int, int] | None:
 
 
 def mask_of(row: Row, size: tuple[int, int] | None) -> Mask | None:
-    """The mask of a row, which was checked when it was read, in a picture of (height, width); None if it has none."""
+    """The mask of a row, which was checked when it was read, in an image of (height, width); None if it has none."""
     segmentation = row.get("segmentation")
     return from_coco(segmentation) if size is not None and segmentation else None
 
@@ -37,25 +37,25 @@ def box_of(row: Row, size: tuple[int, int] | None) -> tuple[float, float, float,
     return x, y, width, height
 
 
-def overlaps(kind: IouType, rows: Sequence[Row], truth: Sequence[Row], size: tuple[int, int] | None) -> np.ndarray:
-    """IoU of detections with annotations of a picture by pycocotools.
+def overlaps(kind: IouType, rows: Sequence[Row], objects: Sequence[Row], size: tuple[int, int] | None) -> np.ndarray:
+    """IoU of detections with annotations of an image by pycocotools.
 
     Args:
         kind: of boxes or of masks.
         rows, truth: D detections and G annotations.
-        size: (height, width) of the picture in pixels.
+        size: (height, width) of the image in pixels.
 
     Returns:
         (D, G) float64, 0..1; for a crowd the share of the detection that lies in it.
     """
-    if not rows or not truth:
-        return np.zeros((len(rows), len(truth)))
-    regions: list[Any] = (
-        [np.array([box_of(row, size) for row in some]) for some in (rows, truth)]
+    if not rows or not objects:
+        return np.zeros((len(rows), len(objects)))
+    shapes: list[Any] = (
+        [np.array([box_of(row, size) for row in some]) for some in (rows, objects)]
         if kind == "bbox"
-        else [[_run_lengths(row, size) for row in some] for some in (rows, truth)]
+        else [[_run_lengths(row, size) for row in some] for some in (rows, objects)]
     )
-    ious: np.ndarray = mask_api.iou(*regions, [int(row["iscrowd"]) for row in truth])
+    ious: np.ndarray = mask_api.iou(*shapes, [int(row["iscrowd"]) for row in objects])
     return ious
 
 

@@ -27,8 +27,8 @@ def overall(curves: np.ndarray) -> np.ndarray:
 
 def aps(curve: np.ndarray) -> list[float]:
     """AP of each of (3, 101); NaN where there is no ground truth."""
-    found: list[float] = curve.mean(axis=1).tolist()
-    return found
+    aps_of_classes: list[float] = curve.mean(axis=1).tolist()
+    return aps_of_classes
 
 
 def embedded_curves(scores: Scores) -> list[Any]:

@@ -16,11 +16,11 @@ def outlines(mask: Mask, size: tuple[int, int]) -> list[np.ndarray]:
     """The borders of a mask, holes included, for a fill by the even-odd rule.
 
     Args:
-        mask: of the whole picture.
-        size: (height, width) of the picture in pixels.
+        mask: of the whole image.
+        size: (height, width) of the image in pixels.
 
     Returns:
-        Closed polygons, each (P, 2) float64 (x, y) in pixels of the picture, P >= 3. Given polygons are as they were;
+        Closed polygons, each (P, 2) float64 (x, y) in pixels of the image, P >= 3. Given polygons are as they were;
         of run lengths, they lie off by less than a hundredth of the longest side.
     """
     if isinstance(mask, Polygons):

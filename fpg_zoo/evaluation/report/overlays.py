@@ -1,4 +1,4 @@
-"""Pictures as inline SVG, with what was annotated and detected in them drawn over their pixels."""
+"""Images as inline SVG, with what was annotated and detected in them drawn over their pixels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from fpg_zoo.evaluation.report.confusion import MIDDLE
 from fpg_zoo.evaluation.report.html import TIMES, coordinate, escaped
-from fpg_zoo.evaluation.report.worst_images import Shape, State, Worst
+from fpg_zoo.evaluation.report.worst_images import Shape, State, WorstImage
 
-_LETTERS = (1 / 40, 1 / 60)  # height of a label's letters, at least, of the picture's width and height
+_LETTERS = (1 / 40, 1 / 60)  # height of a label's letters, at least, of the image's width and height
 _CHARACTER = 0.66  # width of a letter, of its height, on average
 _FLAGS: dict[State, str] = {
     "object": "missed: ",
@@ -21,48 +21,48 @@ _FLAGS: dict[State, str] = {
 Rectangle = tuple[float, float, float, float]  # left, top, right, bottom in pixels as drawn
 
 
-def annotated(worst: Worst, number: int) -> str:
-    """What is annotated in a picture, over its pixels, which `detected` takes from here by the number."""
-    width, height = worst.size
-    image = f'<rect class="blank" width="{width}" height="{height}"/>'
-    if worst.jpeg is not None:
-        image = f'<image id="pixels-{number}" width="{width}" height="{height}" href="{worst.jpeg}"/>'
-    return _picture(worst, f"Annotated: {_counted(worst.objects)}", image, worst.objects)
+def annotated(image: WorstImage, number: int) -> str:
+    """What is annotated in an image, over its pixels, which `detected` takes from here by the number."""
+    width, height = image.size
+    pixels = f'<rect class="blank" width="{width}" height="{height}"/>'
+    if image.jpeg is not None:
+        pixels = f'<image id="pixels-{number}" width="{width}" height="{height}" href="{image.jpeg}"/>'
+    return _svg(image, f"Annotated: {_counted(image.objects)}", pixels, image.objects)
 
 
-def detected(worst: Worst, number: int) -> str:
+def detected(image: WorstImage, number: int) -> str:
     """What is detected in it; all detections, those below the threshold not shown."""
-    width, height = worst.size
-    image = f'<rect class="blank" width="{width}" height="{height}"/>'
-    if worst.jpeg is not None:
-        image = f'<use href="#pixels-{number}"/>'
-    shown = [shape for shape in worst.detections if shape.step >= MIDDLE]
-    return _picture(worst, f"Detected: {_counted(shown)}", image, worst.detections)
+    width, height = image.size
+    pixels = f'<rect class="blank" width="{width}" height="{height}"/>'
+    if image.jpeg is not None:
+        pixels = f'<use href="#pixels-{number}"/>'
+    visible = [shape for shape in image.detections if shape.step >= MIDDLE]
+    return _svg(image, f"Detected: {_counted(visible)}", pixels, image.detections)
 
 
 def _counted(shapes: Iterable[Shape]) -> str:
     names = [shape.name for shape in shapes]
-    told = [f"{names.count(name)} {name}" for name in dict.fromkeys(names)]
-    return ", ".join(told) or "nothing"
+    counts = [f"{names.count(name)} {name}" for name in dict.fromkeys(names)]
+    return ", ".join(counts) or "nothing"
 
 
-def outcome(worst: Worst) -> tuple[int, int, int]:
+def outcome(image: WorstImage) -> tuple[int, int, int]:
     """Right and wrong detections and missed objects at the middle threshold."""
-    shown = [shape.state for shape in worst.detections if shape.step >= MIDDLE]
-    missed = sum(shape.state == "object" and shape.step < MIDDLE for shape in worst.objects)
-    return shown.count("right"), shown.count("wrong"), missed
+    visible = [shape.state for shape in image.detections if shape.step >= MIDDLE]
+    missed = sum(shape.state == "object" and shape.step < MIDDLE for shape in image.objects)
+    return visible.count("right"), visible.count("wrong"), missed
 
 
-def _picture(worst: Worst, label: str, image: str, shapes: Sequence[Shape]) -> str:
-    width, height = worst.size
-    letters = max(side * share for side, share in zip(worst.size, _LETTERS, strict=True))
+def _svg(image: WorstImage, label: str, pixels: str, shapes: Sequence[Shape]) -> str:
+    width, height = image.size
+    letters = max(side * share for side, share in zip(image.size, _LETTERS, strict=True))
     # The last ones lie on top, so they have the first choice of a place for their labels.
-    places = reversed(list(_label_places(list(reversed(shapes)), worst.size, letters)))
+    places = reversed(list(_label_places(list(reversed(shapes)), image.size, letters)))
     labels = "".join(_label(shape, place, letters) for shape, place in zip(shapes, places, strict=True))
     drawing = "".join(map(_shape, shapes)) + labels
     return (
-        f'<svg class="picture" viewBox="0 0 {width} {height}" role="img" aria-label="{escaped(label)}">'
-        f"{image}{drawing}</svg>"
+        f'<svg class="image" viewBox="0 0 {width} {height}" role="img" aria-label="{escaped(label)}">'
+        f"{pixels}{drawing}</svg>"
     )
 
 

@@ -115,7 +115,7 @@
     };
   })();
 
-  // Pictures
+  // Images
 
   const shapes = all(".worst .shape").map((element) => [element, Number(element.dataset.step)]);
   const showShapes = (step) => {

@@ -9,12 +9,12 @@ from typing import Any
 
 from fpg_zoo.evaluation.coco_metrics import IOU_TYPES
 from fpg_zoo.evaluation.report import charts, sections
-from fpg_zoo.evaluation.report.analysis import Contents
+from fpg_zoo.evaluation.report.analysis import ReportData
 from fpg_zoo.evaluation.report.curves import PARTS, embedded_curves
 from fpg_zoo.evaluation.report.html import embedded, escaped, name_of, printable
 
 
-def page(contents: Contents) -> str:
+def page(data: ReportData) -> str:
     """The whole page; ASCII but for what people read."""
     style, script = _piece("page.css"), _piece("page.js")
     # Nothing may be fetched or run but these two pieces, whatever a name of a class or file holds.
@@ -22,18 +22,18 @@ def page(contents: Contents) -> str:
         f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    title = name_of(contents.about.title)
+    title = name_of(data.info.title)
     body = "\n".join(
         (
-            sections.head(contents),
-            sections.tiles(contents),
-            sections.control(contents),
-            sections.figures(contents),
-            sections.curves(contents),
-            sections.confusion(contents),
-            sections.classes(contents),
-            sections.worst(contents),
-            sections.notes(contents),
+            sections.head(data),
+            sections.tiles(data),
+            sections.control(data),
+            sections.metrics(data),
+            sections.curves(data),
+            sections.confusion(data),
+            sections.classes(data),
+            sections.worst_images(data),
+            sections.notes(data),
         )
     )
     return (
@@ -42,7 +42,7 @@ def page(contents: Contents) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="color-scheme" content="light dark">\n<title>{title}</title>\n<link rel="icon" href="data:,">\n'
         f"<style>{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
-        f'<script type="application/json" id="data">{embedded(_data(contents))}</script>\n'
+        f'<script type="application/json" id="data">{embedded(_data(data))}</script>\n'
         f"<script>{script}</script>\n</body>\n</html>\n"
     )
 
@@ -55,19 +55,19 @@ def _digest(piece: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(piece.encode()).digest()).decode('ascii')}'"
 
 
-def _data(contents: Contents) -> dict[str, Any]:
+def _data(data: ReportData) -> dict[str, Any]:
     """What page.js goes by."""
-    confusion = contents.confusion
+    confusion = data.confusion
     cells: dict[tuple[int, int], list[int]] = {}
-    for truth, label, step, number in confusion.cells.tolist():
-        cells.setdefault((truth, label), []).extend((step, number))
+    for object_class, label, step, number in confusion.cells.tolist():
+        cells.setdefault((object_class, label), []).extend((step, number))
     return {
-        "classes": [printable(name) for name in contents.class_names],
-        "truth": confusion.truth.tolist(),
-        "thresholds": contents.threshold_texts(),
+        "classes": [printable(name) for name in data.class_names],
+        "truth": confusion.object_counts.tolist(),
+        "thresholds": data.threshold_texts(),
         "cells": [[*pair, steps] for pair, steps in cells.items()],
-        "matrix": contents.confusion.classes_shown(),
+        "matrix": data.confusion.visible_classes(),
         "chart": [charts.LEFT, charts.TOP, charts.ACROSS, charts.DOWN],
         "parts": PARTS,
-        "curves": {IOU_TYPES[kind]: embedded_curves(one) for kind, one in contents.scores.items()},
+        "curves": {IOU_TYPES[kind]: embedded_curves(one) for kind, one in data.scores.items()},
     }

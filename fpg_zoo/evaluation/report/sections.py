@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpg_zoo.evaluation.coco_metrics import FIGURES, IOU_TYPES
+from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, METRICS
 from fpg_zoo.evaluation.report import charts, overlays
-from fpg_zoo.evaluation.report.analysis import Contents
+from fpg_zoo.evaluation.report.analysis import ReportData
 from fpg_zoo.evaluation.report.confusion import MIDDLE, MOST_SHOWN, rates
 from fpg_zoo.evaluation.report.curves import NAMES, aps, curves_of, overall
 from fpg_zoo.evaluation.report.html import TIMES, escaped, fraction, name_of, text_of
 from fpg_zoo.evaluation.report.tables import Column, table
-from fpg_zoo.evaluation.report.worst_images import MOST_DETECTIONS, MOST_OBJECTS, Worst
+from fpg_zoo.evaluation.report.worst_images import MOST_DETECTIONS, MOST_OBJECTS, WorstImage
 
 _MANY = 25  # classes, whose matrix needs the whole width
 _CURVES = ("at50", "at75", "mean")  # their classes in the style sheet
@@ -22,7 +22,7 @@ _MEANINGS = {
     "AP_small": "objects of at most 32² pixels",
     "AP_medium": "from 32² to 96² pixels",
     "AP_large": "of at least 96² pixels",
-    "AR_1": "recall of the best detection a picture",
+    "AR_1": "recall of the best detection an image",
     "AR_10": "of the best 10",
     "AR_100": "of the best 100",
     "AR_small": "of 100, small objects",
@@ -31,8 +31,8 @@ _MEANINGS = {
 }
 
 
-def _labels(contents: Contents) -> list[str]:
-    return [IOU_TYPES[kind] for kind in contents.scores]
+def _labels(data: ReportData) -> list[str]:
+    return [IOU_TYPES[kind] for kind in data.scores]
 
 
 def _section(name: str, title: str, body: str) -> str:
@@ -41,72 +41,72 @@ def _section(name: str, title: str, body: str) -> str:
     )
 
 
-def head(contents: Contents) -> str:
+def head(data: ReportData) -> str:
     """What was evaluated, and the command."""
-    about = contents.about
+    info = data.info
     counts = (
-        ("Pictures", f"{contents.pictures:,}"),
-        ("Objects", f"{contents.objects:,}"),
-        *((("Crowds", f"{contents.crowds:,}"),) if contents.crowds else ()),
-        ("Detections", f"{contents.detections:,}"),
+        ("Images", f"{data.image_count:,}"),
+        ("Objects", f"{data.objects:,}"),
+        *((("Crowds", f"{data.crowds:,}"),) if data.crowds else ()),
+        ("Detections", f"{data.detections:,}"),
     )
     facts = "".join(
-        f"<div><dt>{escaped(name)}</dt><dd>{text_of(value)}</dd></div>" for name, value in (*about.facts, *counts)
+        f"<div><dt>{escaped(name)}</dt><dd>{text_of(value)}</dd></div>" for name, value in (*info.facts, *counts)
     )
     return (
-        f'<header>\n<p class="eyebrow">Evaluation report</p>\n<h1>{name_of(about.title)}</h1>\n'
+        f'<header>\n<p class="eyebrow">Evaluation report</p>\n<h1>{name_of(info.title)}</h1>\n'
         f'<dl class="facts">{facts}</dl>\n'
         '<p class="command"><span class="prompt" aria-hidden="true">$</span> '
-        f"<code>{text_of(about.command)}</code></p>\n"
+        f"<code>{text_of(info.command)}</code></p>\n"
         "<noscript><p>Without scripts the page shows everything at one score threshold, and neither the confusion nor "
         "curves of single classes.</p></noscript>\n</header>"
     )
 
 
-def tiles(contents: Contents) -> str:
+def tiles(data: ReportData) -> str:
     """The figures that matter most."""
     tiles = []
-    for kind, scores in contents.scores.items():
+    for kind, scores in data.scores.items():
         others = "".join(
-            f"<div><dt>{name}</dt><dd>{fraction(scores.figures[figure])}</dd></div>"
+            f"<div><dt>{name}</dt><dd>{fraction(scores.metrics[figure])}</dd></div>"
             for name, figure in (("AP50", "AP50"), ("AP75", "AP75"), ("AR 100", "AR_100"))
         )
         tiles.append(
             f'<div class="tile"><h2>{IOU_TYPES[kind].capitalize()} AP</h2><p class="big">'
-            f"{fraction(scores.figures['AP'])}</p><dl>{others}</dl></div>"
+            f"{fraction(scores.metrics['AP'])}</p><dl>{others}</dl></div>"
         )
-    rates_at = contents.rates()
+    rates_at = data.rates()
     f1 = rates_at[2]
     if not np.isnan(f1).all():
         best = int(np.nanargmax(f1))
         precision, recall, _ = (float(values[best]) for values in rates_at)
         tiles.append(
             f'<div class="tile"><h2>Best F1</h2><p class="big">{fraction(float(f1[best]))}</p><dl>'
-            f"<div><dt>at score</dt><dd>{contents.threshold_texts()[best]}</dd></div>"
+            f"<div><dt>at score</dt><dd>{data.threshold_texts()[best]}</dd></div>"
             f"<div><dt>Precision</dt><dd>{fraction(precision)}</dd></div>"
             f"<div><dt>Recall</dt><dd>{fraction(recall)}</dd></div></dl></div>"
         )
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def control(contents: Contents) -> str:
+def control(data: ReportData) -> str:
     """The slider of the score threshold, which stays in sight, and what follows from it."""
     values = "".join(
         f'<div><dt>{name}</dt><dd data-overall="{name.lower()}">{fraction(float(values[MIDDLE]))}</dd></div>'
-        for name, values in zip(("Precision", "Recall", "F1"), contents.rates(), strict=True)
+        for name, values in zip(("Precision", "Recall", "F1"), data.rates(), strict=True)
     )
     return (
         '<div class="control" role="group" aria-label="Score threshold and what follows from it">'
         '<label for="threshold">Score threshold</label>'
         f'<input type="range" id="threshold" min="0" max="100" step="1" value="{MIDDLE}">'
-        f'<output for="threshold" id="shown">{contents.threshold_texts()[MIDDLE]}</output><dl>{values}</dl></div>'
+        f'<output for="threshold" id="shown">{data.threshold_texts()[MIDDLE]}</output><dl>{values}</dl></div>'
     )
 
 
-def figures(contents: Contents) -> str:
+def metrics(data: ReportData) -> str:
     """COCO's twelve figures, and those of each size with its number of objects."""
-    labels = _labels(contents)
-    figures = [one.figures for one in contents.scores.values()]
+    labels = _labels(data)
+    by_type = [one.metrics for one in data.scores.values()]
     twelve = table(
         "COCO's twelve figures",
         [
@@ -115,17 +115,17 @@ def figures(contents: Contents) -> str:
             *(Column(label.capitalize(), kind="number") for label in labels),
         ],
         [
-            [escaped(name.replace("_", " ")), _MEANINGS[name], *(fraction(one[name]) for one in figures)]
-            for name in FIGURES
+            [escaped(name.replace("_", " ")), _MEANINGS[name], *(fraction(one[name]) for one in by_type)]
+            for name in METRICS
         ],
     )
     columns = [Column("Size"), Column("Objects", kind="number")]
     for label in labels:
         columns += [Column(f"{label.capitalize()} AP", kind="bar"), Column(f"{label.capitalize()} AR", kind="number")]
     rows = []
-    for size, number in contents.sizes.items():
+    for size, number in data.sizes.items():
         row = [size.capitalize(), f"{number:,}"]
-        for label, one in zip(labels, figures, strict=True):
+        for label, one in zip(labels, by_type, strict=True):
             row += [_with_bar(one[f"AP_{size}"], label), fraction(one[f"AR_{size}"])]
         rows.append(row)
     sizes = table("By size of the object", columns, rows)
@@ -136,36 +136,36 @@ def _with_bar(value: float | None, label: str) -> str:
     return f"{charts.bar(value, label)}<span>{fraction(value)}</span>"
 
 
-def curves(contents: Contents) -> str:
+def curves(data: ReportData) -> str:
     """Precision over recall of all classes or one, and all over the score threshold."""
     names = "".join(
-        f'<option value="{place}">{name_of(name)}</option>' for place, name in enumerate(contents.class_names, 1)
+        f'<option value="{place}">{name_of(name)}</option>' for place, name in enumerate(data.class_names, 1)
     )
     choice = (
         '<p class="choice"><label for="class">Precision and recall of</label> <select id="class">'
         f'<option value="0">all classes</option>{names}</select></p>'
     )
-    figures = []
-    for kind, scores in contents.scores.items():
+    charts_html = []
+    for kind, scores in data.scores.items():
         label = IOU_TYPES[kind]
         curve = overall(curves_of(scores.precisions))
         drawing = "".join(charts.line(one, name) for one, name in zip(curve, _CURVES, strict=True))
         ticks = [f"{tick / 5:.1f}" for tick in range(6)]
-        shown = charts.chart(f"Precision over recall, {label}", "Recall", "Precision", ticks, drawing)
+        chart_html = charts.chart(f"Precision over recall, {label}", "Recall", "Precision", ticks, drawing)
         key = "".join(
             f"<li>{charts.sample(name)} {text} <b>{fraction(ap)}</b></li>"
             for name, text, ap in zip(_CURVES, NAMES, aps(curve), strict=True)
         )
-        figures.append(
+        charts_html.append(
             f'<figure data-curves="{label}"><figcaption>{label.capitalize()}: precision over recall</figcaption>'
-            f'{shown}<ul class="key">{key}</ul></figure>'
+            f'{chart_html}<ul class="key">{key}</ul></figure>'
         )
     lines = "".join(
-        charts.line(values, name) for values, name in zip(contents.rates(), ("precision", "recall", "f1"), strict=True)
+        charts.line(values, name) for values, name in zip(data.rates(), ("precision", "recall", "f1"), strict=True)
     )
-    ticks = [contents.threshold_texts()[place] for place in range(0, 101, 20)]
+    ticks = [data.threshold_texts()[place] for place in range(0, 101, 20)]
     key = "".join(f"<li>{charts.sample(name.lower())} {name}</li>" for name in ("Precision", "Recall", "F1"))
-    figures.append(
+    charts_html.append(
         "<figure><figcaption>All classes over the score threshold</figcaption>"
         + charts.chart(
             "Precision, recall and F1 over the score threshold",
@@ -176,32 +176,32 @@ def curves(contents: Contents) -> str:
         )
         + f'<ul class="key">{key}</ul></figure>'
     )
-    return _section("curves", "Curves", f'{choice}<div class="charts">{"".join(figures)}</div>')
+    return _section("curves", "Curves", f'{choice}<div class="charts">{"".join(charts_html)}</div>')
 
 
-def confusion(contents: Contents) -> str:
+def confusion(data: ReportData) -> str:
     """Where page.js puts the confusion at the score threshold."""
-    shown, there = len(contents.confusion.classes_shown()), len(contents.class_names)
+    visible, there = len(data.confusion.visible_classes()), len(data.class_names)
     limited = ""
-    if shown < there:
-        which = "with most objects" if shown == MOST_SHOWN else "that occur"
-        limited = f" Shown are the {shown} classes {which}, of {there:,}."
-    regions = "boxes" if contents.matched_by == "bbox" else "masks"
+    if visible < there:
+        which = "with most objects" if visible == MOST_SHOWN else "that occur"
+        limited = f" Shown are the {visible} classes {which}, of {there:,}."
+    shapes = "boxes" if data.matched_by == "bbox" else "masks"
     return _section(
         "confusion",
         "Confusion",
         '<p class="lead">Rows are what is annotated, columns what was detected, at the score threshold above and IoU '
-        f"of {regions} 0.50. The stronger a cell's shade, the larger its share of the row.{limited}</p>\n"
-        f'<div class="confusion{" many" if shown > _MANY else ""}"><div id="frequent"></div>'
+        f"of {shapes} 0.50. The stronger a cell's shade, the larger its share of the row.{limited}</p>\n"
+        f'<div class="confusion{" many" if visible > _MANY else ""}"><div id="frequent"></div>'
         '<div id="matrix" class="scroll" role="region" aria-label="Confusion matrix" tabindex="0"></div></div>',
     )
 
 
-def classes(contents: Contents) -> str:
+def classes(data: ReportData) -> str:
     """AP of each class, and what follows from the score threshold."""
-    labels = _labels(contents)
-    right, wrong = (counts[:, MIDDLE] for counts in contents.confusion.at_least())
-    each = rates(right, wrong, contents.confusion.truth)
+    labels = _labels(data)
+    right, wrong = (counts[:, MIDDLE] for counts in data.confusion.at_least())
+    each = rates(right, wrong, data.confusion.object_counts)
     columns = [
         Column("Class"),
         Column("Objects", kind="number"),
@@ -211,23 +211,25 @@ def classes(contents: Contents) -> str:
     rows = [
         [
             f"<bdi>{name_of(name)}</bdi>",
-            f"{contents.confusion.truth[place]:,}",
-            *(_with_bar(one.classes[name], IOU_TYPES[kind]) for kind, one in contents.scores.items()),
+            f"{data.confusion.object_counts[place]:,}",
+            *(_with_bar(one.classes[name], IOU_TYPES[kind]) for kind, one in data.scores.items()),
             *(fraction(float(values[place])) for values in each),
         ]
-        for place, name in enumerate(contents.class_names)
+        for place, name in enumerate(data.class_names)
     ]
-    shown = table("AP of each class; precision, recall and F1 at the score threshold", columns, rows, name="by-class")
+    table_html = table(
+        "AP of each class; precision, recall and F1 at the score threshold", columns, rows, name="by-class"
+    )
     return _section(
-        "classes", "Classes", f'<div class="scroll" role="region" aria-label="Classes" tabindex="0">{shown}</div>'
+        "classes", "Classes", f'<div class="scroll" role="region" aria-label="Classes" tabindex="0">{table_html}</div>'
     )
 
 
-def worst(contents: Contents) -> str:
-    """The pictures with most mistakes."""
-    threshold = contents.threshold_texts()[MIDDLE]
-    if not contents.worst:
-        return _section("pictures", "Pictures", f'<p class="lead">No mistakes at score {threshold} in any picture.</p>')
+def worst_images(data: ReportData) -> str:
+    """The images with most mistakes."""
+    threshold = data.threshold_texts()[MIDDLE]
+    if not data.worst_images:
+        return _section("images", "Images", f'<p class="lead">No mistakes at score {threshold} in any image.</p>')
     key = "".join(
         f'<li><svg class="sample" viewBox="0 0 28 12" aria-hidden="true"><g class="shape {state}">'
         f'<rect class="line" x="2" y="2" width="24" height="8"/></g></svg> {text}</li>'
@@ -239,38 +241,38 @@ def worst(contents: Contents) -> str:
             ("wrong", f"“{TIMES}” wrong class or no object"),
         )
     )
-    figures = "".join(_picture(worst, number) for number, worst in enumerate(contents.worst, 1))
+    blocks = "".join(_worst_image(image, number) for number, image in enumerate(data.worst_images, 1))
     return _section(
-        "pictures",
-        "Pictures with most mistakes",
+        "images",
+        "Images with most mistakes",
         f'<p class="lead">Ranked by mistakes at score {threshold}: detections of nothing, objects of another class, '
-        f'objects missed.</p>\n<ul class="key">{key}</ul>\n{figures}',
+        f'objects missed.</p>\n<ul class="key">{key}</ul>\n{blocks}',
     )
 
 
-def _picture(worst: Worst, number: int) -> str:
-    note = f'<p class="note">Without the picture: {text_of(worst.note)}</p>' if worst.note else ""
-    counts = zip(overlays.outcome(worst), ("right", "wrong", "missed"), strict=True)
+def _worst_image(image: WorstImage, number: int) -> str:
+    note = f'<p class="note">Without the image: {text_of(image.note)}</p>' if image.note else ""
+    counts = zip(overlays.outcome(image), ("right", "wrong", "missed"), strict=True)
     mistakes = ", ".join(f'<span data-count="{name}">{number}</span> {name}' for number, name in counts)
     return (
-        f'<figure class="worst"><figcaption><bdi>{name_of(worst.name)}</bdi> <span>{mistakes}</span></figcaption>{note}'
-        f'<div class="sides"><div><h3>Annotated</h3>{overlays.annotated(worst, number)}</div>'
-        f"<div><h3>Detected</h3>{overlays.detected(worst, number)}</div></div></figure>"
+        f'<figure class="worst"><figcaption><bdi>{name_of(image.name)}</bdi> <span>{mistakes}</span></figcaption>{note}'
+        f'<div class="sides"><div><h3>Annotated</h3>{overlays.annotated(image, number)}</div>'
+        f"<div><h3>Detected</h3>{overlays.detected(image, number)}</div></div></figure>"
     )
 
 
-def notes(contents: Contents) -> str:
+def notes(data: ReportData) -> str:
     """What the parts mean."""
-    regions = "boxes" if contents.matched_by == "bbox" else "masks"
+    shapes = "boxes" if data.matched_by == "bbox" else "masks"
     points = (
-        "AP, AR and the precision-recall curves are pycocotools'; crowds, and more than 100 detections of a class in a "
-        "picture, do not count.",
+        "AP, AR and the precision-recall curves are pycocotools'; crowds, and more than 100 detections of a class in "
+        "an image, do not count.",
         "All that depends on the score threshold comes from one matching: from the highest score on, a detection takes "
-        f"the object not yet taken whose {regions} have the largest IoU with it, of at least 0.50, whatever the "
+        f"the object not yet taken whose {shapes} have the largest IoU with it, of at least 0.50, whatever the "
         "classes. It is right if the object is of its class. One that finds no object, and half of which lies in a "
         "crowd of its class, does not count.",
-        "A picture's mistakes are its detections of nothing, its objects detected as another class, and its objects "
-        f"not detected, each once. Of a picture, at most {MOST_DETECTIONS} detections, the best, and {MOST_OBJECTS} "
+        "An image's mistakes are its detections of nothing, its objects detected as another class, and its objects "
+        f"not detected, each once. Of an image, at most {MOST_DETECTIONS} detections, the best, and {MOST_OBJECTS} "
         "objects, the first, are drawn, and counted above it.",
     )
     return _section("notes", "How to read it", f"<ul>{''.join(f'<li>{point}</li>' for point in points)}</ul>")

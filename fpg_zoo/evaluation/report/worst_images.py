@@ -1,4 +1,4 @@
-"""The pictures with most mistakes, ready to be drawn: small JPEGs, and what is annotated and detected in them."""
+"""The images with most mistakes, ready to be drawn: small JPEGs, and what is annotated and detected in them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image
 
 from fpg_zoo.errors import ImageError
 from fpg_zoo.evaluation.report.coco_rows import Row, box_of, mask_of, size_of
-from fpg_zoo.evaluation.report.confusion import IGNORED, NO_OBJECT, Matched
+from fpg_zoo.evaluation.report.confusion import IGNORED, NO_OBJECT, Matches
 from fpg_zoo.evaluation.report.html import coordinate, printable
 from fpg_zoo.evaluation.report.mask_outlines import outlines
 
-LONGEST_SIDE = 640  # pixels of an embedded picture
-MOST_DETECTIONS = 100  # drawn on a picture, the best
+LONGEST_SIDE = 640  # pixels of an embedded image
+MOST_DETECTIONS = 100  # drawn on an image, the best
 MOST_OBJECTS = 300  # drawn on it, crowds and then the first
 _QUALITY = 80  # of JPEG
 _MOST_LETTERS = 30  # of a class in a label
@@ -33,7 +33,7 @@ class Shape:
 
     Attributes:
         state: what it is; the last three are detections.
-        box: x, y, width, height in pixels of the picture as it is drawn.
+        box: x, y, width, height in pixels of the image as it is drawn.
         path: the mask's outlines as SVG path data in these pixels; None without a mask.
         name: its class.
         label: its class, and the score of a detection.
@@ -51,13 +51,13 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Worst:
-    """A picture ready to be drawn.
+class WorstImage:
+    """An image ready to be drawn.
 
     Attributes:
-        name: the file's, or the picture's id.
+        name: the file's, or the image's id.
         size: (width, height) as it is drawn, in pixels.
-        jpeg: the picture as a data URI; None where it could not be read.
+        jpeg: the image as a data URI; None where it could not be read.
         note: why not.
         objects: crowds first; the first ones of very many.
         detections: the best last, so that it lies on top.
@@ -71,58 +71,58 @@ class Worst:
     detections: tuple[Shape, ...]
 
 
-class Judged(NamedTuple):
-    """A picture's annotations and detections, and what came of comparing them.
+class MatchedImage(NamedTuple):
+    """An image's annotations and detections, and what came of comparing them.
 
     Attributes:
-        entry: of `images` of the annotation file.
-        truth: its annotations, crowds included.
+        image_entry: of `images` of the annotation file.
+        annotations: its annotations, crowds included.
         rows: its detections, as of a COCO results file.
-        matched: of these, in their order.
+        matches: of these, in their order.
     """
 
-    entry: Row
-    truth: Sequence[Row]
+    image_entry: Row
+    annotations: Sequence[Row]
     rows: Sequence[Row]
-    matched: Matched
+    matches: Matches
 
 
-def drawn(judged: Judged, class_names: Sequence[str], pixels: Pixels | None, *, masks: bool) -> Worst:
-    """A picture ready to be drawn.
+def drawn(matched_image: MatchedImage, class_names: Sequence[str], pixels: Pixels | None, *, masks: bool) -> WorstImage:
+    """An image ready to be drawn.
 
     Args:
-        judged: the picture.
+        matched_image: the image.
         class_names: in the order of labels.
-        pixels: reads a picture by its id, RGB in the frame of the annotations; may raise ImageError. None: without
-            pictures.
+        pixels: reads an image by its id, RGB in the frame of the annotations; may raise ImageError. None: without
+            images.
         masks: draw them, too.
     """
-    entry, truth, rows, matched = judged
-    image, note = None, "no folder of pictures was given"
+    image_entry, annotated, rows, matches = matched_image
+    image, note = None, "no folder of images was given"
     if pixels is not None:
         try:
-            image, note = pixels(entry["id"]), ""
+            image, note = pixels(image_entry["id"]), ""
         except ImageError as error:
             note = str(error)
-    width, height = _frame(judged, image)
-    canvas = _Canvas(min(1.0, LONGEST_SIDE / max(width, height)), size_of(entry), masks)
-    right = matched.right()
-    found_until = dict(zip(matched.found[right].tolist(), matched.steps[right].tolist(), strict=True))
+    width, height = _frame(matched_image, image)
+    canvas = _Canvas(min(1.0, LONGEST_SIDE / max(width, height)), size_of(image_entry), masks)
+    right = matches.right()
+    matched_until = dict(zip(matches.object_of[right].tolist(), matches.steps[right].tolist(), strict=True))
     objects = []
-    for place in np.argsort(~matched.crowds, kind="stable")[:MOST_OBJECTS].tolist():
-        crowd, name = matched.crowds[place], printable(class_names[matched.truth_labels[place]], _MOST_LETTERS)
+    for place in np.argsort(~matches.crowds, kind="stable")[:MOST_OBJECTS].tolist():
+        crowd, name = matches.crowds[place], printable(class_names[matches.object_labels[place]], _MOST_LETTERS)
         state: State = "crowd" if crowd else "object"
-        told = "a crowd, does not count" if crowd else "annotated"
-        objects.append(canvas.shape(truth[place], state, name, told, found_until.get(place, -1)))
+        outcome = "a crowd, does not count" if crowd else "annotated"
+        objects.append(canvas.shape(annotated[place], state, name, outcome, matched_until.get(place, -1)))
     order = np.argsort([-row["score"] for row in rows], kind="stable")[:MOST_DETECTIONS][::-1]
     detections = []
     for place in order.tolist():
-        state, told = _outcome(matched, place, class_names)
-        name = printable(class_names[matched.labels[place]], _MOST_LETTERS)
-        detections.append(canvas.shape(rows[place], state, name, told, int(matched.steps[place])))
+        state, outcome = _outcome(matches, place, class_names)
+        name = printable(class_names[matches.labels[place]], _MOST_LETTERS)
+        detections.append(canvas.shape(rows[place], state, name, outcome, int(matches.steps[place])))
     size = (canvas.pixels(width), canvas.pixels(height))
-    return Worst(
-        name=str(entry.get("file_name", entry["id"])),
+    return WorstImage(
+        name=str(image_entry.get("file_name", image_entry["id"])),
         size=size,
         jpeg=None if image is None else _jpeg(image, size),
         note=note or None,
@@ -131,25 +131,25 @@ def drawn(judged: Judged, class_names: Sequence[str], pixels: Pixels | None, *, 
     )
 
 
-def _outcome(matched: Matched, place: int, class_names: Sequence[str]) -> tuple[State, str]:
+def _outcome(matches: Matches, place: int, class_names: Sequence[str]) -> tuple[State, str]:
     """What a detection is, and in words."""
-    found = int(matched.found[place])
-    if found == IGNORED:
+    object_of = int(matches.object_of[place])
+    if object_of == IGNORED:
         return "ignored", "in a crowd, does not count"
-    if found == NO_OBJECT:
+    if object_of == NO_OBJECT:
         return "wrong", "finds no object"
-    truth = matched.truth_labels[found]
-    if matched.labels[place] == truth:
+    label = matches.object_labels[object_of]
+    if matches.labels[place] == label:
         return "right", "right"
-    return "wrong", f"wrong, it is annotated as {printable(class_names[truth], _MOST_LETTERS)}"
+    return "wrong", f"wrong, it is annotated as {printable(class_names[label], _MOST_LETTERS)}"
 
 
 class _Canvas(NamedTuple):
-    """How a picture is drawn.
+    """How an image is drawn.
 
     Attributes:
-        scale: pixels as drawn, of a pixel of the picture.
-        size: (height, width) of the picture as annotated.
+        scale: pixels as drawn, of a pixel of the image.
+        size: (height, width) of the image as annotated.
         masks: draw them, too.
     """
 
@@ -160,10 +160,10 @@ class _Canvas(NamedTuple):
     def pixels(self, side: float) -> int:
         return max(1, round(side * self.scale))
 
-    def shape(self, row: Row, state: State, name: str, told: str, step: int) -> Shape:
+    def shape(self, row: Row, state: State, name: str, outcome: str, step: int) -> Shape:
         x, y, width, height = (side * self.scale for side in box_of(row, self.size))
         label = name if state in ("object", "crowd") else f"{name} {row['score']:.2f}"
-        return Shape(state, (x, y, width, height), self._path(row), name, label, f"{label}: {told}", step)
+        return Shape(state, (x, y, width, height), self._path(row), name, label, f"{label}: {outcome}", step)
 
     def _path(self, row: Row) -> str | None:
         mask = mask_of(row, self.size) if self.masks else None
@@ -175,14 +175,14 @@ class _Canvas(NamedTuple):
         )
 
 
-def _frame(judged: Judged, image: Image.Image | None) -> tuple[float, float]:
-    """Width and height in pixels: as annotated, or else the picture's, or else of all that lies in it."""
-    size = size_of(judged.entry)
+def _frame(matched_image: MatchedImage, image: Image.Image | None) -> tuple[float, float]:
+    """Width and height in pixels: as annotated, or else the image's, or else of all that lies in it."""
+    size = size_of(matched_image.image_entry)
     if size is not None:
         return float(size[1]), float(size[0])
     if image is not None:
         return float(image.width), float(image.height)
-    boxes = np.array([box_of(row, None) for row in (*judged.truth, *judged.rows)]).reshape(-1, 4)
+    boxes = np.array([box_of(row, None) for row in (*matched_image.annotations, *matched_image.rows)]).reshape(-1, 4)
     right, bottom = (boxes[:, :2] + boxes[:, 2:]).max(axis=0, initial=1.0)
     return float(right), float(bottom)
 

@@ -17,7 +17,7 @@ from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import ImageError
 from fpg_zoo.evaluation.coco_metrics import IouType, Scores
 from fpg_zoo.evaluation.detect import image_ids_of
-from fpg_zoo.evaluation.report.analysis import About, gather
+from fpg_zoo.evaluation.report.analysis import ReportInfo, gather
 from fpg_zoo.evaluation.report.coco_rows import Row
 from fpg_zoo.evaluation.report.page import page
 from fpg_zoo.evaluation.report.worst_images import Pixels
@@ -30,7 +30,7 @@ from fpg_zoo.version import __version__
 
 def write_report(
     file: Path,
-    about: About,
+    info: ReportInfo,
     annotations: Mapping[str, Any],
     rows: Sequence[Row],
     scores: Mapping[IouType, Scores],
@@ -46,14 +46,14 @@ def write_report(
     Raises:
         StorageError: it cannot be written.
     """
-    content = page(gather(about, annotations, rows, scores, image_ids, pixels))
+    content = page(gather(info, annotations, rows, scores, image_ids, pixels))
     with atomic_write(file) as temporary:
         temporary.write_text(content, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
 
 
-def about_model(
+def info_of_model(
     model: Detector, *, name: str | None, checkpoint: Path | None, data: Path, split: str, arguments: Sequence[str]
-) -> About:
+) -> ReportInfo:
     """The facts of an evaluation of a model.
 
     Args:
@@ -73,19 +73,19 @@ def about_model(
         ("Data", str(data)),
         ("Split", split),
     )
-    return _about(f"{model.name} on {data.name or data} {split}", facts, arguments)
+    return _info_of(f"{model.name} on {data.name or data} {split}", facts, arguments)
 
 
-def about_results(results: Path, annotations: Path, arguments: Sequence[str]) -> About:
+def info_of_results(results: Path, annotations: Path, arguments: Sequence[str]) -> ReportInfo:
     """The facts of an evaluation of a results file; `arguments` are the command's."""
     facts = (("Detections of", str(results)), ("Annotations", str(annotations)))
-    return _about(f"{results.name} on {annotations.name}", facts, arguments)
+    return _info_of(f"{results.name} on {annotations.name}", facts, arguments)
 
 
-def _about(title: str, facts: tuple[tuple[str, str], ...], arguments: Sequence[str]) -> About:
+def _info_of(title: str, facts: tuple[tuple[str, str], ...], arguments: Sequence[str]) -> ReportInfo:
     now = datetime.datetime.now().astimezone()
-    made = (("fpg_zoo", __version__), ("Date", f"{now:%Y-%m-%d %H:%M} {now:%z}"))
-    return About(title, (*facts, *made), shlex.join(["fpg-zoo", *arguments]))
+    versions = (("fpg_zoo", __version__), ("Date", f"{now:%Y-%m-%d %H:%M} {now:%z}"))
+    return ReportInfo(title, (*facts, *versions), shlex.join(["fpg-zoo", *arguments]))
 
 
 def pixels_of(dataset: Dataset, folder: Path) -> Pixels:
@@ -101,8 +101,8 @@ def pixels_of(dataset: Dataset, folder: Path) -> Pixels:
         place = places[image_id]
         if isinstance(dataset, ShapesDataset):
             return _image(dataset[place].image)
-        picture = dataset.picture(place)
-        return _image(read_pixels(resolve_inside(picture.file, folder), picture.size))
+        info_of_image = dataset.image_info(place)
+        return _image(read_pixels(resolve_inside(info_of_image.file, folder), info_of_image.size))
 
     return read
 
@@ -114,10 +114,10 @@ def pixels_in(folder: Path, images: Sequence[Row]) -> Pixels:
         folder: it, as the user named it.
         images: of the file.
     """
-    entries = {entry["id"]: entry for entry in images}
+    by_id = {entry["id"]: entry for entry in images}
 
     def read(image_id: int | str) -> Image.Image:
-        entry = entries[image_id]
+        entry = by_id[image_id]
         name, size = name_of(entry), size_of(entry)
         if name is None:
             raise ImageError("its entry has no file name")

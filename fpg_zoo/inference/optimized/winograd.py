@@ -345,7 +345,7 @@ def is_eligible(source: Source) -> bool:
 
 def _fpg_places(neck: FusedFPG) -> Iterator[nn.Module]:
     yield from neck.outputs[:2]
-    if neck.inputs.start == 0:  # then the finest level is at stride 4
+    if neck.inputs.start_level == 0:  # then the finest level is at stride 4
         for node in neck.pathways.modules():
             if isinstance(node, FusedNode) and node.level == 0:
                 yield node

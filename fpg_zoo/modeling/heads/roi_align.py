@@ -29,44 +29,44 @@ class MultiLevelRoIAlign:
         self.strides = tuple(strides)
         self.pool = pool
 
-    def levels(self, regions: Tensor) -> Tensor:
+    def levels(self, rois: Tensor) -> Tensor:
         """(R,) int64: floor(log2(sqrt(w * h) / 56)), limited to the levels there are."""
-        size = ((regions[:, 3] - regions[:, 1]) * (regions[:, 4] - regions[:, 2])).sqrt()
+        size = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).sqrt()
         level = torch.floor(torch.log2(size / FINEST_SCALE + 1e-6))
         return level.nan_to_num(0).clamp(0, len(self.strides) - 1).long()
 
-    def __call__(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
+    def __call__(self, pyramid: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Maps (N, W, H_l, W_l) of at least these strides and regions (R, 5) to (R, W, P, P), channels last."""
         maps = pyramid[0]
-        pooled = maps.new_empty(len(regions), self.pool, self.pool, maps.shape[1])
-        levels = self.levels(regions)
+        pooled = maps.new_empty(len(rois), self.pool, self.pool, maps.shape[1])
+        levels = self.levels(rois)
         for level, stride in enumerate(self.strides):
             here = (levels == level).nonzero().squeeze(1)
             # In float32 whatever the network computes in: 8 or 11 bits do not hold a region's coordinates.
-            for part, found in _aligned(pyramid[level].float(), regions[here], self.pool, 1 / stride):
-                pooled[here[part]] = found.to(pooled.dtype)
+            for part, values in _aligned(pyramid[level].float(), rois[here], self.pool, 1 / stride):
+                pooled[here[part]] = values.to(pooled.dtype)
         return pooled.permute(0, 3, 1, 2)
 
 
-def aligned(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Tensor:
+def aligned(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Tensor:
     """RoIAlign, half-pixel aligned, adaptive sampling.
 
     Args:
         maps: (N, C, H, W) float32.
-        regions: (R, 5).
+        rois: (R, 5).
         pool: P.
         scale: pixels of the maps to one of the input.
 
     Returns:
         (R, C, P, P) float32.
     """
-    pooled = maps.new_empty(len(regions), pool, pool, maps.shape[1])
-    for part, found in _aligned(maps, regions, pool, scale):
-        pooled[part] = found
+    pooled = maps.new_empty(len(rois), pool, pool, maps.shape[1])
+    for part, values in _aligned(maps, rois, pool, scale):
+        pooled[part] = values
     return pooled.permute(0, 3, 1, 2)
 
 
-def _aligned(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
+def _aligned(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
     """`aligned`, in parts: which of the regions, and these (R', P, P, C).
 
     On the CPU, each bin is one weighted sum of the pixels it reads, over all channels at a time. Bilinear sampling is a
@@ -74,12 +74,12 @@ def _aligned(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Iterator
     its samples are summed along each axis first, and a pixel that several samples touch is read once.
     """
     if maps.device.type != "cpu":
-        yield from by_torchvision(maps, regions, pool, scale)
+        yield from by_torchvision(maps, rois, pool, scale)
         return
     number, channels, height, width = maps.shape
     table = maps.permute(0, 2, 3, 1).reshape(number * height * width, channels)
     # What is no region, for a number that is none, becomes one without an area, which reads nothing.
-    corners = regions[:, 1:].to(maps.dtype).masked_fill(~regions.isfinite().all(1, keepdim=True), 0) * scale - 0.5
+    corners = rois[:, 1:].to(maps.dtype).masked_fill(~rois.isfinite().all(1, keepdim=True), 0) * scale - 0.5
     sizes = corners[:, 2:] - corners[:, :2]
     # Bins of one sum read equally many pixels; so the few regions that are long have sums of their own.
     long = sizes.amax(1) > _LONG * pool
@@ -90,7 +90,7 @@ def _aligned(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Iterator
             x1, y1, x2, y2 = corners[part].unbind(1)
             rows, row_factors = _taps(y1, y2, pool, height)  # (R', P, T)
             columns, column_factors = _taps(x1, x2, pool, width)
-            rows = (regions[part, :1, None].int() * height + rows) * width
+            rows = (rois[part, :1, None].int() * height + rows) * width
             pixels = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R', P, P, T, T')
             factors = row_factors[:, :, None, :, None] * column_factors[:, None, :, None, :]
             per_bin = (len(part) * pool * pool, pixels.shape[3] * pixels.shape[4])
@@ -98,10 +98,10 @@ def _aligned(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Iterator
             yield part, sums.view(len(part), pool, pool, channels)
 
 
-def by_torchvision(maps: Tensor, regions: Tensor, pool: int, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
+def by_torchvision(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
     """As `_aligned`, by torchvision's kernel."""
-    found: Tensor = roi_align(maps, regions, pool, spatial_scale=scale, sampling_ratio=0, aligned=True)
-    yield torch.arange(len(regions), device=maps.device), found.permute(0, 2, 3, 1)
+    values: Tensor = roi_align(maps, rois, pool, spatial_scale=scale, sampling_ratio=0, aligned=True)
+    yield torch.arange(len(rois), device=maps.device), values.permute(0, 2, 3, 1)
 
 
 def _taps(start: Tensor, end: Tensor, pool: int, size: int) -> tuple[Tensor, Tensor]:
@@ -116,12 +116,12 @@ def _taps(start: Tensor, end: Tensor, pool: int, size: int) -> tuple[Tensor, Ten
         Pixels, int32, and factors, each (R, P, T).
     """
     step = (end - start) / pool
-    samples = step.ceil().clamp(min=0)  # (R,) G of each region: no more than a pixel apart; none in one turned over
-    count = samples.clamp(min=1)
+    counts = step.ceil().clamp(min=0)  # (R,) G of each region: no more than a pixel apart; none in one turned over
+    count = counts.clamp(min=1)
     bins, grid = (torch.arange(n, device=start.device, dtype=start.dtype) for n in (pool, int(count.max())))
     at = start[:, None, None] + bins[:, None] * step[:, None, None]
     at = at + (grid + 0.5) * (step / count)[:, None, None]  # (R, P, G)
-    share = ((grid < samples[:, None, None]) & (at >= -1) & (at <= size)) / count[:, None, None]
+    share = ((grid < counts[:, None, None]) & (at >= -1) & (at <= size)) / count[:, None, None]
     at = at.clamp(0, size - 1)  # the border pixel stands for up to a pixel beyond it; further out is nothing
     first = at[..., :1].floor()
     # Rounding may put a sample a trifle past the last pair of pixels that is counted: it stays with that pair.

@@ -46,8 +46,8 @@ class BoxHead(Part):
         init_normal(self.classes, std=0.01)
         init_normal(self.deltas, std=0.001)
 
-    def forward(self, pyramid: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.pooling(pyramid, regions).flatten(1)
+    def forward(self, pyramid: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.pooling(pyramid, rois).flatten(1)
         x = F.relu(self.fc1(x))
         x = F.relu(self.fc2(x))
         return self.classes(x), self.deltas(x).unflatten(1, (-1, 4))
@@ -117,8 +117,8 @@ class MaskHead(Part):
         """Initialise the layer whose size is the number of classes."""
         init_kaiming(self.classes)
 
-    def forward(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
-        x = self.pooling(pyramid, regions)
+    def forward(self, pyramid: Sequence[Tensor], rois: Tensor) -> Tensor:
+        x = self.pooling(pyramid, rois)
         for block in self.convs:
             x = F.relu(block(x))
         x = F.relu(self.upsample(x))

@@ -18,17 +18,17 @@ EXTRA_LEVELS = 2  # P6 and P7, beyond the backbone's C3..C5
 
 def _resize_like(x: Tensor, like: Tensor) -> Tensor:
     """`x` on the size of `like`: nearest neighbour up, max-pooling down by a whole ratio."""
-    size, wanted = tuple(x.shape[-2:]), tuple(like.shape[-2:])
-    if size == wanted:
+    size, out_size = tuple(x.shape[-2:]), tuple(like.shape[-2:])
+    if size == out_size:
         return x
-    if size[0] < wanted[0]:
-        return F.interpolate(x, size=wanted, mode="nearest")
-    if size[0] % wanted[0] or size[1] % wanted[1]:
+    if size[0] < out_size[0]:
+        return F.interpolate(x, size=out_size, mode="nearest")
+    if size[0] % out_size[0] or size[1] % out_size[1]:
         raise ValueError(
-            f"a {size[0]}x{size[1]} map cannot be pooled to {wanted[0]}x{wanted[1]} by a whole ratio: pad the images "
-            "to a multiple of the coarsest level's stride (config.preprocess.pad_divisor)"
+            f"a {size[0]}x{size[1]} map cannot be pooled to {out_size[0]}x{out_size[1]} by a whole ratio: pad the "
+            "images to a multiple of the coarsest level's stride (config.preprocess.pad_divisor)"
         )
-    ratio = (size[0] // wanted[0], size[1] // wanted[1])
+    ratio = (size[0] // out_size[0], size[1] // out_size[1])
     return F.max_pool2d(x, kernel_size=ratio, stride=ratio)
 
 

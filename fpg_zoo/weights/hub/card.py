@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MOST_NAMES, _MOST_LETTERS = 100, 60  # class names that a card lists, and letters of each
 _SIGNATURE = re.compile(r"<!-- made by fpg_zoo ([0-9a-f]{64}): [^\n]*-->\n")
-_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 _LABELS = {"box_ap": "box AP", "mask_ap": "mask AP"}
 _MARKUP = re.compile(r"([!#$&()*./:<=>@\[\\\]^_`{|}~])")
 _CITATION = """\
@@ -40,8 +40,8 @@ def model_card(
     *,
     revision: str | None = None,
     published: Published | None = None,
-    figures: Mapping[str, float] | None = None,
-    licence: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+    license: str | None = None,
 ) -> str:
     """The card as Markdown with YAML front matter, signed so that `is_own_card` knows it again.
 
@@ -50,63 +50,63 @@ def model_card(
         repo_id: OWNER/REPO, where the model is or will be.
         revision: the branch it is on; None for the default one.
         published: the published checkpoint whose weights are the model's, and whose figures it therefore has.
-        figures: those that whoever pushes it has measured, by name; `box_ap` and `mask_ap` stand beside the published.
-        licence: the hub's identifier of the weights' licence, as "apache-2.0"; None for the published checkpoint's, or
+        metrics: those that whoever pushes it has measured, by name; `box_ap` and `mask_ap` stand beside the published.
+        license: the hub's identifier of the weights' license, as "apache-2.0"; None for the published checkpoint's, or
             to state none.
 
     Raises:
-        ConfigError: figures that are no finite numbers, or without a name that fits in a line; no licence identifier.
+        ConfigError: figures that are no finite numbers, or without a name that fits in a line; no license identifier.
     """
-    measured = checked_figures(figures or {})
-    check_licence(licence)
-    if licence is None and published is not None:
-        licence = published.licence.lower()
+    measured = checked_metrics(metrics or {})
+    check_license(license)
+    if license is None and published is not None:
+        license = published.license.lower()
     parts = (
         _title(model, repo_id),
         _usage(repo_id, revision),
         _facts(model),
-        _figures(model.config, published, measured),
-        _origin(published, licence),
+        _metrics_table(model.config, published, measured),
+        _origin(published, license),
         f"## Citation\n\n```bibtex\n{_CITATION}\n```",
     )
-    front = _front_matter(model, repo_id, published, measured, licence)
+    front = _front_matter(model, repo_id, published, measured, license)
     return _signed(f"---\n{front}\n---\n", "\n\n".join(parts) + "\n")
 
 
 def is_own_card(text: str) -> bool:
     """Whether `model_card` made it and nobody has changed it since."""
-    found = _SIGNATURE.search(text)
-    return found is not None and found.group(1) == _digest(text[: found.start()] + text[found.end() :])
+    signature = _SIGNATURE.search(text)
+    return signature is not None and signature.group(1) == _digest(text[: signature.start()] + text[signature.end() :])
 
 
-def check_licence(licence: str | None) -> None:
-    """Whether it can be a licence's identifier on the hub; None is none.
+def check_license(license: str | None) -> None:
+    """Whether it can be a license's identifier on the hub; None is none.
 
     Raises:
         ConfigError: it cannot.
     """
-    if licence is not None and not _LICENCE.fullmatch(licence):
-        raise ConfigError(f"licence {quoted(licence)}: give the hub's identifier, as 'apache-2.0', or leave it out")
+    if license is not None and not _LICENSE.fullmatch(license):
+        raise ConfigError(f"license {quoted(license)}: give the hub's identifier, as 'apache-2.0', or leave it out")
 
 
-def checked_figures(figures: Mapping[str, float]) -> dict[str, float]:
+def checked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """The figures by the card's names (`box AP` counts as `box_ap`), if each is a finite number with a name.
 
     Raises:
         ConfigError: one is not, or is there by two names.
     """
     keys = {label: key for key, label in _LABELS.items()}
-    for name, value in figures.items():
+    for name, value in metrics.items():
         if not isinstance(name, str) or not name.strip() or len(name) > _MOST_LETTERS or not name.isprintable():
             raise ConfigError(
                 f"figures: {quoted(str(name))} is no name of a figure; give a text of at most {_MOST_LETTERS} letters"
             )
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not -math.inf < value < math.inf:
             raise ConfigError(f"figures: {name}={quoted(value)} is no finite number; leave out what was not measured")
-    found = {keys.get(name, name): value for name, value in figures.items()}
-    if len(found) < len(figures):
-        raise ConfigError(f"figures: {', '.join(figures)} name one figure twice; give each once")
-    return found
+    checked = {keys.get(name, name): value for name, value in metrics.items()}
+    if len(checked) < len(metrics):
+        raise ConfigError(f"figures: {', '.join(metrics)} name one figure twice; give each once")
+    return checked
 
 
 def _signed(front: str, body: str) -> str:
@@ -126,7 +126,7 @@ def _escaped(text: str) -> str:
 
 
 def _front_matter(
-    model: Detector, repo_id: str, published: Published | None, measured: Mapping[str, float], licence: str | None
+    model: Detector, repo_id: str, published: Published | None, measured: Mapping[str, float], license: str | None
 ) -> str:
     from huggingface_hub import ModelCardData
 
@@ -137,7 +137,7 @@ def _front_matter(
     if isinstance(model.config.neck, FPGConfig):
         tags.append("feature-pyramid-grids")
     return ModelCardData(
-        license=licence,
+        license=license,
         library_name="fpg_zoo",
         pipeline_tag=_task(model.config),
         tags=[*tags, "arxiv:2004.03580"],
@@ -202,7 +202,7 @@ def _title(model: Detector, repo_id: str) -> str:
     return (
         f"# {_escaped(repo_id.partition('/')[2])}\n\n"
         f"{_escaped(method)} on a {backbone} with the neck {_escaped(neck)} "
-        f"(`fpg_zoo` architecture {_escaped(model.name)}): finds objects in pictures, as {does}. Of the zoo of "
+        f"(`fpg_zoo` architecture {_escaped(model.name)}): finds objects in images, as {does}. Of the zoo of "
         "[Feature Pyramid Grids](https://arxiv.org/abs/2004.03580)."
     )
 
@@ -220,7 +220,7 @@ def _usage(repo_id: str, revision: str | None) -> str:
 def _facts(model: Detector) -> str:
     config, names = model.config, model.class_names
     before = config.preprocess
-    shown = ", ".join(map(_escaped, names[:_MOST_NAMES]))
+    listed = ", ".join(map(_escaped, names[:_MOST_NAMES]))
     more = f", and {len(names) - _MOST_NAMES:,} more, all in `config.json`" if len(names) > _MOST_NAMES else ""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (before.mean, before.std))
@@ -230,18 +230,19 @@ def _facts(model: Detector) -> str:
         f"- Input: RGB, scaled so that the longest side has {before.longest_side} pixels, less the mean ({mean}), over "
         f"the standard deviation ({std}), padded with zeros to multiples of {before.pad_divisor}; "
         "`fpg_zoo.Predictor` does it\n"
-        f"- Classes: {len(names):,}: {shown}{more}"
+        f"- Classes: {len(names):,}: {listed}{more}"
     )
 
 
-def _figures(config: DetectorConfig, published: Published | None, measured: Mapping[str, float]) -> str:
-    wanted = ["box_ap", *(["mask_ap"] if config.has_masks else [])]
+def _metrics_table(config: DetectorConfig, published: Published | None, measured: Mapping[str, float]) -> str:
+    names = ["box_ap", *(["mask_ap"] if config.has_masks else [])]
     rows = [
         (_LABELS.get(name, name), getattr(published, name, None) if name in _LABELS else None, measured.get(name))
-        for name in [*wanted, *(name for name in measured if name not in wanted)]
+        for name in [*names, *(name for name in measured if name not in names)]
     ]
     table = "".join(
-        f"| {_escaped(name)} | {_shown(first, '.1f')} | {_shown(second, 'g')} |\n" for name, first, second in rows
+        f"| {_escaped(name)} | {_formatted(first, '.1f')} | {_formatted(second, 'g')} |\n"
+        for name, first, second in rows
     )
     data = published.data if published else "COCO val2017"
     return (
@@ -251,7 +252,7 @@ def _figures(config: DetectorConfig, published: Published | None, measured: Mapp
     )
 
 
-def _shown(value: float | None, how: str) -> str:
+def _formatted(value: float | None, how: str) -> str:
     return "" if value is None else format(value, how)
 
 
@@ -259,19 +260,19 @@ def _is_of_coco(published: Published) -> bool:
     return published.data.startswith("COCO")
 
 
-def _origin(published: Published | None, licence: str | None) -> str:
-    stated = f"`{licence}`" if licence else "not stated by whoever uploaded this model"
+def _origin(published: Published | None, license: str | None) -> str:
+    stated = f"`{license}`" if license else "not stated by whoever uploaded this model"
     if published is None:
         return (
             "## Origin\n\nThese weights are not known to be a published checkpoint; this card knows nothing of their "
-            f"training.\n\nLicence of the weights: {stated}."
+            f"training.\n\nLicense of the weights: {stated}."
         )
     note = f" Note: {_sentence(published.note)}" if published.note else ""
     place = "which comes with fpg_zoo" if published.packaged else f"<{published.url}>"
     return (
         f"## Origin\n\nEvery tensor is equal to that of the published checkpoint `{published.name}`, "
         f"{place}, whose SHA-256 begins with `{published.sha256}`.{note}\n\n"
-        f"Training recipe: {_sentence(load_manifest().recipes[published.recipe])}\n\nLicence of the weights: {stated}."
+        f"Training recipe: {_sentence(load_manifest().recipes[published.recipe])}\n\nLicense of the weights: {stated}."
     )
 
 

@@ -93,10 +93,10 @@ def one_line(said: object, token: str | None = None) -> str:
     return printable(re.sub(r"hf_\w{8,}|(?<=//)[^/@\s]+(?=@)", "***", text))
 
 
-def _token(given: str | None) -> str | None:
+def _token(token: str | None) -> str | None:
     from huggingface_hub import get_token
 
     try:
-        return given or get_token()
+        return token or get_token()
     except OSError:
         return None  # as none is sent, if its file cannot be read

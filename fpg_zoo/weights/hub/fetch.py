@@ -90,7 +90,7 @@ def fetch(spec: str) -> Path:
         file = _downloaded(what, repo, commit, name)
         seen[name] = _verified(what, repo, commit, file, known.get(name), record)
         if name == CONFIG:
-            _refuse_other_kinds(what, file)
+            _refuse_other_files(what, file)
     if seen != known:
         try:
             _write_record(record, repo, commit, seen)
@@ -119,16 +119,16 @@ def verify() -> Iterator[Verdict]:
                 continue
             path = Path(cached).resolve()
             try:
-                found = sha256_of(path, name, max_bytes=MAX_BYTES)
+                digest = sha256_of(path, name, max_bytes=MAX_BYTES)
             except FileNotFoundError:
                 continue  # it has been removed meanwhile
             except OSError as error:
                 yield Verdict(path, "altered", f"cannot be read ({error.strerror}); make it readable, or delete it")
                 continue
-            if found == seen.sha256:
+            if digest == seen.sha256:
                 yield Verdict(path, "good", f"{name} of {PREFIX}{repo}@{commit}")
             else:
-                detail = f"{name} of {PREFIX}{repo}@{commit}: expected SHA-256 {seen.sha256}, found {found}"
+                detail = f"{name} of {PREFIX}{repo}@{commit}: expected SHA-256 {seen.sha256}, found {digest}"
                 yield Verdict(path, "altered", f"{detail}; delete it to fetch it again")
 
 
@@ -196,7 +196,7 @@ def _instead(repo: str, commit: str) -> str:
     return f", only pickles ({', '.join(pickles[:3])}), which are not loaded from a hub" if pickles else ""
 
 
-def _refuse_other_kinds(what: str, file: Path) -> None:
+def _refuse_other_files(what: str, file: Path) -> None:
     """Look at the config before the weights are fetched, which may be large and of anything."""
     try:
         data = json.loads(read_regular(file, max_bytes=_MAX_JSON_BYTES))
@@ -215,13 +215,13 @@ def _verified(what: str, repo: str, commit: str, file: Path, known: _Seen | None
         status = file.stat()
         if known and (known.size, known.modified_ns) == (status.st_size, status.st_mtime_ns):
             return known
-        found = sha256_of(file, f"{repo}, {file.name}", max_bytes=MAX_BYTES)
+        digest = sha256_of(file, f"{repo}, {file.name}", max_bytes=MAX_BYTES)
     except OSError as error:
         raise _unreadable(what, file, error) from None
     if known:
-        expected, origin, compared = known.sha256, f"pinned in {record} when it was first fetched", found
+        expected, origin, compared = known.sha256, f"pinned in {record} when it was first fetched", digest
     else:
-        expected, origin, compared = _stated(what, repo, commit, file), "as the hub states", found
+        expected, origin, compared = _stated(what, repo, commit, file), "as the hub states", digest
         if _COMMIT.fullmatch(expected):  # stored in git itself, whose digest is of a heading and the content
             compared = _git_sha1(file)
     if expected != compared:
@@ -231,7 +231,7 @@ def _verified(what: str, repo: str, commit: str, file: Path, known: _Seen | None
             f"{what}, commit {commit}: {file.name}: expected {kind} {expected} ({origin}), found {compared}; it was "
             f"altered on its way or on the disk; {remedy}"
         )
-    return _Seen(found, status.st_size, status.st_mtime_ns)
+    return _Seen(digest, status.st_size, status.st_mtime_ns)
 
 
 def _unreadable(what: str, file: Path, error: OSError) -> StorageError:

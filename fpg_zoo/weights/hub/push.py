@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fpg_zoo.errors import CheckpointError, ConfigError
 from fpg_zoo.text import quoted
-from fpg_zoo.weights.hub.card import check_licence, checked_figures, is_own_card, model_card
+from fpg_zoo.weights.hub.card import check_license, checked_metrics, is_own_card, model_card
 from fpg_zoo.weights.hub.errors import check_online, hub_errors, one_line
 from fpg_zoo.weights.hub.fetch import CONFIG, PREFIX, WEIGHTS, hub_api, is_branch, is_repository
 from fpg_zoo.weights.manifest import Published, load_manifest
@@ -32,8 +32,8 @@ def push_to_hub(
     private: bool | None = None,
     revision: str | None = None,
     message: str | None = None,
-    figures: Mapping[str, float] | None = None,
-    licence: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+    license: str | None = None,
     token: str | None = None,
 ) -> str:
     """Upload a model with a card, in one commit or not at all; other files of the repository are left alone.
@@ -48,9 +48,9 @@ def push_to_hub(
             that is there already must be so.
         revision: the branch, made from the default one if need be; None for the default one.
         message: of the commit.
-        figures: measured ones for the card, by name, as `{"box_ap": 41.9}`. Published ones are there by themselves
+        metrics: measured ones for the card, by name, as `{"box_ap": 41.9}`. Published ones are there by themselves
             where the weights are the published ones.
-        licence: of the weights, by the hub's identifier; None for the published checkpoint's, or to state none.
+        license: of the weights, by the hub's identifier; None for the published checkpoint's, or to state none.
         token: of the hub; None for the one huggingface_hub finds (HF_TOKEN, or `hf auth login`).
 
     Returns:
@@ -61,9 +61,9 @@ def push_to_hub(
         DownloadError: the hub refuses or cannot be reached.
         StorageError: no room for a temporary copy.
     """
-    repo, measured = check_push(repo_id, revision=revision, figures=figures, licence=licence)
+    repo, measured = check_push(repo_id, revision=revision, metrics=metrics, license=license)
     check_online(f"push to {PREFIX}{repo}")
-    card = model_card(model, repo, revision=revision, published=published_as(model), figures=measured, licence=licence)
+    card = model_card(model, repo, revision=revision, published=published_as(model), metrics=measured, license=license)
     from huggingface_hub import CommitOperationAdd
 
     api = hub_api(token)
@@ -86,7 +86,7 @@ def push_to_hub(
                 if not str(error).startswith("Invalid metadata"):
                     raise
                 raise ConfigError(
-                    f"{repo}: the hub refuses the card ({one_line(error, token)}); licences are named as in "
+                    f"{repo}: the hub refuses the card ({one_line(error, token)}); licenses are named as in "
                     "https://huggingface.co/docs/hub/repositories-licenses; nothing was uploaded"
                 ) from None
     if kept:
@@ -114,7 +114,7 @@ def _prepared(api: HfApi, repo: str, private: bool | None, revision: str | None)
 
 
 def check_push(
-    repo_id: str, *, revision: str | None, figures: Mapping[str, float] | None, licence: str | None
+    repo_id: str, *, revision: str | None, metrics: Mapping[str, float] | None, license: str | None
 ) -> tuple[str, dict[str, float]]:
     """Look at what is given to `push_to_hub` but the model; returns the repository and the figures by the card's names.
 
@@ -130,8 +130,8 @@ def check_push(
         raise ConfigError(f"{quoted(repo_id)}: name the repository as OWNER/REPO")
     if revision is not None and not is_branch(revision):
         raise ConfigError(f"revision {quoted(revision)}: a push needs a branch; give its name, or leave it out")
-    check_licence(licence)
-    return repo, checked_figures(figures or {})
+    check_license(license)
+    return repo, checked_metrics(metrics or {})
 
 
 def published_as(model: Detector) -> Published | None:
@@ -162,12 +162,12 @@ def _is_saved_as(model: Detector, path: Path) -> bool:
             return False
     except CheckpointError:
         return False
-    given, saved = model.state_dict(), file.tensors()
-    return given.keys() == saved.keys() and all(
+    tensors, saved = model.state_dict(), file.tensors()
+    return tensors.keys() == saved.keys() and all(
         # As they are loaded: in float32, whatever they are kept in.
         tensor.dtype == (torch.float32 if saved[name].is_floating_point() else saved[name].dtype)
         and torch.equal(tensor.cpu(), saved[name].to(tensor.dtype))
-        for name, tensor in given.items()
+        for name, tensor in tensors.items()
     )
 
 
