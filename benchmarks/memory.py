@@ -122,7 +122,8 @@ def training(patterns: Sequence[str]) -> Path:
     """Measure, predict and record training."""
     rows: list[dict[str, Any]] = []
     for name in named(patterns):
-        published = fpg_zoo.model_info(name).checkpoints[0].memory_gb
+        checkpoints = fpg_zoo.model_info(name).checkpoints
+        published = checkpoints[0].memory_gb if checkpoints else None
         for label, config in variants(name).items():
             rows.append(row(label, config, published))
             print(rows[-1], flush=True)

@@ -21,6 +21,7 @@ from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
 from fpg_zoo.modeling.preprocess import preprocess
 from fpg_zoo.models.factory import published
 from fpg_zoo.models.loading import fetch
+from fpg_zoo.weights.manifest import load_manifest
 
 SEED = 0
 RANDOM = "random"
@@ -90,11 +91,13 @@ def described_file(file: Path) -> dict[str, Any]:
 
 
 def unavailable(name: str) -> str | None:
-    """Why a published checkpoint cannot be had; None if it can, and is here from now on.
+    """Why a model's published checkpoint cannot be had; None if it can, and is here from now on.
 
     Raises:
         WeightsError: it can be had and not be trusted, or does not fit.
     """
+    if not load_manifest().of(architecture_of(name)):
+        return "none was published"
     entry = published(name)
     try:
         fetch(entry, fpg_zoo.model_info(name).config)
@@ -115,8 +118,14 @@ def model_with(name: str, weights: str) -> Detector:
         name: an architecture, or one with a tag.
         weights: as `whose` gives them.
     """
-    entry = published(name)
-    return at_random(entry.architecture) if weights == RANDOM else fpg_zoo.create_model(entry.name)
+    if weights == RANDOM:
+        return at_random(architecture_of(name))
+    return fpg_zoo.create_model(published(name).name)
+
+
+def architecture_of(name: str) -> str:
+    """The architecture of a name with or without a tag."""
+    return name.partition(".")[0]
 
 
 def at_random(name: str) -> Detector:

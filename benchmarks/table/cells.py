@@ -28,7 +28,7 @@ from memory import measured as training_memory
 import fpg_zoo
 from fpg_zoo.data.open_split import SHAPES
 from fpg_zoo.version import __version__
-from fpg_zoo.weights.manifest import Published
+from fpg_zoo.weights.manifest import Published, load_manifest
 
 COLUMNS = ("ap", "memory", "fps")
 UNITS = {
@@ -62,6 +62,41 @@ class Run:
     output: Path
     runs: int
     command: str
+
+
+def table_checkpoints() -> list[Published]:
+    """The table's rows: all published checkpoints, and an architecture without one as a checkpoint `RANDOM` without
+    figures."""
+    manifest = load_manifest()
+    checkpoints = list(manifest.checkpoints)
+    for name in fpg_zoo.list_models():
+        if not manifest.of(name):
+            checkpoints.append(_without_weights(name))
+    return checkpoints
+
+
+def first_checkpoint(architecture: str) -> Published:
+    """An architecture's first row of the table."""
+    return next(entry for entry in table_checkpoints() if entry.architecture == architecture)
+
+
+def _without_weights(architecture: str) -> Published:
+    return Published(
+        architecture=architecture,
+        tag=RANDOM,
+        url="",
+        sha256="",
+        box_ap=None,
+        mask_ap=None,
+        memory_gb=None,
+        fps=None,
+        recipe="",
+        license="",
+        class_names=fpg_zoo.model_info(architecture).config.class_names,
+        config_url=None,
+        log_url=None,
+        note=None,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

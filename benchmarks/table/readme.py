@@ -15,6 +15,7 @@ from harness.models import RANDOM
 
 import fpg_zoo
 from fpg_zoo.files import atomic_write
+from table.cells import first_checkpoint
 from table.scatter import Panel, Point, drawn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,8 +33,7 @@ class Metrics:
 
     def of(self, name: str, figure: str, field: str = "measured") -> Any:
         """A field of the row of an architecture's first checkpoint; None where there is none."""
-        first = fpg_zoo.model_info(name).checkpoints[0]
-        return self._rows.get((first.name, figure), {}).get(field)
+        return self._rows.get((first_checkpoint(name).name, figure), {}).get(field)
 
     @property
     def where(self) -> str:
@@ -56,7 +56,7 @@ def table_text(metrics: Metrics) -> str:
     lines = [heads, ["---"] * len(heads)]
     for name in in_order():
         info = fpg_zoo.model_info(name)
-        first = info.checkpoints[0]
+        first = first_checkpoint(name)
         line = [f"`{name}`", info.method, info.neck]
         line += [_formatted(first.box_ap), _formatted(metrics.of(name, "box AP"), 2)]
         line += [_formatted(first.mask_ap), _formatted(metrics.of(name, "mask AP"), 2)]
@@ -89,7 +89,7 @@ def scatter(metrics: Metrics) -> str:
         points_of = []
         for name in fpg_zoo.list_models(_COCO):
             info, x = fpg_zoo.model_info(name), metrics.of(name, figure)
-            ap = info.checkpoints[0].box_ap
+            ap = first_checkpoint(name).box_ap
             if x is not None and ap is not None:
                 points_of.append(Point(info.method, info.neck, ap, x))
         return points_of

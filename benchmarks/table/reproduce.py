@@ -29,8 +29,8 @@ from fpg_zoo.distributed import device_of_process
 from fpg_zoo.errors import ConfigError, FPGZooError, UnknownNameError
 from fpg_zoo.files import atomic_write, on_terminal
 from fpg_zoo.models.factory import list_models
-from fpg_zoo.weights.manifest import Published, load_manifest
-from table.cells import COLUMNS, Cell, Run, cell_of, measure_cell, metrics_of
+from fpg_zoo.weights.manifest import Published
+from table.cells import COLUMNS, Cell, Run, cell_of, first_checkpoint, measure_cell, metrics_of, table_checkpoints
 from table.text import MISSED, UNITS, as_csv, as_markdown, rows_of
 
 DONE, NOT_MET, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -86,17 +86,17 @@ def chosen(patterns: Sequence[str]) -> list[Published]:
     Raises:
         UnknownNameError: a pattern matches none.
     """
-    manifest = load_manifest()
-    firsts = [manifest.find(name, None) for name in list_models(pretrained=True)]
+    checkpoints = table_checkpoints()
+    firsts = {name: first_checkpoint(name) for name in list_models()}
     matching_by_name: dict[str, Published] = {}
     for pattern in patterns:
-        names = {entry.name: entry for entry in manifest.checkpoints} if "." in pattern else {}
-        names = names or {entry.architecture: entry for entry in firsts}
+        names = {entry.name: entry for entry in checkpoints} if "." in pattern else {}
+        names = names or firsts
         matching = [entry for name, entry in names.items() if fnmatch.fnmatchcase(name, pattern)]
         if not matching:
             raise UnknownNameError(f"--models: nothing matches {pattern!r}: known are {', '.join(names)}")
         matching_by_name.update({entry.name: entry for entry in matching})
-    return [entry for entry in manifest.checkpoints if entry.packaged or entry.name in matching_by_name]
+    return [entry for entry in checkpoints if entry.packaged or entry.name in matching_by_name]
 
 
 @dataclasses.dataclass
@@ -177,7 +177,7 @@ def measure_all(cells: Sequence[Cell], run: Run, outcome: Outcome, *, force: boo
 
 def look_up(run: Run, outcome: Outcome) -> None:
     """Take what was measured before with these settings, and was not asked for now, into the table, too."""
-    for entry in load_manifest().checkpoints:
+    for entry in table_checkpoints():
         for column in COLUMNS:
             place = entry.name, column
             if place in outcome.records or place in outcome.notes:
@@ -192,7 +192,7 @@ def table_of(asked: Sequence[Published], outcome: Outcome, *, compare_ap: bool) 
     """The table's rows: of checkpoints that were asked for, or that something is known of."""
     rows: list[Row] = []
     known = {name for name, _ in outcome.records}
-    for entry in load_manifest().checkpoints:
+    for entry in table_checkpoints():
         if entry not in asked and entry.name not in known:
             continue
         metrics: dict[str, float] = {}

@@ -47,7 +47,7 @@ def rows_of(
         notes: by column, what a reader should know.
         compare_ap: AP is of all images, so that it can be compared with what was published.
     """
-    info = fpg_zoo.model_info(entry.name)
+    info = fpg_zoo.model_info(entry.architecture)
     rows: list[Row] = []
     for figure, (column, unit, field) in FIGURES.items():
         published: float | None = None if field is None else getattr(entry, field)

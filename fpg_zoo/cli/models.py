@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+from typing import TYPE_CHECKING
 
 from fpg_zoo.cli.exit_codes import DONE
 from fpg_zoo.cli.printing import print_line, print_lines
 from fpg_zoo.errors import UnknownNameError
 from fpg_zoo.text import printable
+
+if TYPE_CHECKING:
+    from fpg_zoo.config import NeckConfig
+    from fpg_zoo.weights.manifest import Published
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,6 +27,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     command = commands.add_parser("info", help="all about one model")
     command.add_argument("name", metavar="NAME", help="NAME or NAME.TAG")
+    command.add_argument("--json", action="store_true", help="as JSON")
     command.set_defaults(run=_info)
 
 
@@ -69,32 +76,61 @@ def _figure(value: float | None) -> str:
 
 
 def _info(options: argparse.Namespace) -> int:
+    from fpg_zoo.config.serialization import to_dict
     from fpg_zoo.models.factory import model_info
     from fpg_zoo.weights.manifest import load_manifest
 
     info = model_info(options.name)
+    recipes = load_manifest().recipes
+    if options.json:
+        content = {
+            "name": info.name,
+            "method": info.method,
+            "neck": info.neck,
+            "parameters": info.parameters,
+            "flops": info.flops,
+            "config": to_dict(info.config),
+            "checkpoints": [
+                {**dataclasses.asdict(entry), "name": entry.name, "recipe_text": recipes[entry.recipe]}
+                for entry in info.checkpoints
+            ],
+        }
+        print_lines(json.dumps(content, indent=1))
+        return DONE
     config = info.config
+    side = config.preprocess.longest_side
     print_line(f"{info.name}: {info.method} with {info.neck}")
     print_line(f"  parameters    {info.parameters:,}")
+    print_line(f"  FLOPs         {info.flops / 1e9:,.1f} G for an image of {side}x{side}")
     print_line(f"  backbone      {config.backbone}")
-    neck = config.neck
-    print_line(f"  neck          {type(neck).__name__}, start {neck.start_level}, width {neck.out_channels}")
+    print_line(f"  neck          {_briefly(config.neck)}")
     print_line(f"  preprocess    {config.preprocess}")
     print_line(f"  classes       {len(config.class_names)}: {', '.join(config.class_names[:4])}, ...")
     if not info.checkpoints:
         print_line("  checkpoints   none published")
     for entry in info.checkpoints:
-        print_line(f"  {entry.name}")
-        print_line(
-            f"    {entry.data:<11} box AP {_figure(entry.box_ap)}, mask AP {_figure(entry.mask_ap)}, "
-            f"training memory {_figure(entry.memory_gb)} GB, fps {_figure(entry.fps)}"
-        )
-        print_line(f"    file        {entry.url}")
-        print_line(f"    SHA-256     {entry.sha256}{'' if len(entry.sha256) == 64 else '...'}")
-        print_line(f"    license     {entry.license}")
-        print_line(f"    recipe      {entry.recipe}: {load_manifest().recipes[entry.recipe]}")
-        facts = (("config", entry.config_url), ("log", entry.log_url), ("command", entry.command), ("note", entry.note))
-        for label, value in facts:
-            if value:
-                print_line(f"    {label:<11} {value}")
+        _print_checkpoint(entry, recipes[entry.recipe])
     return DONE
+
+
+def _briefly(config: NeckConfig) -> str:
+    """Its class and those of its fields that are short."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    short = [f"{name}={value!r}" for name, value in fields.items() if isinstance(value, (int, float, str))]
+    return f"{type(config).__name__}({', '.join(short)})"
+
+
+def _print_checkpoint(entry: Published, recipe: str) -> None:
+    print_line(f"  {entry.name}")
+    print_line(
+        f"    {entry.data:<11} box AP {_figure(entry.box_ap)}, mask AP {_figure(entry.mask_ap)}, "
+        f"training memory {_figure(entry.memory_gb)} GB, fps {_figure(entry.fps)}"
+    )
+    print_line(f"    file        {entry.url}")
+    print_line(f"    SHA-256     {entry.sha256}{'' if len(entry.sha256) == 64 else '...'}")
+    print_line(f"    license     {entry.license}")
+    print_line(f"    recipe      {entry.recipe}: {recipe}")
+    facts = (("config", entry.config_url), ("log", entry.log_url), ("command", entry.command), ("note", entry.note))
+    for label, value in facts:
+        if value:
+            print_line(f"    {label:<11} {value}")

@@ -18,6 +18,20 @@ RETINA_ANCHORS = AnchorConfig(strides=(8, 16, 32, 64, 128), scales=tuple(4 * 2 *
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What an architecture of the catalogue costs, as counted by `fpg_zoo.modeling.flops`.
+
+    Attributes:
+        parameters: number of trained values; BatchNorm statistics are none.
+        flops: floating-point operations for one square image of the config's size, a multiplication and its addition
+            being two.
+    """
+
+    parameters: int
+    flops: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
     """A named detector: `method` and `neck` as the table prints them, and how to make its config."""
 
@@ -140,3 +154,20 @@ _ROWS = (
 )
 
 ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
+
+# Counted once, so that they are known without building a model; a test counts them again.
+COSTS: dict[str, Cost] = {
+    "faster_rcnn_r50_fpg": Cost(parameters=80_025_312, flops=506_601_625_600),
+    "faster_rcnn_r50_fpg_chn128": Cost(parameters=42_357_856, flops=197_134_080_000),
+    "faster_rcnn_r50_fpn": Cost(parameters=41_755_104, flops=182_224_640_000),
+    "mask_rcnn_r50_fpg": Cost(parameters=82_669_616, flops=612_573_337_600),
+    "mask_rcnn_r50_fpg_chn128": Cost(parameters=44_707_248, flops=291_545_241_600),
+    "mask_rcnn_r50_fpn": Cost(parameters=44_399_408, flops=288_196_352_000),
+    "retinanet_r50_fpg": Cost(parameters=72_720_692, flops=271_083_571_200),
+    "retinanet_r50_fpg_chn128": Cost(parameters=40_328_756, flops=191_107_532_800),
+    "retinanet_r50_fpn": Cost(parameters=37_988_404, flops=190_697_113_600),
+    "retinanet_r50_nasfpn": Cost(parameters=59_979_828, flops=276_700_006_400),
+    "faster_rcnn_nano_fpg": Cost(parameters=2_179_528, flops=4_626_715_776),
+    "mask_rcnn_nano_fpg": Cost(parameters=2_234_376, flops=7_215_797_376),
+    "retinanet_nano_fpg": Cost(parameters=1_839_372, flops=3_836_896_128),
+}

@@ -96,6 +96,14 @@ class Detector(nn.Module, ABC):
             Each image's instances, best first, in pixels of the padded batch; mask maps not yet pasted.
         """
 
+    @abstractmethod
+    def run_layers(self, images: Tensor) -> None:
+        """Run every layer once, for as many regions as the config allows; what costs are counted by.
+
+        Args:
+            images: (N, 3, H, W), as of `detect`; the meta device will do.
+        """
+
     @torch.no_grad()
     def detect(
         self, images: Tensor, sizes: Sizes, output_sizes: Sizes | None = None, *, score: float = 0.0
@@ -186,6 +194,16 @@ class TwoStageDetector(Detector):
         instances = self.select_boxes(logits, refinements, proposals, sizes)
         return instances if self.mask_head is None else self._with_masks(self.mask_head, pyramid, instances)
 
+    def run_layers(self, images: Tensor) -> None:
+        pyramid = self.neck(self.backbone(images))
+        self.rpn(pyramid)
+        channels = pyramid[0].shape[1]
+        heads = ((self.box_head, self.config.rpn.proposals), (self.mask_head, self.config.box.detections))
+        for head, count in heads:
+            if head is not None:
+                side = head.pooling.pool
+                head.predict(images.new_empty(len(images) * count, channels, side, side))
+
     @staticmethod
     def _with_masks(head: MaskHead, pyramid: Sequence[Tensor], instances: list[Instances]) -> list[Instances]:
         counts = [len(instance) for instance in instances]
@@ -216,6 +234,9 @@ class RetinaNet(Detector):
         pyramid = self.neck(self.backbone(images))
         logits, deltas = self.head(pyramid)
         return self.select(logits, deltas, sizes)
+
+    def run_layers(self, images: Tensor) -> None:
+        self.head(self.neck(self.backbone(images)))
 
 
 def __getattr__(name: str) -> Any:

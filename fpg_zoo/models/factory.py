@@ -8,12 +8,11 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpg_zoo.config import DetectorConfig
-from fpg_zoo.config.catalog import ARCHITECTURES, Architecture
+from fpg_zoo.config.catalog import ARCHITECTURES, COSTS, Architecture
 from fpg_zoo.config.validation import MOST_CLASSES
 from fpg_zoo.errors import ConfigError, UnknownNameError
 from fpg_zoo.text import quoted
@@ -48,12 +47,24 @@ class ModelInfo:
     def tags(self) -> tuple[str, ...]:
         return tuple(entry.tag for entry in self.checkpoints)
 
-    @cached_property
+    @property
     def parameters(self) -> int:
         """Number of trained values (BatchNorm statistics are none)."""
+        if self.name in COSTS:
+            return COSTS[self.name].parameters
         from fpg_zoo.modeling.build import build_on_meta
 
         return sum(parameter.numel() for parameter in build_on_meta(self.config, self.name).parameters())
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations for one square image of `config.preprocess`'s size, a multiplication and its
+        addition being two; `fpg_zoo.modeling.flops.count_flops` has what is counted, and counts other sizes."""
+        if self.name in COSTS:
+            return COSTS[self.name].flops
+        from fpg_zoo.modeling.flops import count_flops
+
+        return count_flops(self.config)
 
 
 def list_models(*patterns: str, pretrained: bool = False, exclude: str | Sequence[str] = ()) -> list[str]:

@@ -14,11 +14,14 @@ import accuracy
 import pytest
 from conftest import ROOT
 from harness.measure import Row, record, save
+from harness.models import RANDOM, unavailable
 from json_schema import violations
 from table import cells as table_cells
 from table import reproduce as reproduce_table
+from table.readme import Metrics, table_text
 
 import fpg_zoo
+from fpg_zoo.config.catalog import ARCHITECTURES
 from fpg_zoo.data.shapes import ShapesDataset, write_coco
 from fpg_zoo.errors import DigestError
 from fpg_zoo.evaluation.detect import evaluate
@@ -91,7 +94,7 @@ def another_manifest(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., 
             dataclasses.replace(entry, **fields) if entry.name == name else entry for entry in true.checkpoints
         )
         changed = Manifest(true.host, true.recipes, entries)
-        monkeypatch.setattr(reproduce_table, "load_manifest", lambda: changed)
+        monkeypatch.setattr(table_cells, "load_manifest", lambda: changed)
 
     return change
 
@@ -331,3 +334,22 @@ def test_fps_are_of_each_form(tmp_path: Path, one_thread: None) -> None:
     figures = table_cells.metrics_of("fps", rows)
     assert figures.keys() == {"fps", "fps optimized", "fps optimized_bf16"}
     assert all(row["fps"] == pytest.approx(1 / row["seconds"]["median"], abs=1e-3) for row in rows)
+
+
+def test_an_architecture_without_published_weights_has_its_row(
+    measuring: Measuring,
+    run: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    named = dataclasses.replace(ARCHITECTURES["retinanet_nano_fpg"], name="retinanet_r50_new")
+    monkeypatch.setitem(ARCHITECTURES, named.name, named)
+    code, _, _ = run("--models", named.name, "--output", str(tmp_path))
+    rows = table(tmp_path)
+    name = f"{named.name}.{RANDOM}"
+    assert (code, unavailable(named.name)) == (0, "none was published")
+    assert (rows[name, "box AP"]["measured"], rows[name, "box AP"]["published"]) == (None, None)
+    assert rows[name, "fps"]["measured"] is not None
+    lines = table_text(Metrics(json.loads((tmp_path / "table.json").read_text(encoding="utf-8")))).splitlines()
+    (line,) = (line for line in lines if named.name in line)
+    assert line.startswith(f"| `{named.name}` | RetinaNet | FPG-nano |  |  |  |  |  | ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from command import environment, python, run
 
-import fpg_zoo
+from fpg_zoo.config.catalog import ARCHITECTURES
 
 # Of the published table, by hand, in natural order.
 NAMES = [
@@ -122,12 +123,30 @@ def test_info_of_a_tag_tells_that_one_alone() -> None:
     assert "coco_2022" not in out
 
 
-def test_info_counts_the_parameters() -> None:
-    _, out, _ = run("info", "retinanet_nano_fpg")
-    model = fpg_zoo.create_model("retinanet_nano_fpg")
-    count = sum(parameter.numel() for parameter in model.parameters())
-    assert 0 < count < 3_000_000
-    assert f" {count:,}\n" in out
+def test_info_tells_the_cost() -> None:
+    _, out, _ = run("info", "retinanet_r50_fpn")
+    assert "parameters    37,988,404\n" in out
+    assert "FLOPs         190.7 G for an image of 640x640\n" in out
+
+
+def test_an_architecture_without_published_weights_has_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = dataclasses.replace(ARCHITECTURES["retinanet_nano_fpg"], name="retinanet_new_fpg")
+    monkeypatch.setitem(ARCHITECTURES, named.name, named)
+    assert run("list", "*_new_*")[1].splitlines()[1].split() == [named.name, "RetinaNet", "FPG-nano", *["-"] * 4]
+    _, out, _ = run("info", named.name)
+    assert "parameters    1,839,372\n" in out
+    assert "checkpoints   none published\n" in out
+    assert json.loads(run("info", named.name, "--json")[1])["checkpoints"] == []
+
+
+def test_info_as_json() -> None:
+    code, out, err = run("info", "faster_rcnn_r50_fpg.coco_2021", "--json")
+    content = json.loads(out)
+    assert (code, err) == (0, "")
+    assert content["config"]["neck"]["type"] == "FPGConfig"
+    assert (content["parameters"], content["flops"]) == (80_025_312, 506_601_625_600)
+    (checkpoint,) = content["checkpoints"]
+    assert (checkpoint["name"], checkpoint["box_ap"]) == ("faster_rcnn_r50_fpg.coco_2021", 42.2)
 
 
 @pytest.mark.parametrize(

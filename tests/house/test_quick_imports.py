@@ -19,6 +19,9 @@ import pytest
         "import fpg_zoo.cli",
         "import fpg_zoo; fpg_zoo.list_models(pretrained=True)",
         "import fpg_zoo; fpg_zoo.model_info('mask_rcnn_r50_fpg').config",
+        "import fpg_zoo; fpg_zoo.model_info('mask_rcnn_r50_fpg').flops",
+        "import fpg_zoo.cli; sys.stdout = sys.stderr; "
+        "fpg_zoo.cli.main(['info', 'mask_rcnn_r50_fpg', '--json']); sys.stdout = sys.__stdout__",
     ],
 )
 def test_what_must_be_quick_does_not_import_torch(statement: str) -> None:

@@ -47,7 +47,11 @@ class BoxHead(Part):
         init_normal(self.deltas, std=0.001)
 
     def forward(self, pyramid: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.pooling(pyramid, rois).flatten(1)
+        return self.predict(self.pooling(pyramid, rois))
+
+    def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, of pooled maps (R, channels, pool, pool)."""
+        x = pooled.flatten(1)
         x = F.relu(self.fc1(x))
         x = F.relu(self.fc2(x))
         return self.classes(x), self.deltas(x).unflatten(1, (-1, 4))
@@ -118,7 +122,11 @@ class MaskHead(Part):
         init_kaiming(self.classes)
 
     def forward(self, pyramid: Sequence[Tensor], rois: Tensor) -> Tensor:
-        x = self.pooling(pyramid, rois)
+        return self.predict(self.pooling(pyramid, rois))
+
+    def predict(self, pooled: Tensor) -> Tensor:
+        """As `forward`, of pooled maps (R, channels, pool, pool)."""
+        x = pooled
         for block in self.convs:
             x = F.relu(block(x))
         x = F.relu(self.upsample(x))
