@@ -19,7 +19,6 @@ from harness.models import FORMS, PLAIN
 
 import fpg_zoo
 from fpg_zoo.data.open_split import held_out_scenes, open_held_out
-from fpg_zoo.distributed import Processes
 from fpg_zoo.evaluation.coco_metrics import IOU_TYPES
 from fpg_zoo.evaluation.detect import categories_of, detect_all, iou_types_of, metrics_of, parts_of
 from fpg_zoo.weights.manifest import Published, load_manifest
@@ -64,7 +63,6 @@ def average_precision(
         model,
         held_out.dataset,
         categories_of(model, held_out),
-        Processes(),
         batch_size=BATCH,
         workers=workers,
         parts=None if parts is None else parts_of(parts / "detections.json", model, held_out),

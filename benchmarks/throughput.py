@@ -22,7 +22,7 @@ from harness.options import named, parsed, parser_of, write_rows
 import fpg_zoo
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.shapes import ShapesDataset
-from fpg_zoo.evaluation.detect import detected
+from fpg_zoo.evaluation.detect import detect_batches
 from fpg_zoo.modeling.detectors import Detector
 
 UNITS = {
@@ -65,7 +65,7 @@ def ways(model: Detector, folder: Path, files: list[Path], options: argparse.Nam
         return lambda: len(predictor(list(files), batch))
 
     def evaluating(batch: int, workers: int) -> Callable[[], object]:
-        return lambda: sum(1 for _ in detected(model, dataset, ids, batch_size=batch, workers=workers))
+        return lambda: sum(1 for _ in detect_batches(model, dataset, ids, batch_size=batch, workers=workers))
 
     return [
         *(("call", batch, None, calling(batch)) for batch in options.batch),

@@ -54,7 +54,7 @@ class Processes:
             dist.barrier()
 
     def broadcast_module(self, module: nn.Module) -> None:
-        """Give everyone the leader's parameters and buffers."""
+        """Give everyone the main process's parameters and buffers."""
         if self.world_size > 1:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, 0)
@@ -67,14 +67,14 @@ class Processes:
         return values
 
     def broadcast(self, value: _Value) -> _Value:
-        """What the leader gives here; what the others give is not looked at."""
+        """What the main process gives here; what the others give is not looked at."""
         values = [value]
         if self.world_size > 1:
             dist.broadcast_object_list(values)
         return values[0]
 
     def gather(self, value: _Value) -> list[_Value]:
-        """For the leader the value of each process, by rank; for the others nothing."""
+        """In the main process the value of each, by rank; in the others nothing."""
         if self.world_size == 1:
             return [value]
         values: list[_Value] | None = [value] * self.world_size if self.is_main else None
@@ -82,7 +82,7 @@ class Processes:
         return values or []
 
     def on_main(self, function: Callable[[], _Value]) -> _Value:
-        """What a function gives that the leader calls for all.
+        """What a function gives that the main process calls for all.
 
         Raises:
             FPGZooError: raised by the function; in every process, so that none waits for the others.
@@ -101,10 +101,10 @@ class Processes:
 
     @contextlib.contextmanager
     def exclusive(self, lock: Path, subject: str) -> Iterator[None]:
-        """Keep other runs out, by a lock file that the leader holds for all and removes at the end.
+        """Keep other runs out, by a lock file that the main process holds for all and removes at the end.
 
-        The lock ends with the leader, however that ends. Where the file system has no locks, the run goes on without
-        one, with a warning.
+        The lock ends with the main process, however that ends. Where the file system has no locks, the run goes on
+        without one, with a warning.
 
         Args:
             lock: the file; its folder is made if need be.
@@ -186,7 +186,7 @@ def process_group(device: torch.device) -> Iterator[Processes]:
     processes = Processes(int(os.environ["RANK"]), count, int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
         torch.cuda.set_device(processes.local_rank)
-    # The others wait while the leader reckons figures and writes, which may take long.
+    # The others wait while the main process computes metrics and writes, which may take long.
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=datetime.timedelta(hours=2))
     try:

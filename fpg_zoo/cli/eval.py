@@ -144,9 +144,9 @@ def _eval_model(options: argparse.Namespace) -> int:
             model,
             data.dataset,
             category_ids,
-            processes,
             batch_size=options.batch_size,
             workers=options.workers,
+            processes=processes,
             parts=parts,
         )
         if processes.is_main:

@@ -127,7 +127,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluation(held_out: HeldOut, options: argparse.Namespace, processes: Processes) -> Evaluate:
-    """By all processes together; the leader has the figures."""
+    """By all processes together; the main one has the metrics."""
     from fpg_zoo.evaluation.detect import detect_all, metrics_of
 
     def evaluated(model: Detector) -> dict[str, float | None]:
@@ -135,9 +135,9 @@ def _evaluation(held_out: HeldOut, options: argparse.Namespace, processes: Proce
             model,
             held_out.dataset,
             held_out.category_ids,
-            processes,
             batch_size=options.batch_size,
             workers=options.workers,
+            processes=processes,
         )
         return metrics_of(model, rows, held_out.annotations) if processes.is_main else {}
 

@@ -85,10 +85,10 @@ def detect_all(
     model: Detector,
     dataset: Dataset,
     category_ids: Sequence[int],
-    processes: Processes,
     *,
-    batch_size: int,
-    workers: int,
+    batch_size: int = 1,
+    workers: int = 0,
+    processes: Processes | None = None,
     parts: Parts | None = None,
 ) -> list[dict[str, Any]]:
     """Detections in every image, by all processes together.
@@ -97,18 +97,19 @@ def detect_all(
         model: in eval mode, the same in every process.
         dataset: the same in every process.
         category_ids: the data's id of each class of the model.
-        processes: this one among those that share the images.
-        batch_size, workers: as of `fpg_zoo.evaluation.detect.detected`, for each process.
+        batch_size, workers: as of `detect_batches`, for each process.
+        processes: this one among those that share the images; None for one alone.
         parts: where detections are kept as they come, and what is there already is taken from. None: nowhere.
 
     Returns:
-        For the leader the rows of a COCO results file, in the order of the data set; for the others nothing.
+        In the main process the rows of a COCO results file, in the order of the data set; in the others nothing.
 
     Raises:
         ConfigError: `parts` hold what was detected with other settings.
         ImageError: an image cannot be read.
         StorageError: `parts` cannot be written.
     """
+    processes = processes or Processes()
     by_image = _resumed(parts, processes)
     done = frozenset(processes.broadcast(list(by_image)))
     rows: list[ImageRows] = []
@@ -116,7 +117,7 @@ def detect_all(
         keep: Callable[[Sequence[ImageRows]], None] | None = None
         if parts is not None:
             keep = stack.enter_context(parts.writing(processes.rank))
-        for batch in detected(
+        for batch in detect_batches(
             model,
             dataset,
             category_ids,
@@ -135,7 +136,7 @@ def detect_all(
 
 
 def _resumed(parts: Parts | None, processes: Processes) -> dict[int | str, list[dict[str, Any]]]:
-    """What the leader finds done; for the others nothing. All of them refuse, or none."""
+    """What the main process finds done; in the others nothing. All of them refuse, or none."""
     done: dict[int | str, list[dict[str, Any]]] = {}
     refusal: FPGZooError | None = None
     if parts is not None and processes.is_main:
@@ -149,7 +150,7 @@ def _resumed(parts: Parts | None, processes: Processes) -> dict[int | str, list[
     return done
 
 
-def detected(
+def detect_batches(
     model: Detector,
     dataset: Dataset,
     category_ids: Sequence[int],
@@ -191,18 +192,6 @@ def detected(
             bar.update(len(results))
 
 
-def detections_of(
-    model: Detector, dataset: Dataset, category_ids: Sequence[int], *, batch_size: int = 1, workers: int = 0
-) -> list[dict[str, Any]]:
-    """What a model detects in every image of a data set, as the rows of a COCO results file.
-
-    Args:
-        model, dataset, category_ids, batch_size, workers: as of `detected`.
-    """
-    batches = detected(model, dataset, category_ids, batch_size=batch_size, workers=workers)
-    return [row for batch in batches for _, rows in batch for row in rows]
-
-
 def iou_types_of(model: Detector) -> tuple[IouType, ...]:
     """What a model's detections are judged by: boxes, and masks if it has them."""
     return ("bbox", "segm") if model.config.has_masks else ("bbox",)
@@ -222,10 +211,10 @@ def evaluate(
         model: in eval mode, for the data's classes.
         dataset: its images, those without objects included.
         category_ids: the data's id of each class of the model.
-        batch_size, workers: as of `detected`.
+        batch_size, workers: as of `detect_all`.
 
     Returns:
-        `FIGURES` by name, with `box_` before it, and for a model with masks again with `mask_` where an object has one;
+        `METRICS` by name, with `box_` before it, and for a model with masks again with `mask_` where an object has one;
         each 0..1, or None where there is no ground truth of that size.
 
     Raises:
@@ -233,7 +222,7 @@ def evaluate(
         ImageError: an image cannot be read.
     """
     annotations = ground_truth(dataset, category_ids)
-    rows = detections_of(model, dataset, category_ids, batch_size=batch_size, workers=workers)
+    rows = detect_all(model, dataset, category_ids, batch_size=batch_size, workers=workers)
     return metrics_of(model, rows, annotations)
 
 

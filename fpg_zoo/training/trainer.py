@@ -108,7 +108,8 @@ def train(
         processes: this one among those that train together.
         workers: processes that make batches ahead. Their number changes nothing in what comes out.
         save_every: steps from one state to the next; one is also saved at the end.
-        evaluate: gives figures, of which the first tells the best model; called in all processes, the leader's counts.
+        evaluate: gives metrics, of which the first tells the best model. It is called in all processes, and the main
+            one's count.
         evaluate_every: epochs from one evaluation to the next; the last epoch is always evaluated.
         resume: take up the newest state in `run`, if there is one.
         data: what tells the data set from others, as a digest of its annotations. A run that goes on must have the
@@ -217,7 +218,7 @@ class _Run:
         devices = [self.model.device.index] if self.model.device.type == "cuda" else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for broadcast_buffers
-            # Each process keeps the statistics of its own BatchNorms, as the reference does; the leader's are saved.
+            # Each process keeps the statistics of its own BatchNorms, as the reference does; the main one's are saved.
             return DistributedDataParallel(criterion, device_ids=devices, broadcast_buffers=False)
 
     def _resume(self, optimizer: torch.optim.Optimizer, resume: bool) -> int:

@@ -21,7 +21,7 @@ from training_runs import make_data, small_model
 
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.evaluation.coco_metrics import METRICS
-from fpg_zoo.evaluation.detect import detections_of, evaluate
+from fpg_zoo.evaluation.detect import detect_all, evaluate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PICTURES = 44
@@ -202,7 +202,7 @@ def test_the_procedural_scenes(precision: tuple[str, ...], tmp_path: Path) -> No
     assert done.out.splitlines()[-2:] == [f"written: {tmp_path / 'f.json'}", f"written: {tmp_path / 'r.json'}"]
     if precision:
         model = model.to(torch.bfloat16)
-    expected = detections_of(model, shapes, shapes.category_ids, batch_size=8)
+    expected = detect_all(model, shapes, shapes.category_ids, batch_size=8)
     assert len(expected) > 10
     assert json.loads((tmp_path / "r.json").read_text()) == expected
     figures = evaluate(model, shapes, shapes.category_ids, batch_size=8)

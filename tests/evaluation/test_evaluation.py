@@ -11,7 +11,7 @@ from tiny_models import tiny_model
 
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.evaluation.coco_metrics import METRICS, IouType, coco_summary
-from fpg_zoo.evaluation.detect import detections_of, evaluate
+from fpg_zoo.evaluation.detect import detect_all, evaluate
 from fpg_zoo.inference.predictor import Predictor
 
 # As COCO publishes them (val2014_fake_eval_res.txt), to three digits.
@@ -56,7 +56,7 @@ def test_a_models_detections_are_those_of_the_predictor_in_the_files_ids(data_fo
     dataset = CocoDataset.from_folder(data_folder / "coco", "val2017", masks=True, training=False)
     model = tiny_model("mask_rcnn_nano_fpg")
     first = [dataset.image_info(index) for index in range(3)]
-    rows = detections_of(model, _Few(dataset, 3), dataset.category_ids)
+    rows = detect_all(model, _Few(dataset, 3), dataset.category_ids)
     for picture in first:
         (expected,) = Predictor(model)([picture.file])
         wanted = expected.to_coco(picture.image_id, dataset.category_ids)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from command import environment
+from pycocotools import mask as mask_api
 from tiny_models import tiny_model
 
 from fpg_zoo.modeling.build import build_detector
@@ -56,7 +57,7 @@ def make_photographs(source: Path, target: Path, rows: list[dict[str, Any]]) -> 
             "segmentation": row["segmentation"],
         }
         for number, row in enumerate(rows[::2], 1)
-        if min(row["bbox"][2:]) >= 1
+        if min(row["bbox"][2:]) >= 1 and mask_api.area(row["segmentation"])
     ]
     (target / "annotations").mkdir(parents=True)
     (target / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
