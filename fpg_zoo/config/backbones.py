@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from fpg_zoo.config.validation import MAX_REPEATS, check_one_of, check_positive, indexed
+from fpg_zoo.config.validation import Count, Repeats, check_fields
 
 BACKBONE_STAGES = 4  # C2..C5
 
@@ -31,13 +31,11 @@ class ResNetConfig:
     """A ResNet with torchvision's layout: `depths` blocks per stage, the stem `width` channels wide."""
 
     block: Literal["basic", "bottleneck"] = "bottleneck"
-    depths: tuple[int, int, int, int] = (3, 4, 6, 3)
-    width: int = 64
+    depths: tuple[Repeats, Repeats, Repeats, Repeats] = (3, 4, 6, 3)
+    width: Count = 64
 
     def __post_init__(self) -> None:
-        check_one_of(("basic", "bottleneck"), block=self.block)
-        check_positive(width=self.width)
-        check_positive(MAX_REPEATS, **indexed(BACKBONE_STAGES, depths=self.depths))
+        check_fields(self)
 
     @property
     def channels(self) -> tuple[int, ...]:

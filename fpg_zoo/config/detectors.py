@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from fpg_zoo.config.backbones import BackboneConfig
 from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, MaskHeadConfig, RetinaHeadConfig, RPNConfig
 from fpg_zoo.config.necks import NeckConfig
 from fpg_zoo.config.validation import (
-    check_above_zero,
+    AboveZero,
+    Count,
+    Number,
+    check_fields,
     check_multiple,
-    check_numbers,
+    check_not_empty,
     check_one_of,
-    check_positive,
-    indexed,
 )
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
@@ -30,15 +31,13 @@ class PreprocessConfig:
         pad_divisor: height and width are zero-padded right and bottom to a multiple of this.
     """
 
-    longest_side: int = 640
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    pad_divisor: int = 64
+    longest_side: Count = 640
+    mean: tuple[Number, Number, Number] = (123.675, 116.28, 103.53)
+    std: tuple[AboveZero, AboveZero, AboveZero] = (58.395, 57.12, 57.375)
+    pad_divisor: Count = 64
 
     def __post_init__(self) -> None:
-        check_positive(longest_side=self.longest_side, pad_divisor=self.pad_divisor)
-        check_numbers(**indexed(3, mean=self.mean))
-        check_above_zero(**indexed(3, std=self.std))
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +49,13 @@ class TwoStageConfig:
     rpn: RPNConfig
     box: BoxHeadConfig
     mask: MaskHeadConfig | None
-    class_names: tuple[str, ...]
+    class_names: Annotated[tuple[str, ...], check_not_empty]
     preprocess: PreprocessConfig
     roi_levels: int = 4
     keep_empty_crops: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_classes(self.class_names)
         _check_pyramid(self.rpn.anchors, self.backbone, self.neck, self.preprocess)
         check_one_of(tuple(range(1, self.neck.levels + 1)), roi_levels=self.roi_levels)
@@ -78,20 +78,22 @@ class RetinaNetConfig:
     backbone: BackboneConfig
     neck: NeckConfig
     head: RetinaHeadConfig
-    class_names: tuple[str, ...]
+    class_names: Annotated[tuple[str, ...], check_not_empty]
     preprocess: PreprocessConfig
     has_masks: ClassVar[bool] = False
     method: ClassVar[str] = "RetinaNet"
     keep_empty_crops: ClassVar[bool] = False  # of training images, as its published schedule has it
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_classes(self.class_names)
         _check_pyramid(self.head.anchors, self.backbone, self.neck, self.preprocess)
 
 
 def _check_classes(names: tuple[str, ...]) -> None:
     seen = set()
-    for place, name in indexed(class_names=names).items():
+    for number, name in enumerate(names):
+        place = f"class_names[{number}]"
         if not isinstance(name, str) or not name.strip():
             raise ConfigError(f"{place}={quoted(name)}: it takes a text that is not blank")
         if not name.isascii() and any("\ud800" <= char <= "\udfff" for char in name):

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-from fpg_zoo.config.validation import MAX_LEVELS, MAX_REPEATS, check_one_of, check_positive, check_tuples
+from fpg_zoo.config.validation import MAX_REPEATS, Count, Levels, Repeats, check_fields, check_positive
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
 
@@ -47,28 +47,25 @@ class FPNConfig:
     """
 
     start_level: int
-    out_channels: int = 256
-    levels: int = 5
+    out_channels: Count = 256
+    levels: Levels = 5
     halves_exactly: ClassVar[bool] = False  # its additions take maps of any size
     extra_levels: Literal["pool", "conv"] = "pool"
 
     def __post_init__(self) -> None:
-        check_positive(out_channels=self.out_channels)
-        check_positive(MAX_LEVELS, levels=self.levels)
-        check_one_of(("pool", "conv"), extra_levels=self.extra_levels)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NASFPNConfig:
     """NAS-FPN (Ghiasi et al., arXiv 1904.07392), the 7-merge cell over P3..P7, repeated `stacks` times."""
 
-    out_channels: int = 256
-    stacks: int = 7
+    out_channels: Count = 256
+    stacks: Repeats = 7
     halves_exactly: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_positive(out_channels=self.out_channels)
-        check_positive(MAX_REPEATS, stacks=self.stacks)
+        check_fields(self)
 
     @property
     def start_level(self) -> int:
@@ -110,7 +107,7 @@ class FPGGrid:
 
     directions: tuple[Direction, ...]
     skipped: tuple[tuple[int, ...], ...]
-    levels: int = 5
+    levels: Levels = 5
     along: bool = True
     lateral: Mapped | None = "conv"
     skip: Mapped | None = "conv"
@@ -118,28 +115,18 @@ class FPGGrid:
     across_from_finer: bool = False
 
     def __post_init__(self) -> None:
-        check_tuples(directions=self.directions, skipped=self.skipped)
-        check_positive(MAX_LEVELS, levels=self.levels)
+        check_fields(self)
         if self.levels < 2:
             raise ConfigError(f"levels={self.levels}: a grid needs at least 2 levels to pass anything between them")
         if not self.directions:
             raise ConfigError("directions=(): a grid needs at least one pathway; give 'up' or 'down' for each")
         check_positive(MAX_REPEATS, pathways=self.pathways)
-        for pathway, direction in enumerate(self.directions):
-            check_one_of(("up", "down"), **{f"directions[{pathway}]": direction})
-        check_one_of(("conv", "identity", None), lateral=self.lateral, skip=self.skip)
-        check_one_of((True, False), along=self.along)
-        check_one_of(
-            (True, False), across_from_coarser=self.across_from_coarser, across_from_finer=self.across_from_finer
-        )
         if len(self.skipped) != self.pathways:
             raise ConfigError(
                 f"skipped has {len(self.skipped)} entries for {self.pathways} pathways: give one tuple of levels per "
                 "pathway, () where it touches all of them"
             )
         for pathway, levels in enumerate(self.skipped):
-            if not isinstance(levels, tuple):
-                raise ConfigError(f"skipped[{pathway}]={quoted(levels)}: give a tuple of levels, () for none")
             for level in levels:
                 if type(level) is not int or not 0 <= level < self.levels:
                     raise ConfigError(
@@ -205,14 +192,13 @@ class FPGConfig:
     """
 
     start_level: int
-    out_channels: int = 256
+    out_channels: Count = 256
     grid: FPGGrid = dataclasses.field(default_factory=triangle_grid)
     extra_levels: Literal["pool", "conv"] = "pool"
     halves_exactly: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_positive(out_channels=self.out_channels)
-        check_one_of(("pool", "conv"), extra_levels=self.extra_levels)
+        check_fields(self)
 
     @property
     def levels(self) -> int:

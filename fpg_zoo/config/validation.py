@@ -1,9 +1,17 @@
-"""What the values of configs are checked with. Each check takes them by name, and names the first that it refuses."""
+"""What the values of configs are checked with. Each check takes them by name, and names the first that it refuses.
+
+The bounds of a field stand in its annotation: `width: Count` is a whole number that counts something. `check_fields`
+checks all fields of a config by their annotations, so a config's own code checks only what fields have to do with each
+other.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from typing import TypeGuard
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
@@ -69,24 +77,76 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
-def check_tuples(**values: object) -> None:
-    """Refuse what is no tuple: a config does not change, and can be a key."""
+def check_tuple(length: int | None = None, /, **values: object) -> None:
+    """Refuse what is no tuple, as a config does not change and can be a key; or does not have `length` entries."""
     for name, value in values.items():
         if not isinstance(value, tuple):
             raise ConfigError(f"{name}={quoted(value)}: give a tuple")
+        if length is not None and len(value) != length:
+            raise ConfigError(f"{name}={quoted(value)}: it takes {length} of them")
 
 
-def indexed(length: int | None = None, /, **tuples: object) -> dict[str, object]:
-    """The entries of tuples under names such as `std[0]`, for another check.
+def check_not_empty(**values: object) -> None:
+    """Refuse a tuple without entries."""
+    for name, value in values.items():
+        if value == ():
+            raise ConfigError(f"{name}=(): it takes at least one of them")
+
+
+# Annotations of fields.
+Count = Annotated[int, check_positive]
+Repeats = Annotated[int, functools.partial(check_positive, MAX_REPEATS)]
+Levels = Annotated[int, functools.partial(check_positive, MAX_LEVELS)]
+Number = Annotated[float, check_numbers]
+AboveZero = Annotated[float, check_above_zero]
+Fraction = Annotated[float, check_fractions]
+
+
+def check_fields(config: Any) -> None:
+    """Check the fields of a config, a dataclass, by their annotations.
+
+    Literals, bools, tuples and what `Annotated` names a check for are looked at; other types are left to whoever reads
+    a config from a file.
 
     Raises:
-        ConfigError: one is no tuple, does not have `length` entries, or has none where any number will do.
+        ConfigError: a value that its field does not take.
     """
-    check_tuples(**tuples)
-    values_by_name = {}
-    for name, values in tuples.items():
-        assert isinstance(values, tuple)
-        if len(values) != length if length else not values:
-            raise ConfigError(f"{name}={quoted(values)}: it takes {length or 'at least one'} of them")
-        values_by_name.update({f"{name}[{index}]": value for index, value in enumerate(values)})
-    return values_by_name
+    for name, annotation in _annotations(config.__class__):
+        _check_value(name, getattr(config, name), annotation)
+
+
+@functools.cache
+def _annotations(cls: Any) -> tuple[tuple[str, Any], ...]:
+    hints = get_type_hints(cls, include_extras=True)
+    return tuple((field.name, hints[field.name]) for field in dataclasses.fields(cls))
+
+
+def _check_value(name: str, value: object, annotation: Any) -> None:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        _check_value(name, value, arguments[0])
+        for check in arguments[1:]:
+            check(**{name: value})
+    elif annotation is bool:
+        check_one_of((True, False), **{name: value})
+    elif allowed := _literals(annotation):
+        check_one_of(allowed, **{name: value})
+    elif origin is tuple:
+        alike = arguments[-1] is Ellipsis
+        check_tuple(None if alike else len(arguments), **{name: value})
+        assert isinstance(value, tuple)
+        for place, (item, expected) in enumerate(
+            zip(value, arguments[:1] * len(value) if alike else arguments, strict=True)
+        ):
+            _check_value(f"{name}[{place}]", item, expected)
+
+
+def _literals(annotation: Any) -> tuple[object, ...]:
+    """The values that an annotation allows, where it names them: a Literal, or one or None."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    if get_origin(annotation) in (Union, UnionType):
+        literal, none = get_args(annotation)[0], get_args(annotation)[1:]
+        if get_origin(literal) is Literal and none == (NoneType,):
+            return (*get_args(literal), None)
+    return ()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fpg_zoo.config.validation import check_above_zero, check_fractions, check_one_of, check_positive, indexed
+from fpg_zoo.config.validation import AboveZero, Count, Fraction, check_fields
 from fpg_zoo.data.dataset import Dataset, ImageInfo, Sample
 from fpg_zoo.data.masks import Mask, Polygons, RunLengths, decode, rasterize
 from fpg_zoo.errors import ConfigError
@@ -38,17 +38,14 @@ class AugmentConfig:
         keep_empty_crops: a crop without an object is trained on. RetinaNet's recipe has False: another view is taken.
     """
 
-    longest_side: int = 640
-    factors: tuple[float, float] = (0.8, 1.2)
-    crop: int = 640
-    flip: float = 0.5
+    longest_side: Count = 640
+    factors: tuple[AboveZero, AboveZero] = (0.8, 1.2)
+    crop: Count = 640
+    flip: Fraction = 0.5
     keep_empty_crops: bool = True
 
     def __post_init__(self) -> None:
-        check_positive(longest_side=self.longest_side, crop=self.crop)
-        check_above_zero(**indexed(2, factors=self.factors))
-        check_fractions(flip=self.flip)
-        check_one_of((True, False), keep_empty_crops=self.keep_empty_crops)
+        check_fields(self)
         if self.factors[0] > self.factors[1]:
             raise ConfigError(f"factors={self.factors}: give the least first")
 

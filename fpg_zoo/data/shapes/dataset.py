@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from fpg_zoo.config.validation import check_one_of, check_positive, indexed
+from fpg_zoo.config.validation import check_one_of, check_positive, check_tuple
 from fpg_zoo.data.dataset import ImageInfo, Objects, Sample, no_objects
 from fpg_zoo.data.masks import RunLengths
 from fpg_zoo.data.shapes.outlines import CLASSES
@@ -63,7 +63,8 @@ class ShapesDataset:
         self.split: Split = split
         self._num_images = NUM_IMAGES[split] if num_images is None else num_images
         check_positive(num_images=self._num_images)
-        check_positive(_GREATEST_SIDE, **indexed(2, size=size))
+        check_tuple(2, size=size)
+        check_positive(_GREATEST_SIDE, **{f"size[{place}]": side for place, side in enumerate(size)})
         if min(size) < _LEAST_SIDE:
             raise ConfigError(f"size={size}: its sides take at least {_LEAST_SIDE} pixels")
         self._masks = masks
