@@ -24,7 +24,7 @@ from harness.tensor_memory import Ledger
 from inference_memory import UNITS, rows_of
 
 import fpg_zoo
-from fpg_zoo.config import DetectorConfig, FPGConfig, RetinaNetConfig
+from fpg_zoo.config import DetectorConfig, FPGConfig, RetinaHeadConfig, RetinaNetConfig
 from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.training import Criterion
@@ -62,9 +62,9 @@ def variants(name: str) -> dict[str, DetectorConfig]:
     config = fpg_zoo.model_info(name).config
     if name != TWO_WIDTHS or not isinstance(config, RetinaNetConfig):
         return {name: config}
-    return {
-        f"{name}, towers {width} wide": replace(config, head=replace(config.head, width=width)) for width in (256, 128)
-    }
+    assert isinstance(config.head, RetinaHeadConfig)
+    heads = {width: replace(config.head, width=width) for width in (256, 128)}
+    return {f"{name}, towers {width} wide": replace(config, head=head) for width, head in heads.items()}
 
 
 def fresh(config: DetectorConfig, *, saving: bool, device: str) -> Detector:

@@ -141,7 +141,9 @@ def at_random(name: str) -> Detector:
     with torch.no_grad(), norms_following(model):
         if isinstance(model, RetinaNet):
             threshold = model.config.head.score_threshold
-            spread_dense(model.head.classes, lambda: model(images, sizes), threshold=threshold)
+            layer = model.head.classes
+            assert isinstance(layer, nn.Conv2d)
+            spread_dense(layer, lambda: model(images, sizes), threshold=threshold)
         else:
             assert isinstance(model, TwoStageDetector)
             head = model.box_head

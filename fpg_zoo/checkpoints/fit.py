@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fpg_zoo.config import DetectorConfig, RetinaNetConfig, TwoStageConfig
+from fpg_zoo.config import DetectorConfig, RetinaHeadConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config.validation import MOST_CLASSES
 from fpg_zoo.errors import CheckpointError
 from fpg_zoo.text import printable
@@ -46,7 +46,7 @@ def _fit_two_stage(config: TwoStageConfig, tensors: Mapping[str, Tensor]) -> Det
 
 def _fit_retinanet(config: RetinaNetConfig, tensors: Mapping[str, Tensor]) -> DetectorConfig:
     width = _channels(tensors, "head.class_tower.0.conv.weight", rank=4)
-    if width:
+    if width and isinstance(config.head, RetinaHeadConfig):
         config = dataclasses.replace(config, head=dataclasses.replace(config.head, width=width))
     scores = _channels(tensors, "head.classes.weight", rank=4)
     return with_classes(config, _count(scores // config.head.anchors.per_cell if scores else None))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from fpg_zoo.config.backbones import BackboneConfig
-from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, MaskHeadConfig, RetinaHeadConfig, RPNConfig
+from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, DenseHeadConfig, MaskHeadConfig, RPNConfig
 from fpg_zoo.config.necks import NeckConfig
 from fpg_zoo.config.validation import (
     AboveZero,
@@ -77,7 +77,7 @@ class RetinaNetConfig:
 
     backbone: BackboneConfig
     neck: NeckConfig
-    head: RetinaHeadConfig
+    head: DenseHeadConfig
     class_names: Annotated[tuple[str, ...], check_not_empty]
     preprocess: PreprocessConfig
     has_masks: ClassVar[bool] = False

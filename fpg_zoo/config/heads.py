@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from fpg_zoo.config.validation import (
     MAX_REPEATS,
@@ -73,6 +73,30 @@ class MaskHeadConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+class DenseHeadConfig(Protocol):
+    """What the config of any head of a RetinaNet says; one of your own is a frozen dataclass with these attributes."""
+
+    @property
+    def anchors(self) -> AnchorConfig:
+        """Of each level of the pyramid."""
+
+    @property
+    def score_threshold(self) -> float:
+        """The least score of a detection, 0..1."""
+
+    @property
+    def candidates_per_level(self) -> int:
+        """At most so many pairs of anchor and class of each level go into NMS."""
+
+    @property
+    def nms_iou(self) -> float:
+        """IoU over which NMS drops the worse of two boxes of a class, 0..1."""
+
+    @property
+    def detections(self) -> int:
+        """At most so many of each image."""
 
 
 @dataclass(frozen=True, kw_only=True)

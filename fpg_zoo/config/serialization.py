@@ -10,7 +10,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fpg_zoo.config.backbones import BackboneConfig, ResNetConfig
 from fpg_zoo.config.detectors import PreprocessConfig, RetinaNetConfig, TwoStageConfig
-from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, MaskHeadConfig, RetinaHeadConfig, RPNConfig
+from fpg_zoo.config.heads import (
+    AnchorConfig,
+    BoxHeadConfig,
+    DenseHeadConfig,
+    MaskHeadConfig,
+    RetinaHeadConfig,
+    RPNConfig,
+)
 from fpg_zoo.config.necks import FPGConfig, FPGGrid, FPNConfig, NASFPNConfig, NeckConfig
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
@@ -35,7 +42,11 @@ _TYPES: dict[str, type] = {
 }
 _NAMES = {cls: name for name, cls in _TYPES.items()}
 # What a field may hold whose annotation is a protocol; `register_config` adds to it.
-_PARTS: dict[Any, list[type]] = {BackboneConfig: [ResNetConfig], NeckConfig: [FPNConfig, FPGConfig, NASFPNConfig]}
+_PARTS: dict[Any, list[type]] = {
+    BackboneConfig: [ResNetConfig],
+    NeckConfig: [FPNConfig, FPGConfig, NASFPNConfig],
+    DenseHeadConfig: [RetinaHeadConfig],
+}
 # Fields that have another name in files, which version 1 of the format has had from the first.
 _NECK_KEYS = {"start_level": "start", "out_channels": "width"}
 _KEYS: dict[type, dict[str, str]] = dict.fromkeys((FPNConfig, FPGConfig, NASFPNConfig), _NECK_KEYS)
@@ -48,7 +59,7 @@ def register_config(cls: type, part: Any) -> None:
 
     Args:
         cls: a frozen dataclass.
-        part: what it is the config of: `BackboneConfig` or `NeckConfig`.
+        part: what it is the config of: `BackboneConfig`, `NeckConfig` or `DenseHeadConfig`.
 
     Raises:
         ConfigError: it is no frozen dataclass, or there is a config of this name.

@@ -16,24 +16,24 @@ from fpg_zoo.config import (
     NASFPNConfig,
     NeckConfig,
     ResNetConfig,
+    RetinaHeadConfig,
     RetinaNetConfig,
     TwoStageConfig,
 )
+from fpg_zoo.config.heads import DenseHeadConfig
 from fpg_zoo.config.serialization import register_config
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.backbones.resnet import ResNet
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
+from fpg_zoo.modeling.heads.retina_head import RetinaHead
 from fpg_zoo.modeling.necks.fpg import FPG
 from fpg_zoo.modeling.necks.fpn import FPN
 from fpg_zoo.modeling.necks.nasfpn import NASFPN
-from fpg_zoo.modeling.parts import Backbone, Neck
+from fpg_zoo.modeling.parts import Backbone, DenseHead, Neck
 
 _BACKBONES: dict[type, Callable[[Any], Backbone]] = {ResNetConfig: ResNet}
 _NECKS: dict[type, Callable[[Any, Sequence[int]], Neck]] = {FPGConfig: FPG, FPNConfig: FPN, NASFPNConfig: NASFPN}
-_DETECTORS: dict[type, Callable[[Any, Backbone, Neck, str], Detector]] = {
-    TwoStageConfig: TwoStageDetector,
-    RetinaNetConfig: RetinaNet,
-}
+_DENSE_HEADS: dict[type, Callable[[Any, int, int], DenseHead]] = {RetinaHeadConfig: RetinaHead}
 
 
 def register_backbone(config: type, module: Callable[[Any], Backbone]) -> None:
@@ -48,6 +48,21 @@ def register_backbone(config: type, module: Callable[[Any], Backbone]) -> None:
         ConfigError: there is a backbone for this class, a config of this class's name, or it is no frozen dataclass.
     """
     _register(config, module, _BACKBONES, BackboneConfig)
+
+
+def register_head(config: type, module: Callable[[Any, int, int], DenseHead]) -> None:
+    """Add a head to those that a RetinaNet's config can name.
+
+    Args:
+        config: a frozen dataclass with what `fpg_zoo.config.heads.DenseHeadConfig` asks for. Saved models name it by
+            its class name.
+        module: takes such a config, the neck's channels and the number of classes, and gives a
+            `fpg_zoo.modeling.parts.DenseHead`; its class, usually.
+
+    Raises:
+        ConfigError: there is a head for this class, a config of this class's name, or it is no frozen dataclass.
+    """
+    _register(config, module, _DENSE_HEADS, DenseHeadConfig)
 
 
 def register_neck(config: type, module: Callable[[Any, Sequence[int]], Neck]) -> None:
@@ -90,6 +105,29 @@ def build_neck(config: NeckConfig, channels: Sequence[int]) -> Neck:
     """
     build: Callable[[NeckConfig, Sequence[int]], Neck] = _find(config, _NECKS, "neck", "register_neck")
     return build(config, channels)
+
+
+def build_dense_head(config: DenseHeadConfig, in_channels: int, num_classes: int) -> DenseHead:
+    """The head of a RetinaNet that `config` describes, initialised for training.
+
+    Raises:
+        ConfigError: no head is registered for its class.
+    """
+    build: Callable[[DenseHeadConfig, int, int], DenseHead] = _find(
+        config, _DENSE_HEADS, "head of a RetinaNet", "modeling.build.register_head"
+    )
+    return build(config, in_channels, num_classes)
+
+
+def _build_retinanet(config: RetinaNetConfig, backbone: Backbone, neck: Neck, name: str) -> RetinaNet:
+    head = build_dense_head(config.head, neck.out_channels, len(config.class_names))
+    return RetinaNet(config, backbone, neck, head, name)
+
+
+_DETECTORS: dict[type, Callable[[Any, Backbone, Neck, str], Detector]] = {
+    TwoStageConfig: TwoStageDetector,
+    RetinaNetConfig: _build_retinanet,
+}
 
 
 def build_detector(config: DetectorConfig, name: str = "custom") -> Detector:

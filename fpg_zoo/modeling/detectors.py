@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from fpg_zoo.checkpoints.mmdet_names import NameTable
 from fpg_zoo.checkpoints.safetensors_files import save
 from fpg_zoo.config import DetectorConfig, RetinaNetConfig, TwoStageConfig
-from fpg_zoo.modeling.heads.retina_head import DenseSelection, RetinaHead
+from fpg_zoo.modeling.heads.retina_head import DenseSelection
 from fpg_zoo.modeling.heads.roi_align import boxes_to_rois
 from fpg_zoo.modeling.heads.roi_heads import BoxHead, BoxSelection, MaskHead, maps_of_class
 from fpg_zoo.modeling.heads.rpn import RPN, ProposalSelection
-from fpg_zoo.modeling.parts import Backbone, Neck, Part
+from fpg_zoo.modeling.parts import Backbone, DenseHead, Neck, Part
 from fpg_zoo.modeling.postprocess import to_detections
 from fpg_zoo.structures import Detections, Instances, check_score
 
@@ -219,13 +219,12 @@ class RetinaNet(Detector):
     """RetinaNet (Lin et al., arXiv 1708.02002)."""
 
     config: RetinaNetConfig
-    class_dependent = ("head.classes.",)
 
-    def __init__(self, config: RetinaNetConfig, backbone: Backbone, neck: Neck, name: str) -> None:
+    def __init__(self, config: RetinaNetConfig, backbone: Backbone, neck: Neck, head: DenseHead, name: str) -> None:
         super().__init__(config, backbone, neck, name)
-        classes = len(config.class_names)
-        self.head = RetinaHead(config.head, self.neck.out_channels, classes)
-        self.select = DenseSelection(config.head, classes)
+        self.head = head
+        self.class_dependent = tuple(f"head.{layer}." for layer in head.class_layers)
+        self.select = DenseSelection(config.head, len(config.class_names))
 
     def reset_classes(self) -> None:
         self.head.reset_classes()

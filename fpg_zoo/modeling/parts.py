@@ -57,3 +57,23 @@ class Neck(Part):
 
     def forward(self, stages: Sequence[Tensor]) -> Sequence[Tensor]:
         raise NotImplementedError
+
+
+class DenseHead(Part):
+    """The head of a RetinaNet.
+
+    `forward`: maps (N, W, H_l, W_l) to (logits, deltas), lists of (N, A * C, H_l, W_l) and (N, A * 4, H_l, W_l),
+    anchor-major.
+
+    Attributes:
+        class_layers: its layers whose size follows the number of classes, by their names in it.
+    """
+
+    class_layers: tuple[str, ...] = ("classes",)
+
+    def reset_classes(self) -> None:
+        """Initialise the layers whose size follows the number of classes, for training."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its classes begin: define reset_classes()")
+
+    def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        raise NotImplementedError

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from fpg_zoo.checkpoints import mmdet_names
 from fpg_zoo.config import RetinaHeadConfig
+from fpg_zoo.config.heads import DenseHeadConfig
 from fpg_zoo.modeling.heads.anchors import anchors_like, per_anchor
 from fpg_zoo.modeling.layers import init_normal
-from fpg_zoo.modeling.parts import Part
+from fpg_zoo.modeling.parts import DenseHead
 from fpg_zoo.structures import Instances
 from fpg_zoo.structures.boxes import best_first, clip, decode, has_area, nms_within
 
@@ -36,7 +37,7 @@ class SharedConv(nn.Module):
         return F.relu(self.norms[level](self.conv(x)))
 
 
-class RetinaHead(Part):
+class RetinaHead(DenseHead):
     """A tower for classes and one for boxes.
 
     `forward`: maps (N, W, H_l, W_l) to (logits, deltas), lists of (N, A * C, H_l, W_l) and (N, A * 4, H_l, W_l),
@@ -74,7 +75,7 @@ class RetinaHead(Part):
 class DenseSelection:
     """From a dense head's outputs to detections: per level the best (anchor, class) pairs, NMS per class, the best."""
 
-    def __init__(self, config: RetinaHeadConfig, num_classes: int) -> None:
+    def __init__(self, config: DenseHeadConfig, num_classes: int) -> None:
         self.config = config
         self.num_classes = num_classes
 
