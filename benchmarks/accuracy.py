@@ -1,6 +1,6 @@
 """AP of the models that come with the package, measured again: `python benchmarks/accuracy.py`.
 
-On the 1,000 held-out scenes, a model in a process of its own with one thread. Ends with exit code 1 where a figure is
+On the 1,000 held-out scenes, a model in a process of its own with one thread. Ends with exit code 1 where a metric is
 not the manifest's. `reproduce_table.py` measures AP by the same code, of all models.
 """
 

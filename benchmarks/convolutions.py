@@ -2,7 +2,7 @@
 
 Each kind that the detectors have at 640 x 640, on a map or on one enlarged by 2, as oneDNN computes it and in
 Winograd's form, in turn in one run, and how far either is from the sum in double precision; float32 on the CPU.
-`fpg_zoo/optimized/winograd.py` chooses by these figures.
+`fpg_zoo/optimized/winograd.py` chooses by these metrics.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How long a model takes: `python benchmarks/latency.py [PATTERN ...]`.
 
-The model alone, from normalised pixels on the device to detections (masks pasted), and from JPEG files to detections;
+The model alone, from normalized pixels on the device to detections (masks pasted), and from JPEG files to detections;
 and each stage's share of the latter. Rows are written as they come; those of other models, forms, batches, devices and
 numbers of threads stay.
 """

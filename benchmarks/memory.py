@@ -78,7 +78,7 @@ def fresh(config: DetectorConfig, *, saving: bool, device: str) -> Detector:
 def predicted(config: DetectorConfig, *, saving: bool) -> float:
     """GB of a step of `IMAGES` images, from steps of few and twice as many.
 
-    Where activations are few, the peak of the smallest step is that of the optimiser's; so those begin with more.
+    Where activations are few, the peak of the smallest step is that of the optimizer's; so those begin with more.
     """
     few = 2 if saving else 1
     peaks: list[float] = []

@@ -39,7 +39,7 @@ class ConfigError(FPGZooError, ValueError):
 
 
 class UnknownNameError(FPGZooError, ValueError):
-    """A model name or tag that is not in the catalogue."""
+    """A model name or tag that is not in the catalog."""
 
 
 class ImageError(FPGZooError, ValueError):

@@ -28,7 +28,7 @@ from fpg_zoo.text import printable
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-SLOW_SECONDS = 60.0  # of waiting for the server, in which at least the next figure must come
+SLOW_SECONDS = 60.0  # of waiting for the server, in which at least `SLOW_BYTES` must come
 SLOW_BYTES = 60 << 10
 MAX_HEADER_BYTES = 1 << 20
 MAX_REDIRECTS = 10

@@ -16,7 +16,7 @@ from fpg_zoo.modeling.detectors import Detector
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"
-# Facts of the published table, by hand: behaviour, not code under test, decides this list.
+# Facts of the published table, by hand: behavior, not code under test, decides this list.
 PUBLISHED = (
     "faster_rcnn_r50_fpg",
     "faster_rcnn_r50_fpg_chn128",

@@ -24,7 +24,7 @@ from fpg_zoo.weights.manifest import PACKAGED, manifest_path
 TAG = "shapes"
 ROOT = Path(__file__).resolve().parents[1]
 _MOST_BYTES = 6_000_000
-_LOGGED = 400  # rows of a log that are kept, at most, beside those with figures
+_LOGGED = 400  # rows of a log that are kept, at most, beside those with metrics
 
 
 def halved(run: Path, target: Path) -> Detector:
@@ -50,7 +50,7 @@ def thinned(log: Path, target: Path) -> None:
 
 
 def in_percent(figure: float | None) -> float | None:
-    """With two digits; None where there is no figure."""
+    """With two digits; None where there is no metric."""
     return None if figure is None else round(100 * figure, 2)
 
 

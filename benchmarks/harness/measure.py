@@ -1,4 +1,4 @@
-"""Measuring: warm-up, synchronise, repeat, median and quartiles; and a record that says what was measured where.
+"""Measuring: warm-up, synchronize, repeat, median and quartiles; and a record that says what was measured where.
 
 `benchmarks/schema.json` has a record's form, docs/benchmarks.md how to read one.
 """
@@ -47,7 +47,7 @@ class Spread:
 
 
 def measure(run: Callable[[], object], *, runs: int, warmup: int = 2) -> Spread:
-    """Time `run`, after `warmup` runs that do not count, with the device synchronised at both ends."""
+    """Time `run`, after `warmup` runs that do not count, with the device synchronized at both ends."""
     for _ in range(warmup):
         run()
     seconds = []
@@ -113,7 +113,7 @@ def in_a_process(function: Callable[_Params, _Result], *args: _Params.args, **kw
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What the figures depend on: versions, machine, the device measured on, threads, commit."""
+    """What the metrics depend on: versions, machine, the device measured on, threads, commit."""
     return {
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
@@ -134,14 +134,14 @@ def record(command: str, rows: Sequence[Row], *, device: str, inputs: Row, units
 
     Args:
         command: that measured it.
-        rows: of figures, numbers or spreads of them, by name.
+        rows: of metrics, numbers or spreads of them, by name.
         device: cpu, cuda or mps, as measured on.
         inputs: the exact input: `what`, and as far as there are such its `shape`, `dtype`, `memory_format`, `seed` and
             `file`. A row whose input differs has an `input` of its own.
-        units: of each figure.
+        units: of each metric.
 
     Raises:
-        ValueError: a figure has no unit.
+        ValueError: a metric has no unit.
     """
     without = sorted(metric_names(rows) - units.keys())
     if without:

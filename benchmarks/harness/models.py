@@ -26,7 +26,7 @@ from fpg_zoo.weights.manifest import load_manifest
 SEED = 0
 RANDOM = "random"
 JPEG_QUALITY = 95
-# Pairs of region and class that pass the threshold of scores, over a batch's images each. Trained detectors have some
+# Pairs of RoI and class that pass the threshold of scores, over a batch's images each. Trained detectors have some
 # hundreds of them, of which 100 are detected; an untrained one has none, and nothing to select or to paste.
 _PASSING = {"two-stage": 400, "dense": 1000}
 _SPREAD = 2.0  # standard deviation of class logits
@@ -131,7 +131,7 @@ def architecture_of(name: str) -> str:
 def at_random(name: str) -> Detector:
     """A model of seeded random weights that has as much to select, and to paste, as a trained one.
 
-    Freshly initialised, maps grow from block to block and no score passes the threshold. So the BatchNorms are given
+    Freshly initialized, maps grow from block to block and no score passes the threshold. So the BatchNorms are given
     the statistics that they see in a drawn scene, and the class layer is scaled and shifted so that as many scores pass
     as `_PASSING` says.
     """
@@ -180,7 +180,7 @@ def _inputs_of(layer: nn.Module, run: Callable[[], object]) -> list[Tensor]:
 
 
 def spread_rois(layer: nn.Linear, run: Callable[[], object], *, background: int, threshold: float) -> None:
-    """Scale and shift the class layer of regions so that as many scores pass the threshold as `_PASSING` says.
+    """Scale and shift the class layer of RoIs so that as many scores pass the threshold as `_PASSING` says.
 
     Args:
         layer: gives the logits; in place.

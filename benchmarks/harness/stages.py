@@ -40,7 +40,7 @@ _AROUND = (  # before and after the detector
 def clocked(model: Detector) -> Iterator[dict[str, float]]:
     """While this is open, the seconds of each stage of a `Predictor` of this model add up in what it gives.
 
-    No stage runs within another. The device is synchronised at both ends of each, which takes time where it is no CPU.
+    No stage runs within another. The device is synchronized at both ends of each, which takes time where it is no CPU.
     """
     seconds: dict[str, float] = defaultdict(float)
 

@@ -52,7 +52,7 @@ class Run:
         device: cpu, cuda or mps.
         output: the folder of the cells' files.
         runs: timings of each model alone.
-        command: by which the run was begun.
+        command: by which the run was started.
     """
 
     data: Path | None
@@ -66,7 +66,7 @@ class Run:
 
 def table_checkpoints() -> list[Published]:
     """The table's rows: all published checkpoints, and an architecture without one as a checkpoint `RANDOM` without
-    figures."""
+    metrics."""
     manifest = load_manifest()
     checkpoints = list(manifest.checkpoints)
     for name in fpg_zoo.list_models():
@@ -101,13 +101,13 @@ def _without_weights(architecture: str) -> Published:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A checkpoint's figures of one column.
+    """A checkpoint's metrics of one column.
 
     Attributes:
         entry: the checkpoint.
         column: of `COLUMNS`.
         weights: measured with: the checkpoint's tag, or `RANDOM`.
-        settings: everything that decides the figures but chance, and the speed of the same machine.
+        settings: everything that decides the metrics but chance, and the speed of the same machine.
         file: where they are kept.
     """
 
@@ -229,7 +229,7 @@ def _fps(name: str, weights: str, device: str, runs: int, threads: int) -> tuple
 
 
 def metrics_of(column: str, rows: Sequence[Row]) -> dict[str, float]:
-    """A cell's figures by the names they have in the table."""
+    """A cell's metrics by the names they have in the table."""
     if column == "ap":
         return {row["figure"]: row["measured"] for row in rows}
     if column == "fps":

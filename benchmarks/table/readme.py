@@ -25,7 +25,7 @@ _COCO = "*_r50_*"
 
 
 class Metrics:
-    """What a table says, by checkpoint and figure."""
+    """What a table says, by checkpoint and metric."""
 
     def __init__(self, table: dict[str, Any]) -> None:
         self.environment: dict[str, Any] = table["environment"]
@@ -50,7 +50,7 @@ def in_order() -> list[str]:
 
 
 def table_text(metrics: Metrics) -> str:
-    """The table in Markdown, and what a reader has to know of its figures."""
+    """The table in Markdown, and what a reader has to know of its metrics."""
     heads = ["name", "method", "neck", "box AP", "measured", "mask AP", "measured"]
     heads += ["training, GB", "memory, MB", "fps", "fps, optimised", "tags"]
     lines = [heads, ["---"] * len(heads)]

@@ -1,4 +1,4 @@
-"""AP against speed and against memory as an SVG of plain text, the same for the same figures."""
+"""AP against speed and against memory as an SVG of plain text, the same for the same metrics."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _free(
 
 
 def _marker(number: int, x: float, y: float) -> str:
-    """A circle, a square or a triangle, so that methods differ in more than colour."""
+    """A circle, a square or a triangle, so that methods differ in more than color."""
     r, side = _RADIUS, 2 * _RADIUS - 1
     shapes = (
         f'<circle class="m0" cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}"/>',

@@ -1,4 +1,4 @@
-"""The table of published and measured figures, as rows, and of these as Markdown and CSV."""
+"""The table of published and measured metrics, as rows, and of these as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import fpg_zoo
 from fpg_zoo.weights.manifest import Published
 
 MET, MISSED = "met", "missed"
-# The figures of a row of the table: column, unit, where they are published.
+# The metrics of a row of the table: column, unit, where they are published.
 FIGURES: dict[str, tuple[str, str, str | None]] = {
     "box AP": ("ap", "percent", "box_ap"),
     "mask AP": ("ap", "percent", "mask_ap"),
@@ -38,10 +38,10 @@ def rows_of(
     *,
     compare_ap: bool,
 ) -> list[Row]:
-    """What the table says of a checkpoint, a row for each figure.
+    """What the table says of a checkpoint, a row for each metric.
 
     Args:
-        entry: with the published figures.
+        entry: with the published metrics.
         metrics: the measured ones by the names of `FIGURES`; what is not there was not measured.
         weights: by column, what was measured with.
         notes: by column, what a reader should know.
@@ -81,7 +81,7 @@ def rows_of(
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """A line for each figure; blank where there is none."""
+    """A line for each metric; blank where there is none."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -90,7 +90,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """A line for each checkpoint; blank where there is no figure."""
+    """A line for each checkpoint; blank where there is no metric."""
     compared = ("box AP", "mask AP")
     plain = ("fps", "fps optimized", "fps optimized_bf16", "inference memory")
     heads = ["model"]

@@ -34,8 +34,8 @@ def fitted_to(config: DetectorConfig, tensors: Mapping[str, Tensor]) -> Detector
     """`config` with what the file decides: the number of classes, and the width of RetinaNet's towers.
 
     Args:
-        config: the catalogue's, say.
-        tensors: under our names. One that is missing or of another rank decides nothing; `check_forms` tells of it.
+        config: the catalog's, say.
+        tensors: under our names. One that is missing or of another rank decides nothing; `check_forms` refuses it.
     """
     return _FITS[type(config)](config, tensors)
 

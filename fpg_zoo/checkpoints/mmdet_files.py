@@ -263,7 +263,7 @@ def _asks_for(value: object) -> str:
 def _plain(value: object) -> object:
     """The value if it is made of numbers and texts alone, with the other entries of its dicts left out, else _OTHER.
 
-    So that what the optimiser or a hook left in there does not live on in the result. The audit has bounded its depth.
+    So that what the optimizer or a hook left in there does not live on in the result. The audit has bounded its depth.
     """
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return value

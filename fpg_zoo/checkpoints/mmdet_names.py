@@ -41,7 +41,7 @@ FPG: NameTable = (
     ("outputs.{a}", "neck.output_transition.{a}.conv_out.conv"),
 )
 
-# With pooled extra levels the laterals are normalised; with convolved ones they are plain, and the extra levels'
+# With pooled extra levels the laterals are normalized; with convolved ones they are plain, and the extra levels'
 # convolutions continue the numbering of the three outputs.
 FPN_POOLED: NameTable = (
     ("laterals.{a}.conv", "neck.lateral_convs.{a}.conv"),

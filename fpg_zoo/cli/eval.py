@@ -1,4 +1,4 @@
-"""`fpg-zoo eval`: COCO's figures of a model on a data set, or of anybody's detections."""
+"""`fpg-zoo eval`: COCO's metrics of a model on a data set, or of anybody's detections."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def _scores(
 
 
 def _tell(scores: Mapping[IouType, Scores], file: Path | None) -> None:
-    """Print a table of the figures and one of the classes; write both to `file`."""
+    """Print a table of the metrics and one of the classes; write both to `file`."""
     from fpg_zoo.evaluation.coco_metrics import IOU_TYPES
     from fpg_zoo.files import atomic_write
 

@@ -19,7 +19,7 @@ RETINA_ANCHORS = AnchorConfig(strides=(8, 16, 32, 64, 128), scales=tuple(4 * 2 *
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What an architecture of the catalogue costs, as counted by `fpg_zoo.modeling.flops`.
+    """What an architecture of the catalog costs, as counted by `fpg_zoo.modeling.flops`.
 
     Attributes:
         parameters: number of trained values; BatchNorm statistics are none.

@@ -42,7 +42,7 @@ class PreprocessConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TwoStageConfig:
-    """Faster R-CNN (`mask` is None) or Mask R-CNN. Regions are pooled from the `roi_levels` finest levels."""
+    """Faster R-CNN (`mask` is None) or Mask R-CNN. RoIs are pooled from the `roi_levels` finest levels."""
 
     backbone: BackboneConfig
     neck: NeckConfig

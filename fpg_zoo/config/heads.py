@@ -50,7 +50,7 @@ class RPNConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxHeadConfig:
-    """Box classification and regression on pooled regions, and the choice of detections."""
+    """Box classification and regression on pooled RoIs, and the choice of detections."""
 
     width: Count = 1024
     pool: Repeats = 7

@@ -91,14 +91,14 @@ class FPGGrid:
 
     Attributes:
         directions: one entry per pathway, in order. `up`: built fine to coarse, each node also receives its finer
-            neighbour of the same pathway. `down`: built coarse to fine, each node receives its coarser neighbour.
+            neighbor of the same pathway. `down`: built coarse to fine, each node receives its coarser neighbor.
         skipped: per pathway, the levels it leaves untouched; the node there is the previous pathway's.
         levels: pyramid levels.
         along: the transition inside a pathway exists (SameUp or SameDown in the paper).
         lateral: from the same level of the previous pathway (AcrossSame): a 1x1 convolution, the map itself, or None.
         skip: from the level input (AcrossSkip): a 1x1 convolution, the map itself, or None.
-        across_from_coarser: from the coarser neighbour in the previous pathway (AcrossDown).
-        across_from_finer: from the finer neighbour in the previous pathway (AcrossUp).
+        across_from_coarser: from the coarser neighbor in the previous pathway (AcrossDown).
+        across_from_finer: from the finer neighbor in the previous pathway (AcrossUp).
 
     Raises:
         ConfigError: the grid has no pathway, skips a level that does not exist or a whole pathway, or has a node

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
 
-_LARGEST = 1e6  # of numbers that pixels are reckoned with: far beyond, float32 overflows
+_LARGEST = 1e6  # of numbers that pixels are computed with: far beyond, float32 overflows
 # Limits that nobody should meet, so that no file keeps its reader building.
-MAX_REPEATS = 256  # of what is built again and again: blocks, pathways, stacks, cells of a pooled region
+MAX_REPEATS = 256  # of what is built again and again: blocks, pathways, stacks, cells of a pooled RoI
 MAX_LEVELS = 16
 MOST_CLASSES = 2**16
 _MOST = 2**20  # of anything counted: beyond, the sizes of tensors overflow
@@ -41,7 +41,7 @@ def check_positive(most: int = _MOST, /, **values: object) -> None:
 
 
 def check_numbers(**values: object) -> None:
-    """Refuse what is no number, or so large that pixels reckoned with it overflow."""
+    """Refuse what is no number, or so large that pixels computed with it overflow."""
     for name, value in values.items():
         if not _is_number(value):
             raise ConfigError(f"{name}={quoted(value)}: it takes a number")
@@ -50,7 +50,7 @@ def check_numbers(**values: object) -> None:
 
 
 def check_above_zero(**values: object) -> None:
-    """Refuse what is no number above 0, or so large or small that pixels reckoned with it overflow."""
+    """Refuse what is no number above 0, or so large or small that pixels computed with it overflow."""
     for name, value in values.items():
         if not _is_number(value) or value <= 0:
             raise ConfigError(f"{name}={quoted(value)}: it takes a number above 0")

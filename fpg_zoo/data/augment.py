@@ -143,8 +143,8 @@ class Crop:
     def image(self, image: Tensor) -> Tensor:
         """The pixels seen.
 
-        Resized bilinearly with half-pixel centres and without antialiasing, as `modeling.preprocess.resize` does to a
-        grey level, by torch's own arithmetic: it takes a twentieth of the time, and what is trained on is scaled at
+        Resized bilinearly with half-pixel centers and without antialiasing, as `modeling.preprocess.resize` does to a
+        gray level, by torch's own arithmetic: it takes a twentieth of the time, and what is trained on is scaled at
         random anyway.
 
         Args:
@@ -188,7 +188,7 @@ class Crop:
         return rasterize(Polygons(tuple(self._points(part) for part in mask.parts)), self.size)
 
     def _sampled(self, mask: RunLengths) -> np.ndarray:
-        """Each pixel of the view takes the mask's pixel under its centre."""
+        """Each pixel of the view takes the mask's pixel under its center."""
         rows, columns = (
             ((np.arange(first, first + number) + 0.5) * (original / resized)).astype(np.int64).clip(max=original - 1)
             for first, number, original, resized in zip(

@@ -21,7 +21,7 @@ from fpg_zoo.files import on_terminal
 _LEAST_BOX = 0.01  # pixels; of a side. Less is lost in float32 at the far end of large images.
 _FAR = 1e9  # pixels; no coordinate is as large
 _CLIPPED_SILENTLY = 1.0  # pixel that a box may reach out of its image, as rounding makes it
-_MOST_AREA = 1e10  # pixels; COCO's figures leave out what is larger, of objects of any size, too
+_MOST_AREA = 1e10  # pixels; COCO's metrics leave out what is larger, of objects of any size, too
 _CROWD_TEXTS = {"0": False, "1": True, "false": False, "true": True}
 
 _MOST_DIGITS = 18  # of a text that is read as a number

@@ -25,7 +25,7 @@ class Objects:
         ids: G annotation ids, which name objects in messages. They need not be unique.
         bboxes: (G, 4) float64 [x, y, width, height] in pixels, which detections are compared with: as the file has
             them, so that they may reach out of the image.
-        areas: (G,) float64 in pixels, which COCO's figures of small, medium and large objects go by; mostly the mask's.
+        areas: (G,) float64 in pixels, which COCO's metrics of small, medium and large objects go by; mostly the mask's.
         places: (G,) int64, where the objects stand in the file, from 0 on; objects and crowds share the numbers.
     """
 

@@ -32,7 +32,7 @@ class TrainBatch(NamedTuple):
     """What a `Criterion` takes, and where it is from. H = W is `crop`, padded to the model's divisor.
 
     Attributes:
-        images: (N, 3, H, W) float32, normalised, zero beyond each image.
+        images: (N, 3, H, W) float32, normalized, zero beyond each image.
         sizes: N (height, width) in pixels before padding.
         targets: per image `boxes` (G, 4) float32 xyxy in pixels of `images`, `labels` (G,) int64, and with a dataset
             that has masks `masks` (G, H, W) bool, and `has_mask` (G,) bool where an object has none.
@@ -276,7 +276,7 @@ def _padded(images: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, li
 def _batches(
     read: Callable[[_Keys], _Batch], keys: Iterable[_Keys], config: PreprocessConfig, workers: int
 ) -> Iterator[_Batch]:
-    """Batches by workers, normalised here: uint8 is a quarter of what is handed over."""
+    """Batches by workers, normalized here: uint8 is a quarter of what is handed over."""
     with contextlib.closing(parallel_map(read, keys, workers)) as batches:
         for batch in batches:
             images = torch.zeros(batch.images.shape, dtype=torch.float32, device="cpu")

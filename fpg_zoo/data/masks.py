@@ -1,4 +1,4 @@
-"""Masks as annotation files hold them, polygons and run lengths: read, checked, and rasterised where they are seen."""
+"""Masks as annotation files hold them, polygons and run lengths: read, checked, and rasterized where they are seen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Polygons:
 
     Attributes:
         parts: each (P, 2) float64, P >= 3: (x, y) of its corners in pixels of the image. In float32 corners at tenths
-            of a pixel, which rasterising rounds to fifths, would fall to the other side now and then.
+            of a pixel, which rasterizing rounds to fifths, would fall to the other side now and then.
     """
 
     parts: tuple[np.ndarray, ...]

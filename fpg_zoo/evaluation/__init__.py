@@ -1,4 +1,4 @@
-"""How good detections are: COCO's figures and the report."""
+"""How good detections are: COCO's metrics and the report."""
 
 from fpg_zoo.evaluation.coco_metrics import coco_scores
 

@@ -1,4 +1,4 @@
-"""Average precision by pycocotools: COCO's twelve figures and AP per class, for boxes and for masks."""
+"""Average precision by pycocotools: COCO's twelve metrics and AP per class, for boxes and for masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fpg_zoo.data.masks import can_have_masks, filled
 from fpg_zoo.files import on_terminal
 
 IouType = Literal["bbox", "segm"]
-IOU_TYPES: dict[IouType, str] = {"bbox": "box", "segm": "mask"}  # pycocotools' names, and ours in figures
+IOU_TYPES: dict[IouType, str] = {"bbox": "box", "segm": "mask"}  # pycocotools' names, and ours in metrics
 Row = Mapping[str, Any]  # of a COCO results file
 # What pycocotools prints, in its order. AP and AR are over IoU 0.5..0.95 unless they name one, and over 100 detections
 # of an image unless they name a number; small, medium and large are by area in pixels, parted at 32^2 and 96^2.
@@ -40,7 +40,7 @@ METRICS = (
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """COCO's figures of detections, of one kind.
+    """COCO's metrics of detections, of one kind.
 
     Attributes:
         metrics: `METRICS` by name, each 0..1, or None where there is no ground truth of that size.
@@ -95,7 +95,7 @@ def annotations_for(iou_type: IouType, annotations: Mapping[str, Any]) -> list[R
 def coco_scores(
     annotations: Mapping[str, Any], results: Sequence[Row], iou_type: IouType, image_ids: Sequence[int | str]
 ) -> Scores:
-    """COCO's figures of detections, over all classes and of each.
+    """COCO's metrics of detections, over all classes and of each.
 
     Args:
         annotations: `images`, `annotations` and `categories` as `ground_truth` gives them; not changed. An annotation
@@ -139,7 +139,7 @@ def coco_scores(
 
 
 def _metric(value: float) -> float | None:
-    """pycocotools' -1 stands for no figure."""
+    """pycocotools' -1 stands for no metric."""
     return None if value < 0 else float(value)
 
 
@@ -181,7 +181,7 @@ def _progress(evaluation: Any, label: str) -> Iterator[None]:
 def coco_summary(
     annotations: Mapping[str, Any], results: Sequence[Row], iou_type: IouType, image_ids: Sequence[int | str]
 ) -> dict[str, float | None]:
-    """COCO's figures of detections.
+    """COCO's metrics of detections.
 
     Args:
         annotations, results, kind, image_ids: as of `coco_scores`.

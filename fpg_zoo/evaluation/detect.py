@@ -205,7 +205,7 @@ def image_ids_of(dataset: Dataset) -> list[int | str]:
 def evaluate(
     model: Detector, dataset: Dataset, category_ids: Sequence[int], *, batch_size: int = 1, workers: int = 0
 ) -> dict[str, float | None]:
-    """COCO's figures of a model on a data set.
+    """COCO's metrics of a model on a data set.
 
     Args:
         model: in eval mode, for the data's classes.
@@ -227,7 +227,7 @@ def evaluate(
 
 
 def metrics_of(model: Detector, rows: Sequence[Row], annotations: Mapping[str, Any]) -> dict[str, float | None]:
-    """COCO's figures of what a model detected.
+    """COCO's metrics of what a model detected.
 
     Args:
         model: that detected.

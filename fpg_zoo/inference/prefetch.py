@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 def prefetch(function: Callable[[Item], Result], things: Iterable[Item]) -> Iterator[Future[Result]]:
     """A thread's results of the function for each thing, in order; it is one thing ahead of what was asked for.
 
-    Its errors are raised by the future they belong to. What has not been begun when the iterator is closed is not done.
+    Its errors are raised by the future they belong to. What has not started when the iterator is closed is not done.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="fpg_zoo_ahead")
     try:

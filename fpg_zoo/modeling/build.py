@@ -88,7 +88,7 @@ def _register(config: type, module: Any, table: dict[type, Any], part: Any) -> N
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
-    """The backbone that `config` describes, initialised for training.
+    """The backbone that `config` describes, initialized for training.
 
     Raises:
         ConfigError: no backbone is registered for its class.
@@ -98,7 +98,7 @@ def build_backbone(config: BackboneConfig) -> Backbone:
 
 
 def build_neck(config: NeckConfig, channels: Sequence[int]) -> Neck:
-    """The neck that `config` describes, on backbone stages of `channels`, initialised for training.
+    """The neck that `config` describes, on backbone stages of `channels`, initialized for training.
 
     Raises:
         ConfigError: no neck is registered for its class, or it does not fit the backbone.
@@ -108,7 +108,7 @@ def build_neck(config: NeckConfig, channels: Sequence[int]) -> Neck:
 
 
 def build_dense_head(config: DenseHeadConfig, in_channels: int, num_classes: int) -> DenseHead:
-    """The head of a RetinaNet that `config` describes, initialised for training.
+    """The head of a RetinaNet that `config` describes, initialized for training.
 
     Raises:
         ConfigError: no head is registered for its class.
@@ -131,7 +131,7 @@ _DETECTORS: dict[type, Callable[[Any, Backbone, Neck, str], Detector]] = {
 
 
 def build_detector(config: DetectorConfig, name: str = "custom") -> Detector:
-    """The detector that `config` describes, initialised for training, in train mode; of float32, on the current default
+    """The detector that `config` describes, initialized for training, in train mode; of float32, on the current default
     device.
 
     Raises:

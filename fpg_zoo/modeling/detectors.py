@@ -1,6 +1,6 @@
 """The detectors: backbone, neck, heads and the choice of detections, one line each.
 
-Legend: N images (N, 3, H, W), RGB, normalised, zero-padded right and bottom; `sizes` their (height, width) before
+Legend: N images (N, 3, H, W), RGB, normalized, zero-padded right and bottom; `sizes` their (height, width) before
 padding. Boxes are xyxy in pixels of that frame, 0 <= x1 <= x2 <= width.
 """
 
@@ -33,7 +33,7 @@ Sizes = Sequence[tuple[int, int]]
 
 
 class Detector(nn.Module, ABC):
-    """What all detectors share. `name` is the catalogue's, "custom" for a config of one's own."""
+    """What all detectors share. `name` is the catalog's, "custom" for a config of one's own."""
 
     # The layers whose shape follows the number of classes, as prefixes of tensor names.
     class_dependent: tuple[str, ...]
@@ -98,7 +98,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def run_layers(self, images: Tensor) -> None:
-        """Run every layer once, for as many regions as the config allows; what costs are counted by.
+        """Run every layer once, for as many RoIs as the config allows; what costs are counted by.
 
         Args:
             images: (N, 3, H, W), as of `detect`; the meta device will do.
@@ -111,7 +111,7 @@ class Detector(nn.Module, ABC):
         """Detect objects in a batch.
 
         Args:
-            images: (N, 3, H, W) of the model's `dtype`, on its `device`, RGB, normalised and padded as
+            images: (N, 3, H, W) of the model's `dtype`, on its `device`, RGB, normalized and padded as
                 `config.preprocess` says; H and W multiples of `config.preprocess.pad_divisor`.
             sizes: N (height, width) in pixels before padding.
             output_sizes: N (height, width) in pixels of the frame that boxes and masks are wanted in; `sizes` if None.

@@ -37,7 +37,7 @@ def check_levels(start: int, levels: int, stages: int) -> None:
 
 
 def upsample2(x: Tensor) -> Tensor:
-    """(N, C, H, W) to (N, C, 2H, 2W), nearest neighbour."""
+    """(N, C, H, W) to (N, C, 2H, 2W), nearest neighbor."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
@@ -47,7 +47,7 @@ def subsample2(x: Tensor) -> Tensor:
 
 
 def init_xavier(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for every convolution below `module`, as pyramids are usually begun."""
+    """Xavier-uniform weights and zero biases for every convolution below `module`, as is usual for pyramids."""
     for child in module.modules():
         if isinstance(child, nn.Conv2d):
             nn.init.xavier_uniform_(child.weight)

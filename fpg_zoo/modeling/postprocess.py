@@ -17,7 +17,7 @@ MASK_THRESHOLD = 0.5
 def paste_mask(probabilities: Tensor, box: Sequence[float], size: tuple[int, int]) -> Tensor:
     """One instance's mask in an image.
 
-    The map is stretched over the box and read bilinearly at the pixels' centres, zero outside the map; a pixel belongs
+    The map is stretched over the box and read bilinearly at the pixels' centers, zero outside the map; a pixel belongs
     to the mask from 0.5 on. A value outside the box is always below 0.5, so that only pixels inside it are computed.
 
     Args:

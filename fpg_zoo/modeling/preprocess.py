@@ -1,4 +1,4 @@
-"""From decoded pixels to the network's input: scale, normalise, pad.
+"""From decoded pixels to the network's input: scale, normalize, pad.
 
 Frames: the original image's pixels, the resized image's pixels (`sizes`), and the padded batch, which extends the
 resized one to the right and bottom.
@@ -23,10 +23,10 @@ def resized_size(height: int, width: int, longest_side: int) -> tuple[int, int]:
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scale bilinearly: half-pixel centres, no antialiasing, edges repeated.
+    """Scale bilinearly: half-pixel centers, no antialiasing, edges repeated.
 
     The arithmetic is that of the 8-bit fixed-point resizers of the published pipeline (OpenCV's, 11-bit weights), to
-    the last grey level: interpolating in floating point moves every tenth value by one, and with it the detections.
+    the last gray level: interpolating in floating point moves every tenth value by one, and with it the detections.
 
     Args:
         image: (3, H, W) uint8.
@@ -56,8 +56,8 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _neighbours(in_size: int, out_size: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """For each of `out_size` pixels along an axis: the source pixels on either side of its centre, and the way between
-    them, 0..1, that its centre lies from the first."""
+    """For each of `out_size` pixels along an axis: the source pixels on either side of its center, and the way between
+    them, 0..1, that its center lies from the first."""
     scale = 1.0 / (out_size / in_size)
     place = ((torch.arange(out_size, dtype=torch.float64, device="cpu") + 0.5) * scale - 0.5).float()
     first = place.floor()
@@ -70,7 +70,7 @@ def _select(image: Tensor, dim: int, places: Tensor) -> Tensor:
 
 
 def _weights(fraction: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The weights of 2048 of the first and the second neighbour."""
+    """The weights of 2048 of the first and the second neighbor."""
     return ((1 - fraction) * _UNIT).round().int().to(device), (fraction * _UNIT).round().int().to(device)
 
 

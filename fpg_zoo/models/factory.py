@@ -68,7 +68,7 @@ class ModelInfo:
 
 
 def list_models(*patterns: str, pretrained: bool = False, exclude: str | Sequence[str] = ()) -> list[str]:
-    """Names in the catalogue, in natural order (2 before 10).
+    """Names in the catalog, in natural order (2 before 10).
 
     Args:
         patterns: as of fnmatch; a name is listed if any matches. None: all names.
@@ -157,11 +157,11 @@ def create_model(
         name: an architecture (`mask_rcnn_r50_fpg_chn128`), one with a tag (`faster_rcnn_r50_fpg.coco_2021`, which
             implies `pretrained`), `local-dir:PATH`, a folder with `config.json` and `model.safetensors`, or
             `hf-hub:OWNER/REPO[@REVISION]`, such a folder on the Hugging Face hub. May be left out with `checkpoint`,
-            which is then recognised by its tensors.
+            which is then recognized by its tensors.
         pretrained: load the published checkpoint; downloaded, verified and converted on first use.
         checkpoint: load this instead: a `.safetensors` file or a folder of ours; or a file of safetensors or of
             `torch.save` with a state dict, under our names or the reference's. It decides the number of classes and
-            their names unless they are given; where it tells no names, they are the catalogue's or numbered.
+            their names unless they are given; where it has no names, they are the catalog's or numbered.
         num_classes: number of classes without background. Where it is not the checkpoint's, all layers but those that
             depend on it are loaded, and a warning names the ones that were not. The classes are then numbered.
         class_names: the classes' names, in order of the heads; their number counts as `num_classes`.

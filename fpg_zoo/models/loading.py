@@ -153,14 +153,14 @@ def _naming(place: Path) -> Iterator[None]:
 
 
 def assemble(source: Source, classes: tuple[str, ...] | int | None) -> tuple[Detector, list[str]]:
-    """A model of these weights, in eval mode, which it takes over; what is loaded is not initialised.
+    """A model of these weights, in eval mode, which it takes over; what is loaded is not initialized.
 
     Nothing is copied but numbers of another precision, and tensors that share memory: each becomes one of its own.
 
     Args:
         source: of any floating precision; the model is of float32. What the file decides (`fitted_to`) follows it.
         classes: those wanted, by name or number; None for the file's. Where their number is not the file's, the layers
-            that depend on it are not loaded but initialised for training.
+            that depend on it are not loaded but initialized for training.
 
     Returns:
         The model, and the names of the tensors that were not loaded.
@@ -315,7 +315,7 @@ def save_reference(model: Detector, target: Path) -> int:
 
 
 def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
-    """The architecture of the catalogue that a state dict belongs to, told from its names and shapes.
+    """The architecture of the catalog that a state dict belongs to, recognized by its names and shapes.
 
     Args:
         state_dict: under our names or the reference's; only the tensors' shapes are looked at.
@@ -340,7 +340,7 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
             count, reason = len(other_shapes), f"tensors of other shapes: {some(other_shapes, '; ')}"
         if nearest is None or count < nearest[0]:
             nearest = (count, architecture, reason)
-    assert nearest is not None  # the catalogue is not empty
+    assert nearest is not None  # the catalog is not empty
     refuse_both(state_dict.keys(), names_or_ours(nearest[1].build_config()))
     raise CheckpointError(
         f"no model of the zoo: against the nearest, {nearest[1].name}, {nearest[2]}. A file that describes no model "

@@ -18,7 +18,7 @@ def decode(anchors: Tensor, deltas: Tensor, std: tuple[float, float, float, floa
 
     Args:
         anchors: (..., 4) xyxy.
-        deltas: (..., 4) as (dx, dy, dw, dh): centre shifts in units of the anchor's size, logarithms of size ratios.
+        deltas: (..., 4) as (dx, dy, dw, dh): center shifts in units of the anchor's size, logarithms of size ratios.
         std: the deltas are multiplied by these first.
 
     Returns:
@@ -69,7 +69,7 @@ def nms_within(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, most: 
     """Non-maximum suppression among boxes of the same group.
 
     Groups are moved apart by `group * (largest coordinate + 1)` and suppressed together, which is how the published
-    figures were obtained: the shift rounds the coordinates, so that a loop over groups is not always equal.
+    metrics were obtained: the shift rounds the coordinates, so that a loop over groups is not always equal.
 
     Args:
         boxes: (K, 4) xyxy, coordinates >= 0.

@@ -23,7 +23,7 @@ Color = tuple[int, int, int]
 
 
 def class_color(label: int) -> Color:
-    """A bright colour for a class, well apart from those of the neighbouring classes."""
+    """A bright color for a class, well apart from those of the neighboring classes."""
     hue = (label * _GOLDEN_RATIO) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0)
     return round(red * 255), round(green * 255), round(blue * 255)
@@ -58,7 +58,7 @@ def draw_detections(detections: Detections, image: ImageLike) -> Image.Image:
     right, bottom = canvas.width - 1, canvas.height - 1
     for (x1, y1, x2, y2), color in zip(ordered.boxes.tolist(), colors, strict=True):
         box = [min(x1, right), min(y1, bottom), min(x2, right), min(y2, bottom)]
-        # A dark line around the coloured one keeps the box visible where the image has its colour.
+        # A dark line around the colored one keeps the box visible where the image has its color.
         pen.rectangle(box, outline=(0, 0, 0), width=line + 2)
         pen.rectangle(
             [box[0] + 1, box[1] + 1, max(box[2] - 1, box[0] + 1), max(box[3] - 1, box[1] + 1)],
@@ -74,7 +74,7 @@ def draw_detections(detections: Detections, image: ImageLike) -> Image.Image:
 
 
 def _tinted(image: Image.Image, masks: Iterable[tuple[np.ndarray, Color]]) -> Image.Image:
-    """The image with each mask's pixels, (height, width) bool, blended with its colour."""
+    """The image with each mask's pixels, (height, width) bool, blended with its color."""
     pixels = np.array(image)
     values = np.arange(256)
     for mask, color in masks:

@@ -85,7 +85,7 @@ def read_image(source: ImageLike) -> Image.Image:
     Args:
         source: a path or http(s) URL of an image file (an EXIF rotation is applied); a PIL image, likewise; an array
             (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, or of uint16 on the scale 0..65535; a tensor
-            (1, H, W) or (3, H, W) RGB of uint8, or of floating point in 0..1. Transparency is dropped: the colours
+            (1, H, W) or (3, H, W) RGB of uint8, or of floating point in 0..1. Transparency is dropped: the colors
             stored under it are used.
 
     Returns:
@@ -315,7 +315,7 @@ def _to_rgb(image: Image.Image, label: str) -> Image.Image:
             raise ImageError(f"{label}: floating-point pixels without a known range; convert it to 8 bits first")
         if image.mode == "RGB":
             return image
-        # With it, Pillow would look for a colour to stand for it, or warn, which is not the user's to act on.
+        # With it, Pillow would look for a color to stand for it, or warn, which is not the user's to act on.
         image.info.pop("transparency", None)
         return image.convert("RGB")
 

@@ -1,6 +1,6 @@
 """The losses of the published training schedule (mmdetection's names), from images and ground truth.
 
-Legend: N images, A anchors over all levels, R sampled regions, C classes. Deltas and boxes: see `structures.boxes`.
+Legend: N images, A anchors over all levels, R sampled RoIs, C classes. Deltas and boxes: see `structures.boxes`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DENSE_MATCHER = Matcher(positive=0.5, negative=0.5, allow_low_quality=0.0)
 
 @dataclass(frozen=True, kw_only=True)
 class RoISampling:
-    """How many regions a two-stage detector trains on; RetinaNet, which trains on every anchor, has no use for it.
+    """How many RoIs a two-stage detector trains on; RetinaNet, which trains on every anchor, has no use for it.
 
     Attributes:
         candidates_per_level: the RPN's best boxes of each level, from which the proposals are made.
@@ -66,7 +66,7 @@ class Criterion(nn.Module):
             sample_all: use every anchor and proposal in place of a random sample.
             frozen_stages: backbone stages that are not trained, with the stem; 0..4 of a ResNet. 0 trains the stem,
                 too, as training from scratch needs it.
-            sampling: of regions; the published schedule's by default.
+            sampling: of RoIs; the published schedule's by default.
 
         Raises:
             ValueError: the backbone has not so many stages.
@@ -180,12 +180,12 @@ class _TwoStageLosses:
             chosen = torch.cat((positive, negative))
             loss_cls = loss_cls + binary_cross_entropy(score[chosen], match[chosen] >= 0)
             loss_bbox = loss_bbox + l1_loss(move[positive], encode(anchors[positive], target.boxes[match[positive]]))
-            # As the reference counts, which reckons with one of either kind at least.
+            # As the reference counts, which divides by one of either kind at least.
             count += max(len(positive), 1) + max(len(negative), 1)
         return {"loss_rpn_cls": loss_cls / count, "loss_rpn_bbox": loss_bbox / count}
 
     def _sampled(self, proposals: Tensor, target: Targets) -> tuple[Tensor, Tensor, int]:
-        """Regions chosen of one image, the positive ones first; their matches, -1 for none; number of positive ones."""
+        """RoIs chosen of one image, the positive ones first; their matches, -1 for none; number of positive ones."""
         boxes = torch.cat((target.boxes, proposals))
         # The truths join after the matching: among the proposals, each would be the best that it has itself.
         own = torch.arange(len(target.boxes), device=boxes.device)
@@ -288,7 +288,7 @@ def focal(logits: Tensor, positive: Tensor, *, alpha: float = 0.25, gamma: float
         logits: any shape.
         positive: bool, of that shape.
         alpha: weight of the positive elements; the negative ones have 1 - alpha.
-        gamma: how much less an element counts that is told well.
+        gamma: how much less an element counts that is classified well.
     """
     logits = logits.float()
     probability = logits.sigmoid()

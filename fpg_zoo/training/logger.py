@@ -33,7 +33,7 @@ class MetricLogger:
         run: the folder of `log.jsonl`.
         is_main: whether this process writes.
         done: steps that were taken before. What the log says of later ones was lost with its process, and goes; so do
-            the figures at this one, which are found again.
+            the metrics at this one, which are found again.
         steps: how many there will be.
     """
 
@@ -68,7 +68,7 @@ class MetricLogger:
             temporary.write_bytes(b"".join(line.rstrip(b"\n") + b"\n" for line in kept))
 
     def note(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Write figures of a step; those that are None are left out.
+        """Write metrics of a step; those that are None are left out.
 
         Raises:
             StorageError: they cannot be written.

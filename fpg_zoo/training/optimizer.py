@@ -1,4 +1,4 @@
-"""The optimiser's parameter groups, and the learning rate as a function of how far training has come."""
+"""The optimizer's parameter groups, and the learning rate as a function of how far training has come."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ADAMW_BETAS = (0.9, 0.99)  # a second moment over 100 steps follows a run of a 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """An optimiser, and its learning rate: a linear warm-up, then steps down or half a cosine.
+    """An optimizer, and its learning rate: a linear warm-up, then steps down or half a cosine.
 
     Attributes:
         epochs: how long to train.
@@ -66,7 +66,7 @@ class Schedule:
 
         Args:
             epoch: epochs done, 0 in the beginning.
-            step: the steps of the optimiser taken before, over all epochs.
+            step: the steps of the optimizer taken before, over all epochs.
             batch: images of a step, over all processes and accumulated parts.
         """
         growth = batch / self.base_batch_size

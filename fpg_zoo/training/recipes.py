@@ -17,13 +17,13 @@ class Recipe:
     """How to train.
 
     Attributes:
-        schedule: the optimiser's.
+        schedule: the optimizer's.
         factors: least and greatest random factor on the longest side that the model takes; crops have that side.
         flip: probability of mirroring left to right, 0..1.
         pad_to_crop: an image has anchors in all of its padding up to the crop, as the published models were trained
             (mmdetection 2.x). Else up to the least multiples of the model's divisor, as in mmdetection 3.3.0.
         frozen_stages: backbone stages that are not trained, with the stem; 0 trains everything.
-        sampling: of the regions that a two-stage detector trains on.
+        sampling: of the RoIs that a two-stage detector trains on.
         about: what it is for, in a line.
     """
 
@@ -71,7 +71,7 @@ RECIPES = {
             max_grad_norm=5.0,
         ),
         frozen_stages=0,
-        # An image of the size these models take has few objects, and pooling regions is most of their step.
+        # An image of the size these models take has few objects, and pooling RoIs is most of their step.
         sampling=RoISampling(candidates_per_level=500, rois=64),
         about="12 epochs from nothing, for the nano models",
     ),

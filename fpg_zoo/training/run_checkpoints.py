@@ -37,8 +37,8 @@ class Progress:
     """How far a run has come.
 
     Attributes:
-        step: the optimiser's steps so far.
-        settings: what the run was begun with, which a run that goes on must repeat.
+        step: the optimizer's steps so far.
+        settings: what the run was started with, which a run that goes on must repeat.
     """
 
     step: int
@@ -107,7 +107,7 @@ def read_progress(state: Path) -> Progress:
 
 
 def check_settings(state: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Refuse to go on with other settings than a run was begun with.
+    """Refuse to go on with other settings than a run was started with.
 
     Raises:
         ConfigError: with what differs.
@@ -135,7 +135,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def restore(
     state: Path, model: Detector, optimizer: torch.optim.Optimizer, *, averaged: bool
 ) -> dict[str, Tensor] | None:
-    """Load a saved state into a model and its optimiser, and remove the states before it, which a kill may have left.
+    """Load a saved state into a model and its optimizer, and remove the states before it, which a kill may have left.
 
     Args:
         state: its folder.
@@ -201,7 +201,7 @@ def has_run(run: Path) -> bool:
 
 
 def best_metric(run: Path) -> float | None:
-    """The figure of the best model so far; None if there is none.
+    """The metric of the best model so far; None if there is none.
 
     Raises:
         CheckpointError: its record is missing or cannot be read.
@@ -220,7 +220,7 @@ def best_metric(run: Path) -> float | None:
 
 
 def save_best(run: Path, model: Detector, metrics: Mapping[str, float | None]) -> None:
-    """Write the best model so far to `best/`, with its figures in `metrics.json`, the one it is the best by first.
+    """Write the best model so far to `best/`, with its metrics in `metrics.json`, the one it is the best by first.
 
     Raises:
         StorageError: it cannot be written.
@@ -243,7 +243,7 @@ def _write_text(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _kept(model: Detector, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the optimiser keeps of each parameter, as `KIND/PARAMETER`: momenta, moments, counts of steps."""
+    """What the optimizer keeps of each parameter, as `KIND/PARAMETER`: momenta, moments, counts of steps."""
     return {
         f"{kind}/{name}": value
         for name, parameter in model.named_parameters()

@@ -1,4 +1,4 @@
-"""Ground truth as the criterion takes it, checked, and cut to regions."""
+"""Ground truth as the criterion takes it, checked, and cut to RoIs."""
 
 from __future__ import annotations
 

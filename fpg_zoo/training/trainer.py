@@ -45,7 +45,7 @@ AVERAGE_DECAY = 0.999  # of the averaged weights, a step; less in the beginning
 _LOCK_FILE = ".lock"
 _PAD_TO_CROP = "pad_to_crop"  # a recipe's, which the records of older runs lack
 Metrics = dict[str, float | None]  # None for what has no ground truth
-Evaluate = Callable[[Detector], Mapping[str, float | None]]  # the best model has the greatest first figure
+Evaluate = Callable[[Detector], Mapping[str, float | None]]  # the best model has the greatest first metric
 
 
 # Of fields of a recipe that have another name in the records of runs.
@@ -116,7 +116,7 @@ def train(
             same.
 
     Returns:
-        The figures of the last evaluation; empty without one.
+        The metrics of the last evaluation; empty without one.
 
     Raises:
         ConfigError: settings that do not go together, or not with the state in `run`; or a state and no `resume`.
@@ -174,7 +174,7 @@ class _Run:
         settings = self.settings
         if settings.sync_norms:
             for name, part in self.model.named_children():
-                if name != "mask_head":  # a process without positive regions does not run it, and others would wait
+                if name != "mask_head":  # a process without positive RoIs does not run it, and others would wait
                     nn.SyncBatchNorm.convert_sync_batchnorm(part)  # type: ignore[no-untyped-call]
         if settings.checkpoint_activations:
             apply_activation_checkpointing(self.model)
@@ -236,7 +236,7 @@ class _Run:
             return 0
         recipe = progress.settings.get("recipe")
         if isinstance(recipe, dict) and _PAD_TO_CROP not in recipe:
-            # Begun before recipes had it, when every image had anchors up to the crop. It goes on so, to the bit.
+            # Started before recipes had it, when every image had anchors up to the crop. It goes on so, to the bit.
             del self.record["recipe"][_PAD_TO_CROP]
             self.pad_to_crop = True
         check_settings(state, progress.settings, self.record)

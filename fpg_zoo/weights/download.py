@@ -31,7 +31,7 @@ from fpg_zoo.text import printable
 from fpg_zoo.version import __version__
 
 TIMEOUT_SECONDS = 30.0  # without a byte
-ATTEMPTS = 5  # in a row that bring less than the next figure
+ATTEMPTS = 5  # in a row that bring less than `_PROGRESS_BYTES`
 _PROGRESS_BYTES = 1 << 20
 BACK_OFF_SECONDS = 1.0  # doubled after each of them
 MAX_BYTES = 16 << 30  # of a file; the published ones have less than a gigabyte
@@ -77,7 +77,7 @@ def download(url: str, partial: Partial, *, description: str, copies: int = 1) -
             return _attempt(url, partial, description, copies)
         except _PassingError as failure:
             failures.append(str(failure))
-            if partial.version() != held:  # begun anew, of another file
+            if partial.version() != held:  # started anew, of another file
                 furthest, held = 0, partial.version()
             advanced = partial.size >= furthest + _PROGRESS_BYTES
             idle, furthest = (1, partial.size) if advanced else (idle + 1, furthest)
@@ -138,7 +138,7 @@ def _attempt(url: str, partial: Partial, description: str, copies: int) -> tuple
                 return digest.hexdigest(), False
     if not known:
         raise DownloadError(f"{url}: the server answered with a part that was not asked for; {_REMEDY}")
-    # The rest of another file than the one begun, or not the rest that was asked for.
+    # The rest of another file than the one started, or not the rest that was asked for.
     partial.discard()
     return _attempt(url, partial, description, copies)
 

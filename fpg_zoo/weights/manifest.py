@@ -33,7 +33,7 @@ class Published:
         license: SPDX identifier of the weights' license.
         class_names: the classes in the order of the heads.
         config_url, log_url: the published training config and log, where there are any.
-        note: what a reader of the figures should know.
+        note: what a reader of the metrics should know.
         data: what AP was measured on.
         command: by which it was trained, where that is known.
     """

@@ -171,7 +171,7 @@ def test_200_mutated_files_are_refused_or_read_whole_at_little_cost(whole: bytes
             start, length = generator.randrange(header_length), generator.randrange(1, 60)
             place = generator.randrange(len(data) - length)
             data[start : start + length] = data[place : place + length]
-        else:  # a figure made another one: of the description, or of anything in the header
+        else:  # a metric made another one: of the description, or of anything in the header
             end = whole.index(b'"}') if kind == 3 else header_length
             digits = [place for place in range(8, end) if chr(data[place]).isdigit()]
             place = generator.choice(digits)

@@ -47,7 +47,7 @@ def test_list_shows_every_model_in_natural_order() -> None:
     header, *rows = out.splitlines()
     assert header.split("  ")[0] == "name"
     row = next(row for row in rows if row.startswith("mask_rcnn_r50_fpg_chn128 "))
-    # The published figures: box AP 41.7, mask AP 37.1, 15.3 GB.
+    # The published metrics: box AP 41.7, mask AP 37.1, 15.3 GB.
     assert row.split() == [
         "mask_rcnn_r50_fpg_chn128",
         "Mask",

@@ -219,7 +219,7 @@ def test_json_that_is_no_config_is_refused_by_the_path_of_its_field(
 
 def test_a_field_that_is_missing_is_named_or_takes_its_default() -> None:
     data = to_dict(FPG_MASK)
-    del data["neck"]["width"]  # 256, as in the catalogue
+    del data["neck"]["width"]  # 256, as in the catalog
     assert from_dict(data) == FPG_MASK
     del data["rpn"]["anchors"]["strides"]
     with pytest.raises(ConfigError, match=r"^rpn\.anchors\.strides is missing: it takes a list$"):

@@ -227,7 +227,7 @@ def test_a_file_of_masks_alone_has_no_has_mask(tmp_path: Path) -> None:
 
 
 def test_the_photographs_are_judged_as_their_file_says(data_folder: Path) -> None:
-    """pycocotools' own figures on the raw file, for detections that are half right."""
+    """pycocotools' own metrics on the raw file, for detections that are half right."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

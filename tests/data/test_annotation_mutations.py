@@ -1,4 +1,4 @@
-"""Mutated annotation files at each door of the command: no traceback, no signal, no other figure."""
+"""Mutated annotation files at each door of the command: no traceback, no signal, no other metric."""
 
 from __future__ import annotations
 

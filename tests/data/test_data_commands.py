@@ -1,4 +1,4 @@
-"""`eval`, `train` and `convert-data` on files of other systems: the figures are those of the clean file."""
+"""`eval`, `train` and `convert-data` on files of other systems: the metrics are those of the clean file."""
 
 from __future__ import annotations
 

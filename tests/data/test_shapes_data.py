@@ -70,7 +70,7 @@ def dataset(request: pytest.FixtureRequest) -> ShapesDataset:
 
 
 def test_scenes_never_change() -> None:
-    """Whoever changes these makes published figures incomparable."""
+    """Whoever changes these makes published metrics incomparable."""
     found = {
         (split, index): _digest(ShapesDataset(split, 20, masks=True), index)
         for split, index in (("train", 0), ("train", 7), ("train", 19), ("val", 0), ("val", 7), ("val", 19))
@@ -285,7 +285,7 @@ def test_erosion_takes_an_octagon_off() -> None:
 
 
 def test_objects_stand_out_from_what_is_behind() -> None:
-    """The mean colour inside each object differs from that around it, or nobody could learn it."""
+    """The mean color inside each object differs from that around it, or nobody could learn it."""
     differences = []
     for index in range(20):
         dataset = ShapesDataset("train", 20, masks=True)

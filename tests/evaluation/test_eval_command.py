@@ -1,4 +1,4 @@
-"""`fpg-zoo eval` of a model: shared among processes, killed and resumed, figure for figure what one process finds."""
+"""`fpg-zoo eval` of a model: shared among processes, killed and resumed, metric for metric what one process finds."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _assert_as_alone(alone: Alone, folder: Path) -> None:
 
 
 def _pycocotools(truth: Path, rows: list[dict[str, Any]], kind: str) -> tuple[list[float], dict[str, float]]:
-    """Its figures, and AP of the classes that have truth."""
+    """Its metrics, and AP of the classes that have truth."""
     left_out = "segmentation" if kind == "bbox" else "bbox"  # or it would take an object's size from its box
     with contextlib.redirect_stdout(io.StringIO()):
         annotations = COCO(str(truth))

@@ -1,4 +1,4 @@
-"""COCO's figures: its own known answers, perfect detections, and none."""
+"""COCO's metrics: its own known answers, perfect detections, and none."""
 
 from __future__ import annotations
 

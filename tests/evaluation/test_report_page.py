@@ -308,7 +308,7 @@ def test_it_looks_like_a_page_light_and_dark(dark: bool, nano: Path, tmp_path: P
     assert tuple(pixels[5, 5]) == paper
     background = (pixels == paper).all(axis=2)
     assert 0.4 < background.mean() < 0.95
-    # Text stands out by more than 7 to 1, which is more than a difference of 150 grey levels here.
+    # Text stands out by more than 7 to 1, which is more than a difference of 150 gray levels here.
     brightness = pixels[40:140, 40:700].mean(axis=2)
     assert abs(brightness - paper[0]).max() > 150
     assert not background[-400:].all()  # the images

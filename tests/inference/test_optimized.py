@@ -49,7 +49,7 @@ def _pyramid(model: Detector, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 @torch.no_grad()
 def _heads(model: Detector, pyramid: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-    """What the heads make of a pyramid, of three regions in each image where they look at regions."""
+    """What the heads make of a pyramid, of three RoIs in each image where they look at RoIs."""
     maps = [level.contiguous(memory_format=torch.channels_last) for level in pyramid]
     if isinstance(model, RetinaNet):
         return [x for outputs in model.head(maps) for x in outputs]

@@ -276,7 +276,7 @@ def test_masks_lie_within_their_boxes(found: Detections) -> None:
     for mask, (x1, y1, x2, y2) in zip(found.masks, found.boxes.tolist(), strict=True):
         rows, columns = mask.nonzero().T
         if len(rows):
-            # Pixel c covers c..c + 1 and belongs to the mask if its centre c + 0.5 is in the box.
+            # Pixel c covers c..c + 1 and belongs to the mask if its center c + 0.5 is in the box.
             assert x1 - 0.5 <= int(columns.min())
             assert int(columns.max()) + 0.5 <= x2
             assert y1 - 0.5 <= int(rows.min())

@@ -66,7 +66,7 @@ def test_per_cell_counts_scales_times_ratios():
 
 
 def test_a_level_runs_along_rows_and_centres_on_the_cells_corners():
-    # One 8 x 8 anchor per cell, stride 8, 2 rows of 3 cells: centres (0, 0), (8, 0), (16, 0), then the row y = 8.
+    # One 8 x 8 anchor per cell, stride 8, 2 rows of 3 cells: centers (0, 0), (8, 0), (16, 0), then the row y = 8.
     config = AnchorConfig(strides=(8,), scales=(1.0,), ratios=(1.0,))
     assert level_anchors(2, 3, 8, config, CPU).tolist() == [
         [-4, -4, 4, 4],
@@ -79,7 +79,7 @@ def test_a_level_runs_along_rows_and_centres_on_the_cells_corners():
 
 
 def test_the_anchors_of_a_cell_stand_together():
-    # Ratio 1, scales 1 and 2 at stride 4: 4 x 4 and 8 x 8. Two cells in a row, centres (0, 0) and (4, 0).
+    # Ratio 1, scales 1 and 2 at stride 4: 4 x 4 and 8 x 8. Two cells in a row, centers (0, 0) and (4, 0).
     config = AnchorConfig(strides=(4,), scales=(1.0, 2.0), ratios=(1.0,))
     assert level_anchors(1, 2, 4, config, CPU).tolist() == [
         [-2, -2, 2, 2],
@@ -135,7 +135,7 @@ def test_per_anchor_brings_a_heads_output_into_the_order_of_the_anchors():
 
 
 def test_per_anchor_and_level_anchors_agree_on_which_anchor_is_meant():
-    # A head that outputs each cell's centre and each anchor's index, on a 2 x 3 map at stride 8.
+    # A head that outputs each cell's center and each anchor's index, on a 2 x 3 map at stride 8.
     config = AnchorConfig(strides=(8,), scales=(1.0, 3.0), ratios=(1.0,))
     x = torch.empty(1, 2 * 3, 2, 3)
     for a in range(2):

@@ -1,4 +1,4 @@
-"""What every architecture of the catalogue keeps, on real forward passes."""
+"""What every architecture of the catalog keeps, on real forward passes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _build(name):
-    """The model with class scores spread out: as initialised, all would stay below the score threshold."""
+    """The model with class scores spread out: as initialized, all would stay below the score threshold."""
     torch.manual_seed(0)
     model = fpg_zoo.create_model(name)
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_a_created_model_is_in_eval_mode_and_knows_its_name(model):
 @torch.no_grad()
 @pytest.mark.slow
 def test_the_pyramid_has_five_maps_of_the_models_width_at_its_strides(model):
-    # behaviour.md: two-stage from C2, strides 4..64; RetinaNet from C3, 8..128. Widths by name.
+    # behavior.md: two-stage from C2, strides 4..64; RetinaNet from C3, 8..128. Widths by name.
     pyramid = model.neck(model.backbone(_images(2)))
     strides = (8, 16, 32, 64, 128) if model.name.startswith("retinanet") else (4, 8, 16, 32, 64)
     width = 48 if "_nano_" in model.name else 128 if model.name.endswith("_chn128") else 256
@@ -110,7 +110,7 @@ def _check_detections(found, model, size):
         return
     assert (found.masks.shape, found.masks.dtype) == ((count, height, width), torch.bool)
     assert found.masks.any()
-    # No mask has a pixel whose centre lies outside of its box.
+    # No mask has a pixel whose center lies outside of its box.
     across, down = torch.arange(width) + 0.5, torch.arange(height) + 0.5
     outside_x = (across < x1[:, None]) | (across > x2[:, None])
     outside_y = (down < y1[:, None]) | (down > y2[:, None])
@@ -146,7 +146,7 @@ def test_detect_refuses_integers(model, dtype):
 
 
 def test_detect_refuses_unpadded_images(model):
-    # behaviour.md's table: 128 for RetinaNet but with FPN, 64 for all others. The nano twins follow their families.
+    # behavior.md's table: 128 for RetinaNet but with FPN, 64 for all others. The nano twins follow their families.
     divisor = 128 if model.name.startswith("retinanet") and model.name != "retinanet_r50_fpn" else 64
     assert model.config.preprocess.pad_divisor == divisor
     for height, width in ((100, 128), (128, 100), (divisor // 2, divisor)):
@@ -213,7 +213,7 @@ def test_a_score_that_nothing_reaches_leaves_empty_detections(nano):
 
 def test_the_mask_head_is_left_alone_where_there_is_nothing_to_mask(monkeypatch):
     torch.manual_seed(0)
-    model = fpg_zoo.create_model("mask_rcnn_nano_fpg")  # as initialised, all scores are under the threshold
+    model = fpg_zoo.create_model("mask_rcnn_nano_fpg")  # as initialized, all scores are under the threshold
 
     def refused(*_):
         raise AssertionError("convolutions of an empty batch")
@@ -221,7 +221,7 @@ def test_the_mask_head_is_left_alone_where_there_is_nothing_to_mask(monkeypatch)
     monkeypatch.setattr(model.mask_head, "forward", refused)
     with torch.no_grad():
         instances = model(_images(2), [SIZE, SIZE])
-    # 28: twice the 14 that regions are pooled to.
+    # 28: twice the 14 that RoIs are pooled to.
     assert [tuple(found.mask_maps.shape) for found in instances] == [(0, 28, 28)] * 2
     assert [found.mask_maps.dtype for found in instances] == [torch.float32] * 2
     assert [found.masks.shape for found in model.detect(_images(2), [SIZE, SIZE])] == [(0, *SIZE)] * 2
@@ -267,7 +267,7 @@ def test_what_lies_beyond_an_images_size_bears_no_detection(nano):
 
 @pytest.mark.parametrize("name", NANO)
 def test_scores_under_the_threshold_are_no_detections(name):
-    # As initialised, RetinaNet's scores are about 0.01 (its prior) and Faster R-CNN's about 1 / 81 = 0.012, all under
+    # As initialized, RetinaNet's scores are about 0.01 (its prior) and Faster R-CNN's about 1 / 81 = 0.012, all under
     # the published threshold of 0.05.
     torch.manual_seed(0)
     (found,) = fpg_zoo.create_model(name).detect(_images(), [SIZE])
@@ -321,7 +321,7 @@ def test_the_gradient_reaches_every_parameter_from_the_raw_outputs(nano):
         outputs = [*logits, *deltas]
     else:
         objectness, deltas = nano.rpn(pyramid)
-        # One region for each of the four levels: sqrt(w * h) under 112, 224, 448, and over.
+        # One RoI for each of the four levels: sqrt(w * h) under 112, 224, 448, and over.
         regions = torch.tensor([[0.0, 0, 0, side, side] for side in (60, 128, 300, 500)])
         outputs = [*objectness, *deltas, *nano.box_head(pyramid, regions)]
         if nano.mask_head is not None:

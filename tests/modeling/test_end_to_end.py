@@ -18,7 +18,7 @@ from fpg_zoo.modeling.preprocess import preprocess
 from fpg_zoo.structures.images import read_image, to_pixels
 
 ENTRIES: dict[str, dict[str, Any]] = json.loads((GOLDEN / "end_to_end.json").read_text())
-# Another JPEG decoder may differ by a grey level here and there, and random weights make much of it; the decoder
+# Another JPEG decoder may differ by a gray level here and there, and random weights make much of it; the decoder
 # that Pillow's wheels carry gives 100 of 100 and the same pixels.
 SAME_BOX_IOU = 0.9
 SAME_SCORE = 0.02

@@ -1,4 +1,4 @@
-"""What a detector costs: of layers counted by hand, and of the catalogue's rows."""
+"""What a detector costs: of layers counted by hand, and of the catalog's rows."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def _stages(finest, *, start=0, images=1, channels=CHANNELS):
 
 
 def test_the_published_grid_computes_a_triangle_and_then_everything():
-    # behaviour.md: pathway s leaves level l untouched for s < 4, 3, 2, 1, 0 (levels 0..4).
+    # behavior.md: pathway s leaves level l untouched for s < 4, 3, 2, 1, 0 (levels 0..4).
     grid = triangle_grid()
     computed = [[level for level in range(5) if grid.computes(pathway, level)] for pathway in range(9)]
     assert computed == [[4], [3, 4], [2, 3, 4], [1, 2, 3, 4]] + [[0, 1, 2, 3, 4]] * 5
@@ -41,7 +41,7 @@ def test_the_published_grid_computes_a_triangle_and_then_everything():
 
 
 def test_the_published_nodes_have_the_published_transitions():
-    # behaviour.md: level 0 has no `same_up` (from_finer), level 4 no `across_down` (across_from_coarser).
+    # behavior.md: level 0 has no `same_up` (from_finer), level 4 no `across_down` (across_from_coarser).
     neck = FPG(FPGConfig(start_level=0, out_channels=2), CHANNELS)
     for pathway in neck.pathways:
         for level, node in pathway.nodes.items():
@@ -89,7 +89,7 @@ def test_fewer_pathways_than_the_triangle_needs_leave_the_finest_levels_alone():
         ({"skipped": ((), (2, 0, 1, 0))}, r"skipped\[1\] skips every level"),
         # (0) is easily written for (0,).
         ({"skipped": ((0), ())}, r"skipped\[0\]"),
-        # Nothing leads into the coarsest level but its finer neighbour, and that way is off.
+        # Nothing leads into the coarsest level but its finer neighbor, and that way is off.
         ({"along": False, "lateral": None, "skip": None}, r"pathway 0 computes level 2, but no transition leads there"),
         # Upwards, nothing leads into the finest level.
         (
@@ -170,7 +170,7 @@ def test_the_gradient_reaches_every_parameter(name, extra_levels):
 
 @torch.no_grad()
 def _make_identity(module):
-    """Let every convolution below `module` pass its centre pixel on unchanged, channel by channel; no bias.
+    """Let every convolution below `module` pass its center pixel on unchanged, channel by channel; no bias.
 
     A BatchNorm as it is made divides by sqrt(1 + 1e-5), which is set to 1 here.
     """
@@ -288,7 +288,7 @@ def test_a_pathway_leaves_the_columns_it_is_given_unchanged():
 
 
 def test_level_inputs_beyond_the_backbone_are_subsampled_or_convolved_with_stride_2():
-    # The finest level is C5, 4 x 4; all convolutions pass the centre on, so both ways keep every second pixel.
+    # The finest level is C5, 4 x 4; all convolutions pass the center on, so both ways keep every second pixel.
     stages = [*_stages(8, channels=(1, 1, 1)), _ramp(4, 0)]
     for extra_levels in ("pool", "conv"):
         config = FPGConfig(start_level=3, out_channels=1, grid=_grid(1, 3), extra_levels=extra_levels)

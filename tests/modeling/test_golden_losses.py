@@ -35,7 +35,7 @@ PARTS = {
 
 
 def inscribed_ellipses(boxes: Tensor) -> Tensor:
-    """(G, height, width) bool: the pixels whose centre lies in the ellipse inscribed in a box, or on it."""
+    """(G, height, width) bool: the pixels whose center lies in the ellipse inscribed in a box, or on it."""
     y, x = torch.meshgrid(torch.arange(SIZE[0]) + 0.5, torch.arange(SIZE[1]) + 0.5, indexing="ij")
     x1, y1, x2, y2 = boxes[:, :, None, None].unbind(1)
     return ((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 <= 1

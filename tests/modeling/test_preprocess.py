@@ -200,7 +200,7 @@ def test_random_pictures_agree_with_torch_within_a_grey_level(given: tuple[int, 
 
 
 def _assert_close_to_torch(image: Tensor, size: tuple[int, int]) -> None:
-    # An implementation of its own, in floating point: same centres, no antialiasing, edges repeated.
+    # An implementation of its own, in floating point: same centers, no antialiasing, edges repeated.
     expected = F.interpolate(image[None].double(), size, mode="bilinear", align_corners=False)[0]
     found = resize(image, size)
     assert int((found.double() - expected.round()).abs().max()) <= 1

@@ -143,7 +143,7 @@ def test_what_is_computed_around_the_network_does_not_follow_it(default: str) ->
         masks = view.masks([])
     assert {tensor.dtype for tensor in (cells, anchors, batch)} == {torch.float32}
     assert {tensor.device for tensor in (cells, anchors, batch, masks)} == {CPU}
-    # The cell in row 1 and column 2 is centred at (16, 8).
+    # The cell in row 1 and column 2 is centerd at (16, 8).
     torch.testing.assert_close(anchors.reshape(2, 3, -1, 4)[1, 2], cells + torch.tensor([16.0, 8, 16, 8]))
     means = torch.tensor(config.preprocess.mean), torch.tensor(config.preprocess.std)
     torch.testing.assert_close(batch[0, :, 0, 0], (128 - means[0]) / means[1])

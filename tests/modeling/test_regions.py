@@ -1,4 +1,4 @@
-"""Regions of interest: how boxes become regions, and from which pyramid level each is pooled."""
+"""RoIs of interest: how boxes become RoIs, and from which pyramid level each is pooled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STRIDES = (4, 8, 16, 32)
 @pytest.mark.parametrize(
     ("width", "height", "level"),
     [
-        # behaviour.md: floor(log2(sqrt(w * h) / 56 + 1e-6)), limited to 0..3.
+        # behavior.md: floor(log2(sqrt(w * h) / 56 + 1e-6)), limited to 0..3.
         (10, 10, 0),  # log2(10 / 56) is negative
         (111, 111, 0),  # 111 / 56 = 1.98 < 2
         (112, 112, 1),  # 112 / 56 = 2
@@ -40,7 +40,7 @@ def test_regions_carry_their_images_index_before_the_box():
 
 
 def test_pooling_reads_the_right_image_and_level():
-    # Map `l` of image `n` is 10 n + l throughout, so that a pooled region is too.
+    # Map `l` of image `n` is 10 n + l throughout, so that a pooled RoI is too.
     pyramid = [
         torch.stack([torch.full((2, 512 // stride, 512 // stride), 10.0 * n + level) for n in range(2)])
         for level, stride in enumerate(STRIDES)

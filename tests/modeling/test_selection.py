@@ -40,7 +40,7 @@ class PlainProposalSelection(ProposalSelection):
 
 
 class PlainBoxSelection(BoxSelection):
-    """By NMS of every pair of region and class."""
+    """By NMS of every pair of RoI and class."""
 
     def _one_image(self, scores, deltas, proposals, size):
         region, label = (scores > self.config.score_threshold).nonzero(as_tuple=True)

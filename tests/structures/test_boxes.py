@@ -9,9 +9,9 @@ import torch
 
 from fpg_zoo.structures.boxes import MAX_LOG_SCALE, clip, decode, has_area, nms_within
 
-# Width 20, height 40, centre (20, 40).
+# Width 20, height 40, center (20, 40).
 ANCHOR = torch.tensor([10.0, 20.0, 30.0, 60.0])
-# Width 16, height 16, centre (8, 8).
+# Width 16, height 16, center (8, 8).
 SMALL = torch.tensor([0.0, 0.0, 16.0, 16.0])
 
 
@@ -30,7 +30,7 @@ def test_decode_of_zero_deltas_gives_the_anchor():
         ((0.0, 0.0, math.log(2), 0.0), (0, 20, 40, 60)),
         # Height 40 / 2 = 20 about y = 40.
         ((0.0, 0.0, 0.0, math.log(0.5)), (10, 30, 30, 50)),
-        # All at once: centre (30, 30), size 40 x 20.
+        # All at once: center (30, 30), size 40 x 20.
         ((0.5, -0.25, math.log(2), math.log(0.5)), (10, 20, 50, 40)),
     ],
 )
@@ -39,14 +39,14 @@ def test_decode_moves_the_centre_by_the_size_and_scales_the_size_exponentially(d
 
 
 def test_decode_multiplies_the_deltas_by_std_first():
-    # (5, -2.5, 5 ln 2, -5 ln 2) * (0.1, 0.1, 0.2, 0.2) = (0.5, -0.25, ln 2, -ln 2): centre (30, 30), size 40 x 20.
+    # (5, -2.5, 5 ln 2, -5 ln 2) * (0.1, 0.1, 0.2, 0.2) = (0.5, -0.25, ln 2, -ln 2): center (30, 30), size 40 x 20.
     deltas = torch.tensor([5.0, -2.5, 5 * math.log(2), -5 * math.log(2)])
     torch.testing.assert_close(decode(ANCHOR, deltas, (0.1, 0.1, 0.2, 0.2)), torch.tensor([10.0, 20.0, 50.0, 40.0]))
 
 
 def test_decode_clamps_log_sizes_at_the_logarithm_of_16_to_1000():
     assert pytest.approx(4.135167) == MAX_LOG_SCALE
-    # Width 16 * 1000 / 16 = 1000, height 16 * 16 / 1000 = 0.256, centre (8, 8).
+    # Width 16 * 1000 / 16 = 1000, height 16 * 16 / 1000 = 0.256, center (8, 8).
     box = decode(SMALL, torch.tensor([0.0, 0.0, 100.0, -100.0]))
     torch.testing.assert_close(box, torch.tensor([-492.0, 7.872, 508.0, 8.128]))
 

@@ -31,7 +31,7 @@ def _grey(size, mode="RGB"):
 
 
 def _drawn(found):
-    """(height, width, 3) of the detections on grey."""
+    """(height, width, 3) of the detections on gray."""
     return np.array(found.draw(_grey(found.size)))
 
 
@@ -93,7 +93,7 @@ def test_a_box_is_a_frame_in_its_classes_colour_and_does_not_fill():
 
 @pytest.mark.parametrize("background", [(0, 0, 0), (255, 255, 255), class_color(0)])
 def test_a_box_stands_out_from_any_background(background):
-    # On black its colour does, on its own colour the dark line around it, on white both.
+    # On black its color does, on its own color the dark line around it, on white both.
     picture = Image.new("RGB", (200, 200), background)
     pixels = np.array(_found([[50, 80, 150, 180]], (200, 200)).draw(picture)).astype(int)
     contrast = np.abs(pixels[100:160, 48:56] - background).max(axis=(1, 2))
@@ -111,13 +111,13 @@ def test_a_mask_tints_its_own_pixels_only():
     assert not changed[28:45, :50].any()
     tints = np.unique(pixels[30:40, 50:60].reshape(-1, 3), axis=0)
     assert len(tints) == 1
-    # Between grey and the class's colour, on every channel.
+    # Between gray and the class's color, on every channel.
     for tint, grey, color in zip(tints[0], GREY, class_color(0), strict=True):
         assert min(grey, color) < tint < max(grey, color)
 
 
 def _blended_whole(picture, found, order):
-    """The tint by its definition, on the whole image: 0.45 of the class's colour, to the nearest level."""
+    """The tint by its definition, on the whole image: 0.45 of the class's color, to the nearest level."""
     pixels = np.array(picture)
     for index in order:
         mask = found.masks[index].numpy()
@@ -163,7 +163,7 @@ def test_a_rotated_picture_is_drawn_on_upright(kind, orientation, tmp_path):
 
 
 def test_a_picture_of_sixteen_bits_is_scaled_not_clipped(tmp_path):
-    # 128 * 257 is grey 128 on the scale 0..65535; Pillow's own conversion would leave it white.
+    # 128 * 257 is gray 128 on the scale 0..65535; Pillow's own conversion would leave it white.
     sixteen = np.full((60, 80), 128 * 257, np.uint16)
     found = _found([[5, 30, 40, 55]], (60, 80))
     Image.fromarray(sixteen).save(tmp_path / "x.png")

@@ -62,7 +62,7 @@ def test_to_pixels_puts_channels_first_and_keeps_every_value() -> None:
     [
         ("1", [0, 255], [(0, 0, 0), (255, 255, 255)]),
         ("L", [7, 200], [(7, 7, 7), (200, 200, 200)]),
-        ("LA", [(90, 0), (30, 255)], [(90, 90, 90), (30, 30, 30)]),  # transparency is dropped, the grey stays
+        ("LA", [(90, 0), (30, 255)], [(90, 90, 90), (30, 30, 30)]),  # transparency is dropped, the gray stays
         ("RGBA", [(1, 2, 3, 0), (4, 5, 6, 128)], [(1, 2, 3), (4, 5, 6)]),
         # No ink is white, all cyan takes the red away, all black takes everything.
         ("CMYK", [(0, 0, 0, 0), (255, 0, 0, 0)], [(255, 255, 255), (0, 255, 255)]),

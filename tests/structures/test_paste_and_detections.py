@@ -36,13 +36,13 @@ def _rectangle(size, x1, y1, x2, y2):
 @pytest.mark.parametrize(
     ("box", "filled"),
     [
-        # Pixel i has its centre at i + 0.5. `filled` is (x1, y1, x2, y2) of the pixels, the ends excluded.
+        # Pixel i has its center at i + 0.5. `filled` is (x1, y1, x2, y2) of the pixels, the ends excluded.
         ((2, 3, 7, 8), (2, 3, 7, 8)),  # whole pixels
         ((0, 0, 12, 10), (0, 0, 12, 10)),  # the whole image
-        ((2.4, 3.4, 6.6, 7.6), (2, 3, 7, 8)),  # centres 2.5..6.5 and 3.5..7.5 lie inside
-        ((2.6, 3.6, 6.4, 7.4), (3, 4, 6, 7)),  # centres 3.5..5.5 and 4.5..6.5 lie inside
-        ((4.2, 4.2, 4.4, 4.4), (0, 0, 0, 0)),  # no centre inside
-        ((4.4, 4.4, 4.6, 4.6), (4, 4, 5, 5)),  # the centre of one pixel
+        ((2.4, 3.4, 6.6, 7.6), (2, 3, 7, 8)),  # centers 2.5..6.5 and 3.5..7.5 lie inside
+        ((2.6, 3.6, 6.4, 7.4), (3, 4, 6, 7)),  # centers 3.5..5.5 and 4.5..6.5 lie inside
+        ((4.2, 4.2, 4.4, 4.4), (0, 0, 0, 0)),  # no center inside
+        ((4.4, 4.4, 4.6, 4.6), (4, 4, 5, 5)),  # the center of one pixel
         ((-5, -4, 3, 2), (0, 0, 3, 2)),  # over the left and top edges
         ((9, 7, 20, 15), (9, 7, 12, 10)),  # over the right and bottom edges
         ((-3, -3, 15, 13), (0, 0, 12, 10)),  # over all of them
@@ -52,7 +52,7 @@ def _rectangle(size, x1, y1, x2, y2):
     ],
 )
 def test_a_map_of_ones_fills_the_pixels_whose_centres_lie_in_the_box(box, filled):
-    # In each of these boxes every pixel's centre is at least half a map cell (side / 56) away from the edges, so that
+    # In each of these boxes every pixel's center is at least half a map cell (side / 56) away from the edges, so that
     # inside the map is read as 1 and outside as 0.
     mask = paste_mask(torch.ones(28, 28), box, (10, 12))
     assert mask.dtype == torch.bool
@@ -65,7 +65,7 @@ def test_a_map_of_ones_fills_the_pixels_whose_centres_lie_in_the_box(box, filled
         (3, 3, 3, 3),
         (3, 2, 3, 8),
         (2, 3, 8, 3),
-        (3.5, 2, 3.5, 8),  # through the pixels' centres
+        (3.5, 2, 3.5, 8),  # through the pixels' centers
         (2, 3.5, 8, 3.5),
         (5, 2, 3, 8),  # reversed
         (3.5, 2, 3.2, 8),
@@ -101,7 +101,7 @@ def test_a_half_covered_map_covers_half_the_box(cells, expected):
 
 def test_the_map_is_zero_outside_its_own_cells():
     # One cell over 8 x 8 pixels. Pixel i reads it at (i + 0.5) / 8 - 0.5, which is 0.4375, 0.3125, 0.1875, 0.0625 from
-    # its centre, so the weights are 0.5625, 0.6875, 0.8125, 0.9375 and back. Products from 0.5 on:
+    # its center, so the weights are 0.5625, 0.6875, 0.8125, 0.9375 and back. Products from 0.5 on:
     # 0.5625 * 0.9375 = 0.53 (but 0.5625 * 0.8125 = 0.46), 0.6875 * 0.8125 = 0.56 (but 0.6875^2 = 0.47),
     # 0.8125^2 = 0.66.
     expected = ["...##...", "..####..", ".######.", "########"]
@@ -110,7 +110,7 @@ def test_the_map_is_zero_outside_its_own_cells():
 
 
 def test_a_probability_of_exactly_half_is_mask():
-    # Inside, where all four neighbours are 0.5, the value is 0.5; just below that it is no mask.
+    # Inside, where all four neighbors are 0.5, the value is 0.5; just below that it is no mask.
     inner = (slice(2, 8), slice(2, 8))
     assert paste_mask(torch.full((28, 28), 0.5), (0, 0, 10, 10), (10, 10))[inner].all()
     assert not paste_mask(torch.full((28, 28), 0.499), (0, 0, 10, 10), (10, 10)).any()

@@ -2,7 +2,7 @@
 
 Use: python annotation_mutations.py DOOR SEED COUNT, where DOOR is results, data or train. Prints a line of JSON with
 the number of each outcome, and what went wrong: an error that is not of this package, a signal, a minute without an
-end, or other figures than the clean file's though nothing was reported.
+end, or other metrics than the clean file's though nothing was reported.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ SIDE = 64
 
 
 def make_data(folder: Path, pictures: int = 6, split: str = "train") -> Path:
-    """A folder in COCO's format: each image has one dark and one light block on grey."""
+    """A folder in COCO's format: each image has one dark and one light block on gray."""
     random = np.random.default_rng(0)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     (folder / split).mkdir()

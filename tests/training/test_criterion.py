@@ -138,7 +138,7 @@ def test_losses_of_one_element() -> None:
 
 
 def test_encoding_by_hand_and_as_the_inverse_of_decoding() -> None:
-    # From a 10x20 box at the origin to one of 20x20 whose centre lies 5 to the right: dx = 5/10, dw = ln 2.
+    # From a 10x20 box at the origin to one of 20x20 whose center lies 5 to the right: dx = 5/10, dw = ln 2.
     found = encode(boxes((0, 0, 10, 20)), boxes((0, 0, 20, 20)), (0.1, 0.1, 0.2, 0.2))
     assert found.tolist() == [pytest.approx([5.0, 0.0, math.log(2) / 0.2, 0.0])]
     torch.manual_seed(0)

@@ -120,7 +120,7 @@ def test_processes_evaluate_together_what_is_saved(checkpoint: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "run" / "best" / "figures.json").read_text())
     assert done.stdout == f"{tmp_path / 'run'}: trained, box_AP {told['box_AP']:.3f}\n"
-    # All images counted once, of the leader's model, which is the one that was saved.
+    # All images counted once, of the main process's model, which is the one that was saved.
     data = CocoDataset.from_folder(folder, "val", masks=False, training=False)
     model = fpg_zoo.create_model(f"local-dir:{tmp_path / 'run' / 'best'}").eval()
     assert told == pytest.approx(evaluate(model, data, data.category_ids), abs=1e-6)

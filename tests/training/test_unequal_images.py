@@ -271,7 +271,7 @@ def test_padded_sizes_are_one_for_each_image() -> None:
         criterion(torch.zeros(2, 3, 128, 128), [(128, 128)], no_objects(2))
 
 
-# Recipes, and runs that were begun before these had a word for it
+# Recipes, and runs that were started before these had a word for it
 
 
 def test_the_published_recipe_alone_pads_to_the_crop() -> None:

@@ -58,7 +58,7 @@ _NO_WEIGHTS = re.compile(
     r"builtins\.bytearray|torch\._(utils|tensor)\._\w+|torch\.serialization\._get_layout|torch\.per_\w+"
     r"|torch(\.cuda|\.sparse|\.storage)*\.\w*(Tensor|Storage)|torch\.\w*int\w+|torch\.float\w+|torch\.complex\w+"
 )
-# Data of the standard library, and torch's modules and optimisers: inert as well.
+# Data of the standard library, and torch's modules and optimizers: inert as well.
 _HARMLESS = re.compile(
     r"argparse\.Namespace|collections\.(defaultdict|deque)|copyreg\._reconstructor|decimal\.Decimal"
     r"|builtins\.(bool|bytes|dict|float|frozenset|getattr|int|list|object|range|slice|str|tuple)"

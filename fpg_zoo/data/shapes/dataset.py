@@ -1,7 +1,7 @@
 """A data set that needs no download: scenes of shapes, drawn when they are asked for, the same ones everywhere.
 
-Ten classes that differ in outline, of any colour, texture, size and angle, overlap each other on cluttered
-backgrounds. Everything is reckoned in whole numbers from random numbers that depend on the split and the index only.
+Ten classes that differ in outline, of any color, texture, size and angle, overlap each other on cluttered
+backgrounds. Everything is computed in whole numbers from random numbers that depend on the split and the index only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NUM_IMAGES = {"train": 16000, "val": 1000}  # of each split, if no number is ask
 SIZE = (240, 320)  # height, width in pixels
 _KEYS = {"train": 0, "val": 1}  # begin the keys of scenes, so that no two splits share one
 _LEAST_SIDE = 32  # pixels; with less, `CocoDataset` leaves an image out
-_GREATEST_SIDE = 1024  # pixels; beyond, the numbers that textures are reckoned with overflow
+_GREATEST_SIDE = 1024  # pixels; beyond, the numbers that textures are computed with overflow
 
 
 class ShapesDataset:

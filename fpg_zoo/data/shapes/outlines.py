@@ -1,4 +1,4 @@
-"""Outlines of discs and convex polygons, turned and rasterised in whole numbers: the same pixels on every platform.
+"""Outlines of discs and convex polygons, turned and rasterized in whole numbers: the same pixels on every platform.
 
 Frames: an outline's own, in 1/1024 of the radius of its circle, and the image's, in 1/64 pixel from some pixel's
 corner. x points right, y down. Bitmaps have 2 x 2 samples in each pixel, which lie 1/4 pixel from its sides.
@@ -22,7 +22,7 @@ Point = tuple[int, int]
 
 @dataclass(frozen=True)
 class Disc:
-    """A centre (x, y) and a radius, in whole units of either frame."""
+    """A center (x, y) and a radius, in whole units of either frame."""
 
     centre: Point
     radius: int
@@ -109,7 +109,7 @@ def placed(outline: Outline, radius: int, angle: int, centre: Point) -> Outline:
         outline: in 1/1024 of its radius.
         radius: of its circle, in 1/64 pixel.
         angle: of 256, clockwise on the screen.
-        centre: (x, y) in 1/64 pixel.
+        center: (x, y) in 1/64 pixel.
     """
     scale = _UNIT << _PRECISION
 

@@ -48,7 +48,7 @@ def paint(scene: Scene) -> np.ndarray:
     return image
 
 
-# Textures. Each is a map (h, w) int32 of 0..255, from one colour to another. Coordinates are in 1/64 pixel, as is the
+# Textures. Each is a map (h, w) int32 of 0..255, from one color to another. Coordinates are in 1/64 pixel, as is the
 # period, of those that repeat.
 
 
@@ -139,13 +139,13 @@ _BLACK, _WHITE = (16, 16, 24), (250, 250, 244)
 
 
 def _shade(draws: Draws, color: Color) -> Color:
-    """A darker colour of a bright one, a brighter one of a dark one."""
+    """A darker color of a bright one, a brighter one of a dark one."""
     dark = 2 * color[0] + 5 * color[1] + color[2] < 8 * 120
     return _toward(color, _WHITE if dark else _BLACK, draws.between(25, 60))
 
 
 def _blend(shades: np.ndarray, *colors: Color) -> np.ndarray:
-    """(h, w, 3) uint8: shades of 0..255 as colours evenly spread, and blends of neighbours among them."""
+    """(h, w, 3) uint8: shades of 0..255 as colors evenly spread, and blends of neighbors among them."""
     steps, last = np.arange(256, dtype=np.int32)[:, None] * (len(colors) - 1), 255
     table = np.array([*colors, colors[-1]], dtype=np.int32)
     place, rest = steps // last, steps % last
@@ -158,7 +158,7 @@ def _blend(shades: np.ndarray, *colors: Color) -> np.ndarray:
 
 
 def _background(draws: Draws, shape: tuple[int, ...]) -> np.ndarray:
-    """(H, W, 3) uint8: hills and a texture, in up to three muted colours."""
+    """(H, W, 3) uint8: hills and a texture, in up to three muted colors."""
     hills = _hills(draws, shape, draws.between(1, 4)) * 3 + _hills(draws, shape, draws.between(8, 24))
     texture = _OF_BACKGROUNDS[draws.below(len(_OF_BACKGROUNDS))](draws, shape, draws.between(10, 50) * FINE)
     weight = draws.between(2, 14)  # of the texture, of 16
@@ -172,7 +172,7 @@ def _background(draws: Draws, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _lay(image: np.ndarray, corner: tuple[int, int], color: Color | np.ndarray, weight: np.ndarray) -> None:
-    """Put a colour, or (h, w, 3) of them, onto an image; `weight` (h, w) is 0..64 of 64."""
+    """Put a color, or (h, w, 3) of them, onto an image; `weight` (h, w) is 0..64 of 64."""
     frame, part = crossing(corner, weight.shape, (image.shape[0], image.shape[1]))
     share = weight[part][..., None].astype(np.int16)
     over = color[part] if isinstance(color, np.ndarray) else np.array(color, dtype=np.int16)
@@ -201,7 +201,7 @@ def _paint_object(draws: Draws, image: np.ndarray, thing: Placed) -> None:
     _lay(image, stamp.corner, fill, cover(core) * _OPAQUE)
 
 
-# Clutter, which is of no class. Each piece is painted into the image, in a muted colour.
+# Clutter, which is of no class. Each piece is painted into the image, in a muted color.
 
 
 def _somewhere(draws: Draws, image: np.ndarray) -> Point:

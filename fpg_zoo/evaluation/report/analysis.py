@@ -1,4 +1,4 @@
-"""What the report of an evaluation shows, gathered from annotations, detections and figures."""
+"""What the report of an evaluation shows, gathered from annotations, detections and metrics."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class ReportData:
 
     Attributes:
         info: what was evaluated.
-        scores: COCO's figures by kind.
+        scores: COCO's metrics by kind.
         class_names: in the order of labels.
-        sizes: numbers of objects by COCO's size: small, medium, large. One on a border is of both, as in its figures.
+        sizes: numbers of objects by COCO's size: small, medium, large. One on a border is of both, as in its metrics.
         images, objects, crowds, detections: their numbers.
         matched_by: what IoU is of in the confusion: boxes, or masks where there are no boxes.
         thresholds: as of `thresholds_of`.
@@ -92,7 +92,7 @@ def gather(
     image_ids: Sequence[int | str],
     pixels: Pixels | None,
 ) -> ReportData:
-    """Compare detections with annotations once more, for what COCO's figures leave out.
+    """Compare detections with annotations once more, for what COCO's metrics leave out.
 
     Args:
         info: what was evaluated.

@@ -64,7 +64,7 @@ def head(data: ReportData) -> str:
 
 
 def tiles(data: ReportData) -> str:
-    """The figures that matter most."""
+    """The metrics that matter most."""
     tiles = []
     for kind, scores in data.scores.items():
         others = "".join(
@@ -104,7 +104,7 @@ def control(data: ReportData) -> str:
 
 
 def metrics(data: ReportData) -> str:
-    """COCO's twelve figures, and those of each size with its number of objects."""
+    """COCO's twelve metrics, and those of each size with its number of objects."""
     labels = _labels(data)
     by_type = [one.metrics for one in data.scores.values()]
     twelve = table(

@@ -1,4 +1,4 @@
-"""Anchors: the boxes that dense heads refine, centred on the cells' top-left corners."""
+"""Anchors: the boxes that dense heads refine, centered on the cells' top-left corners."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def level_anchors(height: int, width: int, stride: int, config: AnchorConfig, de
 
     Returns:
         (height * width * A, 4) float32 xyxy in input pixels; rows outermost, then columns, then the cell's anchors.
-        The cell in row i and column j is centred at (j * stride, i * stride).
+        The cell in row i and column j is centered at (j * stride, i * stride).
     """
     x = torch.arange(width, device=device) * stride
     y = torch.arange(height, device=device) * stride

@@ -1,7 +1,7 @@
-"""RoIAlign (arXiv 1703.06870) of regions from the pyramid level that suits each.
+"""RoIAlign (arXiv 1703.06870) of RoIs from the pyramid level that suits each.
 
-Legend: R regions over the whole batch, P the pooled size. Regions are (R, 5): (image index, x1, y1, x2, y2) in input
-pixels. A bin is one of a region's P x P cells; along an axis it has G sample points, and reads T pixels for them.
+Legend: R RoIs over the whole batch, P the pooled size. RoIs are (R, 5): (image index, x1, y1, x2, y2) in input
+pixels. A bin is one of an RoI's P x P cells; along an axis it has G sample points, and reads T pixels for them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
-_LONG = 5  # pixels of a bin, beyond which a region is long
-FINEST_SCALE = 56  # regions up to twice this size in pixels, sqrt(w * h), are pooled from the finest level
+_LONG = 5  # pixels of a bin, beyond which an RoI is long
+FINEST_SCALE = 56  # RoIs up to twice this size in pixels, sqrt(w * h), are pooled from the finest level
 
 
 def boxes_to_rois(boxes: Sequence[Tensor]) -> Tensor:
@@ -23,7 +23,7 @@ def boxes_to_rois(boxes: Sequence[Tensor]) -> Tensor:
 
 
 class MultiLevelRoIAlign:
-    """RoIAlign, half-pixel aligned, adaptive sampling, each region from the one level that suits its size."""
+    """RoIAlign, half-pixel aligned, adaptive sampling, each RoI from the one level that suits its size."""
 
     def __init__(self, strides: Sequence[int], pool: int) -> None:
         self.strides = tuple(strides)
@@ -36,13 +36,13 @@ class MultiLevelRoIAlign:
         return level.nan_to_num(0).clamp(0, len(self.strides) - 1).long()
 
     def __call__(self, pyramid: Sequence[Tensor], rois: Tensor) -> Tensor:
-        """Maps (N, W, H_l, W_l) of at least these strides and regions (R, 5) to (R, W, P, P), channels last."""
+        """Maps (N, W, H_l, W_l) of at least these strides and RoIs (R, 5) to (R, W, P, P), channels last."""
         maps = pyramid[0]
         pooled = maps.new_empty(len(rois), self.pool, self.pool, maps.shape[1])
         levels = self.levels(rois)
         for level, stride in enumerate(self.strides):
             here = (levels == level).nonzero().squeeze(1)
-            # In float32 whatever the network computes in: 8 or 11 bits do not hold a region's coordinates.
+            # In float32 whatever the network computes in: 8 or 11 bits do not hold an RoI's coordinates.
             for part, values in _aligned(pyramid[level].float(), rois[here], self.pool, 1 / stride):
                 pooled[here[part]] = values.to(pooled.dtype)
         return pooled.permute(0, 3, 1, 2)
@@ -67,7 +67,7 @@ def aligned(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Tensor:
 
 
 def _aligned(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """`aligned`, in parts: which of the regions, and these (R', P, P, C).
+    """`aligned`, in parts: which of the RoIs, and these (R', P, P, C).
 
     On the CPU, each bin is one weighted sum of the pixels it reads, over all channels at a time. Bilinear sampling is a
     product of one factor along y and one along x, and so is the mean over a bin's grid of sample points: the factors of
@@ -78,10 +78,10 @@ def _aligned(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Iterator[tu
         return
     number, channels, height, width = maps.shape
     table = maps.permute(0, 2, 3, 1).reshape(number * height * width, channels)
-    # What is no region, for a number that is none, becomes one without an area, which reads nothing.
+    # What is no RoI, for a number that is none, becomes one without an area, which reads nothing.
     corners = rois[:, 1:].to(maps.dtype).masked_fill(~rois.isfinite().all(1, keepdim=True), 0) * scale - 0.5
     sizes = corners[:, 2:] - corners[:, :2]
-    # Bins of one sum read equally many pixels; so the few regions that are long have sums of their own.
+    # Bins of one sum read equally many pixels; so the few RoIs that are long have sums of their own.
     long = sizes.amax(1) > _LONG * pool
     wide = sizes[:, 0] > sizes[:, 1]
     for kind in (~long, long & wide, long & ~wide):
@@ -105,10 +105,10 @@ def by_torchvision(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Itera
 
 
 def _taps(start: Tensor, end: Tensor, pool: int, size: int) -> tuple[Tensor, Tensor]:
-    """Which pixels of an axis the bins of each region read, and by which factors.
+    """Which pixels of an axis the bins of each RoI read, and by which factors.
 
     Args:
-        start, end: (R,) of the regions, in pixels of a map whose first pixel's centre is 0.
+        start, end: (R,) of the RoIs, in pixels of a map whose first pixel's center is 0.
         pool: P.
         size: of the map along the axis.
 
@@ -116,7 +116,7 @@ def _taps(start: Tensor, end: Tensor, pool: int, size: int) -> tuple[Tensor, Ten
         Pixels, int32, and factors, each (R, P, T).
     """
     step = (end - start) / pool
-    counts = step.ceil().clamp(min=0)  # (R,) G of each region: no more than a pixel apart; none in one turned over
+    counts = step.ceil().clamp(min=0)  # (R,) G of each RoI: no more than a pixel apart; none in one turned over
     count = counts.clamp(min=1)
     bins, grid = (torch.arange(n, device=start.device, dtype=start.dtype) for n in (pool, int(count.max())))
     at = start[:, None, None] + bins[:, None] * step[:, None, None]

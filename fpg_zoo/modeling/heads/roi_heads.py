@@ -1,6 +1,6 @@
-"""Heads on pooled regions: box classification and regression (Fast R-CNN), masks (Mask R-CNN, arXiv 1703.06870).
+"""Heads on pooled RoIs: box classification and regression (Fast R-CNN), masks (Mask R-CNN, arXiv 1703.06870).
 
-Legend: R regions over the whole batch, C classes without background, P the pooled size. Regions are (R, 5):
+Legend: R RoIs over the whole batch, C classes without background, P the pooled size. RoIs are (R, 5):
 (image index, x1, y1, x2, y2) in input pixels.
 """
 
@@ -22,9 +22,9 @@ from fpg_zoo.structures.boxes import clip, decode, nms_within
 
 
 class BoxHead(Part):
-    """Two fully connected layers on pooled regions.
+    """Two fully connected layers on pooled RoIs.
 
-    `forward`: pyramid and regions (R, 5) to (logits (R, C + 1), background last; deltas (R, C, 4)).
+    `forward`: pyramid and RoIs (R, 5) to (logits (R, C + 1), background last; deltas (R, C, 4)).
     """
 
     mmdet_names = mmdet_names.BOX_HEAD
@@ -75,7 +75,7 @@ class BoxSelection:
         Args:
             logits: (R, C + 1), background last, of `BoxHead.forward`.
             deltas: (R, C, 4), of `BoxHead.forward`.
-            proposals: N (K_i, 4) xyxy in pixels of the padded batch, the regions that the R rows are of, in order.
+            proposals: N (K_i, 4) xyxy in pixels of the padded batch, the RoIs that the R rows are of, in order.
             sizes: N (height, width) in pixels before padding.
 
         Returns:
@@ -97,9 +97,9 @@ class BoxSelection:
 
 
 class MaskHead(Part):
-    """Convolutions and one transposed convolution on pooled regions.
+    """Convolutions and one transposed convolution on pooled RoIs.
 
-    `forward`: pyramid and regions (R, 5) to mask logits (R, C, 2P, 2P).
+    `forward`: pyramid and RoIs (R, 5) to mask logits (R, C, 2P, 2P).
     """
 
     mmdet_names = mmdet_names.MASK_HEAD
@@ -135,5 +135,5 @@ class MaskHead(Part):
 
 
 def maps_of_class(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of mask logits (R, C, S, S) the map of each region's class, as probabilities (R, S, S)."""
+    """Of mask logits (R, C, S, S) the map of each RoI's class, as probabilities (R, S, S)."""
     return logits[torch.arange(len(labels), device=labels.device), labels].float().sigmoid()

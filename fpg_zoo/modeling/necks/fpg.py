@@ -37,7 +37,7 @@ class Transition(ConvNorm):
 
 
 class FromCoarser(Transition):
-    """A map brought from the coarser level: enlarged by 2 (nearest neighbour), then a 3x3 transition."""
+    """A map brought from the coarser level: enlarged by 2 (nearest neighbor), then a 3x3 transition."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, kernel=3)
@@ -156,7 +156,7 @@ class FPG(Neck):
 
     Raises:
         ConfigError: at construction, the grid has fewer levels than the backbone gives.
-        ValueError: in `forward`, two neighbouring levels' sizes are not in the ratio 2.
+        ValueError: in `forward`, two neighboring levels' sizes are not in the ratio 2.
     """
 
     mmdet_names = mmdet_names.FPG

@@ -14,7 +14,7 @@ from fpg_zoo.modeling.parts import Neck
 
 
 class FPN(Neck):
-    """Lateral 1x1 convolutions, a top-down pathway of nearest-neighbour additions, 3x3 output convolutions.
+    """Lateral 1x1 convolutions, a top-down pathway of nearest-neighbor additions, 3x3 output convolutions.
 
     `forward`: C2..C5 to a tuple of `levels` maps (N, width, H_l, W_l), fine to coarse.
 

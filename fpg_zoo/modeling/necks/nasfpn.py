@@ -17,7 +17,7 @@ EXTRA_LEVELS = 2  # P6 and P7, beyond the backbone's C3..C5
 
 
 def _resize_like(x: Tensor, like: Tensor) -> Tensor:
-    """`x` on the size of `like`: nearest neighbour up, max-pooling down by a whole ratio."""
+    """`x` on the size of `like`: nearest neighbor up, max-pooling down by a whole ratio."""
     size, out_size = tuple(x.shape[-2:]), tuple(like.shape[-2:])
     if size == out_size:
         return x

@@ -1,4 +1,4 @@
-"""The card of a model on the Hugging Face hub: what it is, how to use it, which figures are known and from whom."""
+"""The card of a model on the Hugging Face hub: what it is, how to use it, which metrics are known and from whom."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def model_card(
         model: what it describes.
         repo_id: OWNER/REPO, where the model is or will be.
         revision: the branch it is on; None for the default one.
-        published: the published checkpoint whose weights are the model's, and whose figures it therefore has.
+        published: the published checkpoint whose weights are the model's, and whose metrics it therefore has.
         metrics: those that whoever pushes it has measured, by name; `box_ap` and `mask_ap` stand beside the published.
         license: the hub's identifier of the weights' license, as "apache-2.0"; None for the published checkpoint's, or
             to state none.
 
     Raises:
-        ConfigError: figures that are no finite numbers, or without a name that fits in a line; no license identifier.
+        ConfigError: metrics that are no finite numbers, or without a name that fits in a line; no license identifier.
     """
     measured = checked_metrics(metrics or {})
     check_license(license)
@@ -90,7 +90,7 @@ def check_license(license: str | None) -> None:
 
 
 def checked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The figures by the card's names (`box AP` counts as `box_ap`), if each is a finite number with a name.
+    """The metrics by the card's names (`box AP` counts as `box_ap`), if each is a finite number with a name.
 
     Raises:
         ConfigError: one is not, or is there by two names.

@@ -116,7 +116,7 @@ def _prepared(api: HfApi, repo: str, private: bool | None, revision: str | None)
 def check_push(
     repo_id: str, *, revision: str | None, metrics: Mapping[str, float] | None, license: str | None
 ) -> tuple[str, dict[str, float]]:
-    """Look at what is given to `push_to_hub` but the model; returns the repository and the figures by the card's names.
+    """Look at what is given to `push_to_hub` but the model; returns the repository and the metrics by the card's names.
 
     Raises:
         ConfigError: one of them will not do.
