@@ -1,8 +1,8 @@
 """GET over http: and https:, for servers that fail or lie: strict lengths, and no response without an end.
 
-urllib finds the proxy and sends the request. The rest is done here, as the standard library's reader is lenient: it
-takes chunks of -5 bytes and lengths of "+5" or "1_000", reads the body of a redirect without a limit, follows
-redirects to ftp:, and waits as long as a byte comes now and then.
+urllib finds the proxy and sends the request. The rest is done here, because the standard library's reader is lenient.
+It takes chunks of -5 bytes and lengths of "+5" or "1_000". It reads the body of a redirect without a limit and follows
+redirects to ftp:. It waits as long as a byte comes now and then.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Locks between processes that end with their process.
 
 It is the kernel's own lock of an open file, and nothing takes its place. A lock that is a file stays behind when its
-holder is killed: whoever waits for it then waits for ever, or takes it from a holder that is alive and slow. Libraries
+holder is killed. Another process then waits for ever, or takes the lock from a holder that is alive and slow. Libraries
 fall back to such files where the kernel refuses, each release in another way.
 """
 

@@ -47,8 +47,8 @@ def _all_begin(names: Collection[str], prefix: str) -> bool:
 def _without_raw_weights(state_dict: dict[str, _Value]) -> dict[str, _Value]:
     """Without the buffers of mmcv's EMA hook.
 
-    It keeps one for each parameter, named `ema_` and the parameter's name with underscores for dots, and swaps their
-    values before a checkpoint is written at an epoch's end: the plain names hold the averages.
+    It keeps an average of each parameter, named `ema_` and the parameter's name with underscores for dots. At an
+    epoch's end it swaps their values before it writes a checkpoint: the plain names then hold the averages.
     """
     buffers = {"ema_" + name.replace(".", "_") for name in state_dict}
     return {name: value for name, value in state_dict.items() if name not in buffers}

@@ -56,9 +56,8 @@ class Augmented:
 
     Attributes:
         image: (3, h, w) uint8 RGB.
-        target: `boxes` (G, 4) float32 xyxy in pixels of `image`, each with an area; `labels` (G,) int64; and where the
-            dataset has masks, `masks` (G, h, w) bool; if an object has none, also `has_mask` (G,) bool, of each whether
-            it has one.
+        target: `boxes` (G, 4) float32 xyxy in pixels of `image`, each with an area, and `labels` (G,) int64. Where the
+            dataset has masks, also `masks` (G, h, w) bool. If an object has none, `has_mask` (G,) bool says which do.
         info: what it was made of.
     """
 
@@ -143,8 +142,8 @@ class Crop:
     def image(self, image: Tensor) -> Tensor:
         """The pixels seen.
 
-        Resized bilinearly with half-pixel centers and without antialiasing, as `modeling.preprocess.resize` does to a
-        gray level, by torch's own arithmetic: it takes a twentieth of the time, and what is trained on is scaled at
+        Resized bilinearly with half-pixel centers and without antialiasing. torch's own arithmetic differs from
+        `modeling.preprocess.resize` by a gray level and takes a twentieth of the time. What is trained on is scaled at
         random anyway.
 
         Args:

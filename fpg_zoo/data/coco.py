@@ -54,9 +54,9 @@ class CocoDataset:
             allow_losses: go on where more than one annotation in ten cannot be used.
 
         Raises:
-            ConfigError: the file cannot be read, is not COCO's format, has a class or a class's id twice, loses more
-                annotations than it may, or nothing in it can be used; or there is no mask to train on where masks are
-                asked for.
+            ConfigError: the file cannot be read or is not in COCO's format. A class or its id is there twice. More than
+                one annotation in ten cannot be used, or none can. There is no mask to train on where masks are asked
+                for.
         """
         self.annotation_file = Path(annotation_file)
         self.report = Report()

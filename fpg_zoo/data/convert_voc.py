@@ -103,9 +103,9 @@ class _Annotated:
 def convert_voc(folder: str | Path, output: str | Path) -> Conversion:
     """Write a folder that `CocoDataset.from_folder` reads.
 
-    VOC numbers pixels from 1 and counts the last one in, so a box from xmin to xmax covers x from xmin - 1 to xmax; one
-    whose corners are the same pixel is a click without a drag, and of no size. Objects marked difficult become crowds,
-    which are neither trained on nor missed in evaluation. Classes are sorted by name and the same in every split.
+    VOC numbers pixels from 1 and counts the last one in, so a box covers x from xmin - 1 to xmax. A box whose corners
+    are the same pixel is a click without a drag, and has no size. Objects marked difficult become crowds, which are
+    neither trained on nor missed in evaluation. Classes are sorted by name and the same in every split.
 
     Args:
         folder: with `Annotations/*.xml`, `JPEGImages` and lists of names in `ImageSets/Main/SPLIT.txt`, of which

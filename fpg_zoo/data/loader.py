@@ -1,8 +1,8 @@
 """Batches for training and for evaluation, the same whatever the number of workers, from any batch on.
 
 The order of an epoch depends on (seed, epoch), how an image is varied in it on (seed, epoch, image), nothing on any
-other random number. Epochs follow on each other without a gap: a batch may hold the end of one and the beginning of
-the next, so that every image comes once in each and batches are always full.
+other random number. Epochs follow each other without a gap: a batch may hold the end of one and the beginning of the
+next. So every image comes once in each epoch, and batches are always full.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class TrainBatch(NamedTuple):
     Attributes:
         images: (N, 3, H, W) float32, normalized, zero beyond each image.
         sizes: N (height, width) in pixels before padding.
-        targets: per image `boxes` (G, 4) float32 xyxy in pixels of `images`, `labels` (G,) int64, and with a dataset
-            that has masks `masks` (G, H, W) bool, and `has_mask` (G,) bool where an object has none.
+        targets: for each image `boxes` (G, 4) float32 xyxy in pixels of `images` and `labels` (G,) int64. With a
+            dataset that has masks, also `masks` (G, H, W) bool, and `has_mask` (G,) bool where an object has none.
         image_ids: N of them.
     """
 

@@ -1,9 +1,9 @@
 """Worker processes that compute ahead of the loop, in order, and hand over what they have through a pipe each.
 
-torch's DataLoader puts tensors into shared memory, from a thread of the worker whose errors nobody hears: where
-/dev/shm is small, as in a container, or open files are few, the loop waits without end. A pipe takes as long (11 ms
-for 10 MB), needs neither, and closes when the process at its other end dies. Whatever goes wrong in a worker goes wrong
-in its one thread, and comes as a value in place of the result.
+torch's DataLoader puts tensors into shared memory from a thread of the worker, and nobody hears that thread's errors.
+Where /dev/shm is small, as in a container, or open files are few, the loop waits without end. A pipe takes as long (11
+ms for 10 MB), needs neither, and closes when the process at its other end dies. Whatever goes wrong in a worker goes
+wrong in its one thread, and comes as a value in place of the result.
 """
 
 from __future__ import annotations

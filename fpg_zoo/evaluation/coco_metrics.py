@@ -46,8 +46,8 @@ class Scores:
         metrics: `METRICS` by name, each 0..1, or None where there is no ground truth of that size.
         classes: AP by the class's name, in the order of category ids; 0..1, or None where there is no ground truth of
             it.
-        precisions: (10, 101, C) float64 as pycocotools interpolates them: at IoU 0.5, 0.55, ..., 0.95 and recall 0,
-            0.01, ..., 1, of each class, over objects of all sizes; 0..1, or NaN where there is no ground truth of it.
+        precisions: (10, 101, C) float64, interpolated by pycocotools: at IoU 0.5, 0.55, ..., 0.95, at recall 0, 0.01,
+            ..., 1, of each class. They are of objects of all sizes, 0..1; NaN for a class without ground truth.
     """
 
     metrics: dict[str, float | None]

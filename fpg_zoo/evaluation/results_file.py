@@ -57,9 +57,8 @@ def read_results(results_file: Path, annotation_file: Path, *, allow_losses: boo
         allow_losses: go on where more than one annotation in ten cannot be used.
 
     Raises:
-        ConfigError: one of the files cannot be read; a row, an image or a category cannot be used, of which the
-            message names the first ones by their place, counted from 0, and how many there are; or there is nothing
-            to evaluate.
+        ConfigError: a file cannot be read, or there is nothing to evaluate. A row, an image or a category cannot be
+            used: the message has their number and names the first ones by their place, counted from 0.
     """
     rows = read_json(results_file, "a COCO results file")
     if not isinstance(rows, list):

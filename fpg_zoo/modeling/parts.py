@@ -13,8 +13,8 @@ class Part(nn.Module):
     """A backbone, a neck or a head.
 
     Attributes:
-        mmdet_names: the names of its tensors in mmdetection's files, as `checkpoints.mmdet_names` has them; None for a
-            part that mmdetection has not, whose detectors cannot be converted to its files or from them.
+        mmdet_names: the names of its tensors in mmdetection's files, as `checkpoints.mmdet_names` has them. None for a
+            part that mmdetection has not: its detectors cannot be converted to such files or from them.
     """
 
     mmdet_names: NameTable | None = None

@@ -25,8 +25,8 @@ def resized_size(height: int, width: int, longest_side: int) -> tuple[int, int]:
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Scale bilinearly: half-pixel centers, no antialiasing, edges repeated.
 
-    The arithmetic is that of the 8-bit fixed-point resizers of the published pipeline (OpenCV's, 11-bit weights), to
-    the last gray level: interpolating in floating point moves every tenth value by one, and with it the detections.
+    The arithmetic is that of the published pipeline, OpenCV's 8-bit fixed-point resizer with 11-bit weights, to the
+    last gray level. Interpolating in floating point moves every tenth value by one, and with it the detections.
 
     Args:
         image: (3, H, W) uint8.

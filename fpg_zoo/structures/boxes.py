@@ -68,8 +68,8 @@ def moved_apart(boxes: Tensor, groups: Tensor) -> Tensor:
 def nms_within(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, most: int | None = None) -> Tensor:
     """Non-maximum suppression among boxes of the same group.
 
-    Groups are moved apart by `group * (largest coordinate + 1)` and suppressed together, which is how the published
-    metrics were obtained: the shift rounds the coordinates, so that a loop over groups is not always equal.
+    Groups are moved apart by `group * (largest coordinate + 1)` and suppressed together, as in the published models.
+    The shift rounds the coordinates, so a loop over groups would not always give the same.
 
     Args:
         boxes: (K, 4) xyxy, coordinates >= 0.

@@ -83,19 +83,19 @@ def read_image(source: ImageLike) -> Image.Image:
     """Read anything that can be taken as an image.
 
     Args:
-        source: a path or http(s) URL of an image file (an EXIF rotation is applied); a PIL image, likewise; an array
-            (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, or of uint16 on the scale 0..65535; a tensor
-            (1, H, W) or (3, H, W) RGB of uint8, or of floating point in 0..1. Transparency is dropped: the colors
-            stored under it are used.
+        source: a path or http(s) URL of an image file, or a PIL image; an EXIF rotation is applied. Or an array (H, W),
+            (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, of uint8 or of uint16 on the scale 0..65535. Or a tensor (1, H,
+            W) or (3, H, W) RGB, of uint8 or of floating point in 0..1. Transparency is dropped: the colors stored under
+            it are used.
 
     Returns:
         The image in mode RGB, a copy.
 
     Raises:
-        ImageError: it is none of these, cannot be read whole, or has no pixels. From twice
-            `PIL.Image.MAX_IMAGE_PIXELS` on, 179 million, Pillow refuses a file, and so does this; from once that on it
-            gives a `DecompressionBombWarning`, which is left to the program's own warning filters: they are the
-            process's, and changing them here would change them under other threads.
+        ImageError: it is none of these, cannot be read whole, or has no pixels. Pillow refuses a file from twice
+            `PIL.Image.MAX_IMAGE_PIXELS` on (179 million pixels), and so does this. From once that number on it gives a
+            `DecompressionBombWarning`. The program's own filters decide about it: they belong to the process, and
+            changing them here would change them under other threads.
     """
     if isinstance(source, Image.Image):
         with _decoding("the PIL image"):

@@ -98,11 +98,11 @@ class Criterion(nn.Module):
         Args:
             images: (N, 3, H, W), as `Detector.detect` takes them.
             sizes: N (height, width) in pixels before padding.
-            targets: for each image `boxes` (G, 4) xyxy in pixels of the padded batch, each with an area; `labels` (G,)
-                0-based; with a mask head also `masks` (G, H', W') bool in the same frame, and, where some objects have
-                no mask, `has_mask` (G,) bool. An object without one is learned by its box alone: what is given of its
-                mask is not looked at. Without `has_mask` all have one. G may be 0. Crowds are no ground truth: leave
-                them out.
+            targets: for each image `boxes` (G, 4) xyxy in pixels of the padded batch, each with an area, and `labels`
+                (G,), 0-based. With a mask head also `masks` (G, H', W') bool in the same frame. `has_mask` (G,) bool
+                says which objects have one; without it all do. An object without one is learned by its box alone: what
+                is given of its mask is not looked at. Without `has_mask` all have one. G may be 0. Crowds are no ground
+                truth: leave them out.
             padded_sizes: N (height, width) in pixels within which an image has anchors. None: the least multiples of
                 the model's divisor that hold each image, as mmdetection 3.3.0 has it, whatever the batch is padded to.
 

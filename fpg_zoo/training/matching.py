@@ -22,8 +22,9 @@ class Matcher:
     Attributes:
         positive: a box is positive for the ground truth that it overlaps most, from this IoU on.
         negative: and negative if its greatest IoU is below this; between the two it is ignored.
-        allow_low_quality: every box that ties for a ground truth's best IoU is positive for that one, if the IoU is at
-            least this, whatever it overlaps more; a later ground truth wins over an earlier one. None: no such rule.
+        allow_low_quality: the least IoU of a second rule. A box with a ground truth's best IoU is positive for it, even
+            if it overlaps another more. All boxes that tie count. A later ground truth wins over an earlier one. None:
+            no such rule.
     """
 
     positive: float

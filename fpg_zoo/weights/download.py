@@ -330,9 +330,9 @@ class Version:
 class Partial:
     """The file `path` with the first bytes of a download, and `path` + `.json` with the version that they are of.
 
-    The version is written before the first byte. So a process may be killed at any point, and what is found later is
-    the beginning of that version or, if the machine went down, is told by the digest at the end. Nothing is written
-    through a link: somebody else who may write in the folder could have it lead to a file of the user's.
+    The version is written before the first byte. So a process may be killed at any point: what is there later is the
+    beginning of that version. If the machine went down it may not be, and the digest at the end tells. Nothing is
+    written through a link: somebody else who may write in the folder could have it lead to a file of the user's.
     """
 
     def __init__(self, path: Path) -> None:

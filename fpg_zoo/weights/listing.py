@@ -27,8 +27,8 @@ class Item:
 
     Attributes:
         path: where it is.
-        kind: `weights` that the manifest lists; `superseded` ones that it no longer lists; `foreign` ones that the zoo
-            did not put there; a `partial` download; a `temporary` file or folder of a process that works or was killed.
+        kind: `weights` are in the manifest, `superseded` ones no longer. `foreign` files were not put there by the zoo.
+            A download may be `partial`. A `temporary` file or folder is of a process that works or was killed.
         size: in bytes, a folder's files together.
     """
 

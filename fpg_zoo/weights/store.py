@@ -1,8 +1,8 @@
 """The cache of weights: files fetched, verified, converted once, and kept as safetensors.
 
-`docs/weights.md` says what the cache promises. In short: a file under its final name is complete (it is written aside
-and renamed), came from a download whose SHA-256 agreed with the published digits, and has the digest that its pin
-(`NAME.pin.json` beside it) records; and one process at a time makes it.
+`docs/weights.md` says what the cache promises. A file under its final name is complete, because it is written under
+another name and renamed. The SHA-256 of its download agreed with the published digits. Its own digest is the one that
+its pin, `NAME.pin.json` beside it, records. One process at a time makes it.
 """
 
 from __future__ import annotations

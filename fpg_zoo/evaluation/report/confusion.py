@@ -1,8 +1,8 @@
 """Which detection finds which object, whatever their classes, and how often each class is taken for each other.
 
 Average precision looks at one class at a time, so that it cannot say what a wrong detection is of. Here an image's
-detections are gone through once, from the highest score on: those above a threshold are matched as if the others were
-not there, so one pass serves every threshold.
+detections are matched once, from the highest score on. Those above a threshold are matched as if the others were not
+there, so one pass serves every threshold.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def match(
 ) -> np.ndarray:
     """The object that each detection of an image finds.
 
-    From the highest score on (the earlier of equal ones), a detection takes the object of the largest IoU that is not
-    taken yet, of at least 0.5, whatever its class; of equal IoUs that of its own class, then the earlier. If there is
-    none, and half of it lies in a crowd of its own class, it does not count.
+    Detections are taken from the highest score on, of equal scores the earlier. Each takes the free object that it
+    overlaps most, whatever its class, if their IoU is at least 0.5. Of equal IoUs an object of its own class comes
+    first, then the earlier. If there is none, and half of it lies in a crowd of its own class, it does not count.
 
     Args:
         ious: (D, G) 0..1; for a crowd, the share of the detection that lies in it, as pycocotools has it.

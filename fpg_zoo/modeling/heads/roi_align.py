@@ -70,8 +70,8 @@ def _aligned(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Iterator[tu
     """`aligned`, in parts: which of the RoIs, and these (R', P, P, C).
 
     On the CPU, each bin is one weighted sum of the pixels it reads, over all channels at a time. Bilinear sampling is a
-    product of one factor along y and one along x, and so is the mean over a bin's grid of sample points: the factors of
-    its samples are summed along each axis first, and a pixel that several samples touch is read once.
+    product of a factor along y and a factor along x. So is the mean over a bin's grid of sample points. The factors are
+    therefore summed along each axis first, and a pixel that several samples touch is read once.
     """
     if maps.device.type != "cpu":
         yield from by_torchvision(maps, rois, pool, scale)

@@ -56,10 +56,9 @@ def fetch(spec: str) -> Path:
     Args:
         spec: OWNER/REPO or OWNER/REPO@REVISION; a revision is a branch, a tag or a commit hash.
 
-    Returns:
-        The snapshot folder in huggingface_hub's cache. Both files had the digests that the hub states, and those pinned
-        at the first fetch of the commit, when they were last written; what has not been written since is not hashed
-        again. Offline, or when the hub cannot be reached, it is what the cache has of the revision.
+    Returns: The snapshot folder in huggingface_hub's cache. When they were last written, both files had the digests
+        that the hub states and those pinned at the first fetch of the commit. A file that has not been written since is
+        not hashed again. Offline, or when the hub cannot be reached, it is what the cache has of the revision.
 
     Raises:
         ConfigError: `spec` is not of that form.
