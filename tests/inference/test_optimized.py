@@ -290,7 +290,7 @@ def test_a_detector_class_without_a_form_is_refused_by_name() -> None:
         pass
 
     plain = build_detector(DENSE)
-    unknown = Unknown(DENSE, plain.backbone, plain.neck, "unknown").eval()
+    unknown = Unknown(DENSE, plain.backbone, plain.neck, plain.head, "unknown").eval()
     with pytest.raises(TypeError, match="Unknown has no inference form"):
         fpg_zoo.optimize(unknown)
 
