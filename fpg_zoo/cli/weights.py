@@ -57,11 +57,13 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument("--revision", metavar="BRANCH", help="the branch to push to (default: main)")
     command.add_argument("--message", metavar="TEXT", help="of the commit")
     command.add_argument(
+        "--metric",
         "--figure",
+        dest="metrics",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a figure that you measured, for the model card, as in box_ap=41.2; may be repeated",
+        help="what you measured, for the model card, as in box_ap=41.2; may be repeated",
     )
     command.add_argument(
         "--license", "--licence", metavar="ID", help="of the weights, as the hub names it, as in apache-2.0"
@@ -180,7 +182,7 @@ def _convert(options: argparse.Namespace) -> int:
 def _push(options: argparse.Namespace) -> int:
     from fpg_zoo.weights.hub.push import check_push, push_to_hub
 
-    metrics = _metrics(options.figure)
+    metrics = _metrics(options.metrics)
     settings = {"revision": options.revision, "metrics": metrics, "license": options.license}
     check_push(options.repository, **settings)  # before a model is loaded, or fetched
     with warnings.catch_warnings(record=True) as message:
@@ -206,12 +208,12 @@ def _metrics(texts: Sequence[str]) -> dict[str, float]:
         try:
             if not name:
                 raise ValueError
-            figure = float(value)
+            number = float(value)
         except ValueError:
-            raise ConfigError(f"--figure {quoted(text)}: give NAME=VALUE with a number, as in box_ap=41.2") from None
+            raise ConfigError(f"--metric {quoted(text)}: give NAME=VALUE with a number, as in box_ap=41.2") from None
         if name in metrics:
-            raise ConfigError(f"--figure {quoted(text)}: {printable(name)} is there twice; give each figure once")
-        metrics[name] = figure
+            raise ConfigError(f"--metric {quoted(text)}: {printable(name)} is there twice; give each metric once")
+        metrics[name] = number
     return metrics
 
 

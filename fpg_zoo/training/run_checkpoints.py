@@ -212,7 +212,7 @@ def best_metric(run: Path) -> float | None:
     try:
         figure = next(iter(json.loads(read_regular(file, max_bytes=_MAX_RECORD_BYTES)).values()))
         if type(figure) not in (int, float) or not math.isfinite(figure):
-            raise ValueError("its first figure is no number")
+            raise ValueError("its first metric is no number")
         return float(figure)
     except (OSError, ValueError, AttributeError, StopIteration, RecursionError, OverflowError) as error:
         cause = (isinstance(error, OSError) and error.strerror) or printable(error) or "no figures"

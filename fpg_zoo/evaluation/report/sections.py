@@ -129,7 +129,7 @@ def metrics(data: ReportData) -> str:
             row += [_with_bar(one[f"AP_{size}"], label), fraction(one[f"AR_{size}"])]
         rows.append(row)
     sizes = table("By size of the object", columns, rows)
-    return _section("figures", "Figures", f'<div class="pair">{twelve}{sizes}</div>')
+    return _section("metrics", "Metrics", f'<div class="pair">{twelve}{sizes}</div>')
 
 
 def _with_bar(value: float | None, label: str) -> str:

@@ -99,13 +99,13 @@ def checked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     for name, value in metrics.items():
         if not isinstance(name, str) or not name.strip() or len(name) > _MOST_LETTERS or not name.isprintable():
             raise ConfigError(
-                f"figures: {quoted(str(name))} is no name of a figure; give a text of at most {_MOST_LETTERS} letters"
+                f"metrics: {quoted(str(name))} is no name of a figure; give a text of at most {_MOST_LETTERS} letters"
             )
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not -math.inf < value < math.inf:
-            raise ConfigError(f"figures: {name}={quoted(value)} is no finite number; leave out what was not measured")
+            raise ConfigError(f"metrics: {name}={quoted(value)} is no finite number; leave out what was not measured")
     checked = {keys.get(name, name): value for name, value in metrics.items()}
     if len(checked) < len(metrics):
-        raise ConfigError(f"figures: {', '.join(metrics)} name one figure twice; give each once")
+        raise ConfigError(f"metrics: {', '.join(metrics)} name one metric twice; give each once")
     return checked
 
 
@@ -246,7 +246,7 @@ def _metrics_table(config: DetectorConfig, published: Published | None, measured
     )
     data = published.data if published else "COCO val2017"
     return (
-        f"## Figures\n\n| figure | published | measured |\n|---|---|---|\n{table}\n"
+        f"## Metrics\n\n| metric | published | measured |\n|---|---|---|\n{table}\n"
         f"Published: AP in percent on {data}, as the authors of the checkpoint state it, for weights equal to these. "
         "Measured: by whoever uploaded this model. Blank: not known."
     )
