@@ -59,25 +59,6 @@ def test_a_download_gives_the_digest_and_whether_it_was_put_together(mirror: Mir
     assert ranges(mirror) == [None]
 
 
-@pytest.mark.parametrize(
-    ("faults", "resumed", "asked"),
-    [
-        (["cut"], True, [None, "bytes=524288-"]),
-        (["cut", "no ranges"], False, [None, "bytes=524288-"]),
-        (["cut", "cut", "none"], True, [None, "bytes=524288-", "bytes=786432-"]),
-        (["503"], False, [None, None]),
-        (["redirect", "none"], False, [None, None]),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) and value[0] else "",
-)
-def test_a_failure_that_passes_is_overcome(
-    faults: list[Fault], resumed: bool, asked: list[str | None], mirror: Mirror, partial: Partial
-) -> None:
-    mirror.faults = list(faults)
-    assert fetch(mirror, partial) == (DIGEST, resumed)
-    assert ranges(mirror) == asked
-
-
 def test_waits_are_doubled_and_after_five_attempts_it_gives_up(
     mirror: Mirror, partial: Partial, waits: list[float]
 ) -> None:

@@ -93,7 +93,6 @@ def assert_good(path: Path, store: Store, content: bytes = CONTENT) -> None:
     ],
     ids=lambda value: " ".join(value) if value[0] else "",
 )
-@pytest.mark.slow
 def test_what_passes_is_overcome(
     faults: list[Fault], ranges: list[str | None], mirror: Mirror, store: Store, entry: Published
 ) -> None:
@@ -118,9 +117,17 @@ def test_a_reset_connection_goes_on_from_what_came(mirror: Mirror, store: Store,
         (["too short"], DigestError, "expected SHA-256", []),
         (["html"], DigestError, "it is a web page", []),
         (["cut", "html"], DigestError, "it is a web page", []),
+        (
+            ["flip"],
+            DigestError,
+            r"SHA-256 [0-9a-f]{64} \(as published\), found [0-9a-f]{64}; .*altered",
+            [],
+        ),
         (["cut", "wrong rest", "flip"], DigestError, "altered on its way", []),
         (["too long"] * 9, DownloadError, r"closed after 400000 of 401000 bytes \(5 times\)", [".part", ".part.json"]),
         (["stall"] * 5, DownloadError, "timed out after 200000 of 400000 bytes, ", [".part", ".part.json"]),
+        (["404"], DownloadError, "answered 404", []),
+        (["500"] * 5, DownloadError, r"after 5 attempts: 500 Internal Server Error \(5 times\); check the network", []),
         (["cut", "404"], DownloadError, "answered 404", [".part", ".part.json"]),
         (["cut"] + ["503"] * 4, DownloadError, r"Unavailable \(4 times\); 200000 bytes", [".part", ".part.json"]),
     ],
@@ -280,14 +287,10 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
         b"",
         b"\x00\xff" * 1000,
         b"SSH-2.0-OpenSSH_9.6\r\n",
-        HEAD + b"Content-Length: -5\r\n\r\nabc",
-        HEAD + b"Content-Length: \xb2\r\n\r\nabc",
-        HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nabc",
         HEAD + b"Content-Length: 999999999999999999\r\n\r\nabc",
         HEAD + b"Content-Length: 0\r\n\r\n",
         HEAD + b"X: " + b"x" * 100_000 + b"\r\n\r\n",
         HEAD + b"X: x\r\n" * 1000 + b"\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
         b"HTTP/1.1 204 No Content\r\n\r\n",
         b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 7-9/10\r\n\r\nabc",
         b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-" + b"9" * 5000 + b"/10\r\n\r\nabc",
