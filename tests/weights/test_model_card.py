@@ -128,7 +128,7 @@ def test_a_card_is_its_own_until_it_is_changed():
     assert is_own_card(text)
     assert text == model_card(tiny_model(), "owner/mine", published=PUBLISHED)
     for changed in (
-        text.replace("Figures", "Our figures"),
+        text.replace("Metrics", "Our metrics"),
         text.replace("license: apache-2.0", "license: mit"),
         text.replace("\n", "\r\n"),
         text + "More.\n",
