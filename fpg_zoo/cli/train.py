@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
+from fpg_zoo.cli.model_options import MODEL_HELP, add_architecture
 from fpg_zoo.cli.printing import print_line, print_lines
-from fpg_zoo.errors import ConfigError
+from fpg_zoo.errors import ConfigError, DownloadError
 
 if TYPE_CHECKING:
+    from fpg_zoo.config import DetectorConfig
     from fpg_zoo.data.dataset import Dataset
     from fpg_zoo.data.open_split import HeldOut
     from fpg_zoo.distributed import Processes
@@ -25,7 +27,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="train a detector on images with annotations in COCO's format",
         description="Under torchrun, every process trains on its share and the gradients are averaged.",
     )
-    command.add_argument("--model", required=True, metavar="NAME", help="an architecture, as `fpg-zoo list` names them")
+    command.add_argument("--model", metavar="NAME", help=MODEL_HELP)
+    add_architecture(command)
     command.add_argument("--data", required=True, type=Path, metavar="DIR", help="annotations/instances_*.json, images")
     command.add_argument(
         "--allow-losses", action="store_true", help="go on where more than one annotation in ten cannot be used"
@@ -37,6 +40,13 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     start = command.add_mutually_exclusive_group()
     start.add_argument("--pretrained", action="store_true", help="begin with the published weights")
     start.add_argument("--checkpoint", type=Path, metavar="F", help="begin with these weights")
+    command.add_argument(
+        "--pretrained-backbone",
+        action=argparse.BooleanOptionalAction,
+        help="begin with a backbone trained on ImageNet (default: where no detector's weights are given, and the "
+        "backbone has weights that are known)",
+    )
+    command.add_argument("--backbone-checkpoint", type=Path, metavar="F", help="begin with the backbone in this file")
     command.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
     command.add_argument("--batch-size", type=int, default=8, metavar="N", help="images a pass (default: 8)")
     command.add_argument("--accumulate", type=int, default=1, metavar="N", help="passes a step (default: 1)")
@@ -68,19 +78,20 @@ def _train(options: argparse.Namespace) -> int:
     from fpg_zoo.data.coco import CocoDataset
     from fpg_zoo.distributed import device_of_process, process_group
     from fpg_zoo.evaluation.coco_metrics import no_mask_note
-    from fpg_zoo.models.factory import model_info
+    from fpg_zoo.models.factory import create_model, model_info
     from fpg_zoo.training.recipes import recipe_named
     from fpg_zoo.training.trainer import TrainSettings, train
 
-    info = model_info(options.model)
-    config = info.config
-    masks = config.has_masks
+    if options.model is None and options.config is None:
+        raise ConfigError("no model: give --model NAME (`fpg-zoo list` has the names) or --config FILE")
+    info = model_info(options.model, backbone=options.backbone, config=options.config)
+    masks = info.config.has_masks
     recipe = recipe_named(options.recipe, epochs=options.epochs)
-    begins_at_random = not (options.pretrained or options.checkpoint or "." in options.model)
-    if recipe.frozen_stages and begins_at_random:
+    start = _start_of(options, info.config)
+    if recipe.frozen_stages and not any(start.values()):
         raise ConfigError(
             f"--recipe {options.recipe} does not train the stem, which would stay at its random beginning: give "
-            "--pretrained or --checkpoint, or --recipe scratch"
+            "--pretrained, --checkpoint, --pretrained-backbone or --backbone-checkpoint, or --recipe scratch"
         )
     settings = TrainSettings(
         recipe=recipe,
@@ -105,7 +116,20 @@ def _train(options: argparse.Namespace) -> int:
                     if note is not None:
                         print_lines(note, to_stderr=True)
         torch.manual_seed(options.seed)  # of layers that begin at random: the same in every process
-        model = _model(options, dataset.class_names).to(device)
+        try:
+            model = create_model(
+                options.model,
+                backbone=options.backbone,
+                config=options.config,
+                class_names=dataset.class_names,
+                **start,
+            ).to(device)
+        except DownloadError as error:
+            if start["pretrained_backbone"] and options.pretrained_backbone is None:  # nobody asked for it
+                raise DownloadError(f"{error}. --no-pretrained-backbone --recipe scratch begins at random") from None
+            raise
+        if processes.is_main and start["pretrained_backbone"]:
+            print_line(f"backbone: {info.config.backbone.label}, trained on ImageNet", to_stderr=True)
         metrics = train(
             model,
             dataset,
@@ -168,12 +192,22 @@ def _data(options: argparse.Namespace, masks: bool) -> tuple[Dataset, HeldOut | 
     return dataset, held_out_of(val, split), digest
 
 
-def _model(options: argparse.Namespace, class_names: tuple[str, ...]) -> Detector:
-    from fpg_zoo.models.factory import create_model
+def _start_of(options: argparse.Namespace, config: DetectorConfig) -> dict[str, Any]:
+    """Where the weights come from, as `create_model` takes it: by default ImageNet's, where there is no detector's."""
+    from fpg_zoo.models.backbones import has_weights
+    from fpg_zoo.models.factory import is_source_of_weights
 
-    return create_model(
-        options.model, pretrained=options.pretrained, checkpoint=options.checkpoint, class_names=class_names
+    detector = bool(options.pretrained or options.checkpoint or is_source_of_weights(options.model))
+    given = options.pretrained_backbone
+    backbone = given or (
+        given is None and not detector and not options.backbone_checkpoint and has_weights(config.backbone)
     )
+    return {
+        "pretrained": options.pretrained,
+        "checkpoint": options.checkpoint,
+        "pretrained_backbone": backbone,
+        "backbone_checkpoint": options.backbone_checkpoint,
+    }
 
 
 def _convert_data(options: argparse.Namespace) -> int:

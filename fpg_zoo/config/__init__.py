@@ -5,7 +5,7 @@ Each config is consumed once, by the module of the same name in `fpg_zoo.modelin
 made of values that describe no detector.
 """
 
-from fpg_zoo.config.backbones import BACKBONE_STAGES, BackboneConfig, ResNetConfig
+from fpg_zoo.config.backbones import BACKBONE_STAGES, BackboneConfig, ResNetConfig, TimmConfig
 from fpg_zoo.config.detectors import DetectorConfig, PreprocessConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, MaskHeadConfig, RetinaHeadConfig, RPNConfig
 from fpg_zoo.config.necks import (
@@ -38,6 +38,7 @@ __all__ = [
     "ResNetConfig",
     "RetinaHeadConfig",
     "RetinaNetConfig",
+    "TimmConfig",
     "TwoStageConfig",
     "triangle_grid",
 ]

@@ -58,19 +58,21 @@ class FPNConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NASFPNConfig:
-    """NAS-FPN (Ghiasi et al., arXiv 1904.07392), the 7-merge cell over P3..P7, repeated `stacks` times."""
+    """NAS-FPN (Ghiasi et al., arXiv 1904.07392), the 7-merge cell over P3..P7, repeated `stacks` times.
+
+    Attributes:
+        out_channels: channels of every output level.
+        stacks: cells, one after the other.
+        start_level: the finest backbone stage used, C3 of a backbone that begins with C2.
+    """
 
     out_channels: Count = 256
     stacks: Repeats = 7
+    start_level: int = 1
     halves_exactly: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-    @property
-    def start_level(self) -> int:
-        """The cell is made for C3..C5."""
-        return 1
 
     @property
     def levels(self) -> int:

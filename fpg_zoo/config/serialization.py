@@ -8,7 +8,7 @@ import sys
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from fpg_zoo.config.backbones import BackboneConfig, ResNetConfig
+from fpg_zoo.config.backbones import BackboneConfig, ResNetConfig, TimmConfig
 from fpg_zoo.config.detectors import PreprocessConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config.heads import (
     AnchorConfig,
@@ -28,6 +28,7 @@ SCHEMA_VERSION = 1
 _TYPES: dict[str, type] = {
     "PreprocessConfig": PreprocessConfig,
     "ResNetConfig": ResNetConfig,
+    "TimmConfig": TimmConfig,
     "FPNConfig": FPNConfig,
     "NASFPNConfig": NASFPNConfig,
     "FPGGrid": FPGGrid,
@@ -43,13 +44,15 @@ _TYPES: dict[str, type] = {
 _NAMES = {cls: name for name, cls in _TYPES.items()}
 # What a field may hold whose annotation is a protocol; `register_config` adds to it.
 _PARTS: dict[Any, list[type]] = {
-    BackboneConfig: [ResNetConfig],
+    BackboneConfig: [ResNetConfig, TimmConfig],
     NeckConfig: [FPNConfig, FPGConfig, NASFPNConfig],
     DenseHeadConfig: [RetinaHeadConfig],
 }
 # Fields that have another name in files, which version 1 of the format has had from the first.
 _NECK_KEYS = {"start_level": "start", "out_channels": "width"}
 _KEYS: dict[type, dict[str, str]] = dict.fromkeys((FPNConfig, FPGConfig, NASFPNConfig), _NECK_KEYS)
+# Fields that came later: files have them only where they differ from the default, so that older versions read the rest.
+_LATER: dict[type, tuple[str, ...]] = {ResNetConfig: ("groups", "width_per_group"), NASFPNConfig: ("start_level",)}
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
 _INT64 = 2**63
 
@@ -73,6 +76,11 @@ def register_config(cls: type, part: Any) -> None:
     _PARTS[part].append(cls)
 
 
+def file_keys(name: Any) -> dict[str, str]:
+    """What files call the fields of the config class of this name, where that is not the field's name."""
+    return _KEYS.get(_TYPES.get(name, object), {}) if isinstance(name, str) else {}
+
+
 def to_dict(config: Any) -> Any:
     """A config as JSON-ready data; each dataclass becomes a dict with its name in the file format under `type`."""
     if type(config) in _NAMES:
@@ -80,6 +88,7 @@ def to_dict(config: Any) -> Any:
         fields = {
             keys.get(field.name, field.name): to_dict(getattr(config, field.name))
             for field in dataclasses.fields(config)
+            if field.name not in _LATER.get(type(config), ()) or getattr(config, field.name) != field.default
         }
         return {"type": _NAMES[type(config)], **fields}
     if isinstance(config, tuple):

@@ -18,12 +18,14 @@ from fpg_zoo.config import (
     ResNetConfig,
     RetinaHeadConfig,
     RetinaNetConfig,
+    TimmConfig,
     TwoStageConfig,
 )
 from fpg_zoo.config.heads import DenseHeadConfig
 from fpg_zoo.config.serialization import register_config
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.backbones.resnet import ResNet
+from fpg_zoo.modeling.backbones.timm_backbone import TimmBackbone
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
 from fpg_zoo.modeling.heads.retina_head import RetinaHead
 from fpg_zoo.modeling.necks.fpg import FPG
@@ -31,7 +33,7 @@ from fpg_zoo.modeling.necks.fpn import FPN
 from fpg_zoo.modeling.necks.nasfpn import NASFPN
 from fpg_zoo.modeling.parts import Backbone, DenseHead, Neck
 
-_BACKBONES: dict[type, Callable[[Any], Backbone]] = {ResNetConfig: ResNet}
+_BACKBONES: dict[type, Callable[[Any], Backbone]] = {ResNetConfig: ResNet, TimmConfig: TimmBackbone}
 _NECKS: dict[type, Callable[[Any, Sequence[int]], Neck]] = {FPGConfig: FPG, FPNConfig: FPN, NASFPNConfig: NASFPN}
 _DENSE_HEADS: dict[type, Callable[[Any, int, int], DenseHead]] = {RetinaHeadConfig: RetinaHead}
 
@@ -144,10 +146,22 @@ def build_detector(config: DetectorConfig, name: str = "custom") -> Detector:
     return detector
 
 
+def build_on_cpu(config: DetectorConfig, name: str) -> Detector:
+    """The detector in eval mode, initialized for training, on the CPU whatever the program's default device is."""
+    with torch.device("cpu"):
+        return build_detector(config, name).eval()
+
+
 def build_on_meta(config: DetectorConfig, name: str) -> Detector:
     """The detector in eval mode without memory or initial values, on the meta device."""
     with torch.device("meta"):
         return build_detector(config, name).eval()
+
+
+def backbone_on_meta(config: BackboneConfig) -> Backbone:
+    """The backbone in eval mode without memory or initial values, on the meta device."""
+    with torch.device("meta"), _float32_by_default():
+        return build_backbone(config).eval()
 
 
 def _find(config: object, table: dict[type, Any], what: str, remedy: str | None) -> Any:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fpg_zoo.config import DetectorConfig
+from fpg_zoo.config import BackboneConfig, DetectorConfig
 from fpg_zoo.config.catalog import ARCHITECTURES, COSTS, Architecture
+from fpg_zoo.config.families import FAMILIES, with_backbone
 from fpg_zoo.config.validation import MOST_CLASSES
 from fpg_zoo.errors import ConfigError, UnknownNameError
+from fpg_zoo.models.backbones import named_backbone
 from fpg_zoo.text import quoted
 from fpg_zoo.weights.manifest import Published, load_manifest, nearest
 
@@ -31,7 +33,7 @@ class ModelInfo:
     """What the zoo knows of an architecture.
 
     Attributes:
-        name: as `create_model` takes it.
+        name: as `create_model` takes it, or as the model is called that it makes of a family and a backbone.
         method, neck: as the published table names them.
         config: everything that decides its tensors and arithmetic.
         checkpoints: published ones, the default first.
@@ -48,9 +50,13 @@ class ModelInfo:
         return tuple(entry.tag for entry in self.checkpoints)
 
     @property
+    def _is_catalogs(self) -> bool:
+        return self.name in COSTS and self.config == ARCHITECTURES[self.name].build_config()
+
+    @property
     def parameters(self) -> int:
         """Number of trained values (BatchNorm statistics are none)."""
-        if self.name in COSTS:
+        if self._is_catalogs:
             return COSTS[self.name].parameters
         from fpg_zoo.modeling.build import build_on_meta
 
@@ -60,7 +66,7 @@ class ModelInfo:
     def flops(self) -> int:
         """Floating-point operations for one square image of `config.preprocess`'s size, a multiplication and its
         addition being two; `fpg_zoo.modeling.flops.count_flops` has what is counted, and counts other sizes."""
-        if self.name in COSTS:
+        if self._is_catalogs:
             return COSTS[self.name].flops
         from fpg_zoo.modeling.flops import count_flops
 
@@ -95,21 +101,44 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def model_info(name: str) -> ModelInfo:
-    """What the zoo knows of `name` (a tag is allowed and then the only one listed).
+def model_info(
+    name: str | None = None,
+    *,
+    backbone: str | BackboneConfig | None = None,
+    config: DetectorConfig | str | Path | None = None,
+) -> ModelInfo:
+    """What the zoo knows of a model (a tag is allowed and then the only one listed).
+
+    Args:
+        name: as of `create_model`: of an architecture, with or without a tag, or of a family; `local-dir:PATH` or
+            `hf-hub:OWNER/REPO[@REVISION]`, of which the description alone is read.
+        backbone, config: as of `create_model`.
 
     Raises:
-        UnknownNameError: no such architecture or tag; the message holds the nearest names.
+        UnknownNameError: no such architecture, tag or backbone; the message holds the nearest names.
+        ConfigError: a family without a backbone, or an architecture with one; or the two do not fit; or the config file
+            describes no detector.
+        WeightsError: the description of `local-dir:` or `hf-hub:` cannot be had or read.
     """
-    architecture, tag = _architecture(name)
+    _check_sources(name, False, None, backbone, config, False, None)
+    if config is not None or (name is not None and name.startswith((LOCAL, HUB))):
+        if config is not None:
+            own_name, own_config = _own(name, backbone, config)
+        else:
+            from fpg_zoo.checkpoints.safetensors_files import read_folder
+
+            own_config, own_name, _ = read_folder(_folder_of(str(name)))
+        neck = type(own_config.neck).__name__.removesuffix("Config")
+        return ModelInfo(name=own_name, method=own_config.method, neck=neck, config=own_config, checkpoints=())
+    assert name is not None
+    known, tag = _architecture(name, backbone)
     manifest = load_manifest()
-    checkpoints = manifest.of(architecture.name) if tag is None else (manifest.find(architecture.name, tag),)
     return ModelInfo(
-        name=architecture.name,
-        method=architecture.method,
-        neck=architecture.neck,
-        config=architecture.build_config(),
-        checkpoints=checkpoints,
+        name=known.name,
+        method=known.method,
+        neck=known.neck,
+        config=known.build_config(),
+        checkpoints=manifest.of(known.name) if tag is None else (manifest.find(known.name, tag),),
     )
 
 
@@ -123,13 +152,39 @@ def published(name: str) -> Published:
     return load_manifest().find(architecture.name, tag)
 
 
-def _architecture(name: str) -> tuple[Architecture, str | None]:
+def _architecture(name: str, backbone: str | BackboneConfig | None = None) -> tuple[Architecture, str | None]:
+    """What a name stands for, and the tag in it. A family's row is made for the backbone."""
     base, dot, tag = name.partition(".")
-    if base not in ARCHITECTURES:
-        raise UnknownNameError(f"no model {quoted(base)} in the zoo: {nearest(base, list(ARCHITECTURES))}")
+    if base not in ARCHITECTURES and base not in FAMILIES:
+        known = FAMILIES if backbone is not None else ARCHITECTURES
+        raise UnknownNameError(f"no model {quoted(base)} in the zoo: {nearest(base, list(known))}")
     if dot and not tag:
         raise UnknownNameError(f"{quoted(name)} ends in a dot: name a tag after it, or leave it out")
-    return ARCHITECTURES[base], tag or None
+    if base in ARCHITECTURES:
+        if backbone is not None:
+            family = next((key for key, row in FAMILIES.items() if row.name == base), None)
+            remedy = f"{family!r} takes one" if family else f"these take one: {', '.join(FAMILIES)}"
+            raise ConfigError(f"{base} has a backbone, {_of(base)}, and backbone= names another: {remedy}")
+        return ARCHITECTURES[base], tag or None
+    row = FAMILIES[base]
+    if backbone is None:
+        raise ConfigError(
+            f"{base} is a family: give it a backbone, as in backbone='resnet101'; on ResNet-50, as published, it is "
+            f"{row.name}"
+        )
+    if tag:
+        raise UnknownNameError(f"{quoted(name)}: tags name published weights, and a family has none: leave it out")
+    own_name, config = with_backbone(base, named_backbone(backbone))
+    return Architecture(name=own_name, method=row.method, neck=row.neck, build_config=lambda: config), None
+
+
+def _of(name: str) -> str:
+    return ARCHITECTURES[name].build_config().backbone.label
+
+
+def is_source_of_weights(name: str | None) -> bool:
+    """Whether a name stands for a model with its weights, as one with a tag, `local-dir:` or `hf-hub:` does."""
+    return name is not None and (name.startswith((LOCAL, HUB)) or "." in name)
 
 
 def check_source(name: str) -> None:
@@ -147,6 +202,10 @@ def create_model(
     *,
     pretrained: bool = False,
     checkpoint: str | Path | None = None,
+    backbone: str | BackboneConfig | None = None,
+    config: DetectorConfig | str | Path | None = None,
+    pretrained_backbone: bool = False,
+    backbone_checkpoint: str | Path | None = None,
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
@@ -156,49 +215,70 @@ def create_model(
     Args:
         name: an architecture (`mask_rcnn_r50_fpg_chn128`), one with a tag (`faster_rcnn_r50_fpg.coco_2021`, which
             implies `pretrained`), `local-dir:PATH`, a folder with `config.json` and `model.safetensors`, or
-            `hf-hub:OWNER/REPO[@REVISION]`, such a folder on the Hugging Face hub. May be left out with `checkpoint`,
-            which is then recognized by its tensors.
+            `hf-hub:OWNER/REPO[@REVISION]`, such a folder on the Hugging Face hub. Or a family, which is an
+            architecture's name without its backbone (`mask_rcnn_fpg_chn128`), with `backbone`. May be left out with
+            `checkpoint`, which is then recognized by its tensors.
         pretrained: load the published checkpoint; downloaded, verified and converted on first use.
         checkpoint: load this instead: a `.safetensors` file or a folder of ours; or a file of safetensors or of
             `torch.save` with a state dict, under our names or the reference's. It decides the number of classes and
             their names unless they are given; where it has no names, they are the catalog's or numbered.
+        backbone: a family's: one of torchvision's ResNets or ResNeXts by its name (`resnet101`); any model of timm that
+            gives feature maps, as `timm:NAME`, by timm's name with or without a tag; or a config. The pyramid begins at
+            the published one's stride, or at the backbone's finest where that is coarser; anchors keep their sizes.
+        config: a detector of your own, in place of a name's: its config, or a TOML or JSON file that holds all of it or
+            what differs from a named one (`docs/extending.md`). With it, `name` is what to call it.
+        pretrained_backbone: begin with a backbone trained on ImageNet: torchvision's weights, downloaded, verified and
+            converted on first use, or those that timm names, from the Hugging Face hub.
+        backbone_checkpoint: begin with the backbone in this file: torchvision's, timm's, mmdetection's, mmpretrain's,
+            or a detector's of ours.
         num_classes: number of classes without background. Where it is not the checkpoint's, all layers but those that
             depend on it are loaded, and a warning names the ones that were not. The classes are then numbered.
         class_names: the classes' names, in order of the heads; their number counts as `num_classes`.
         device: where to put the model.
 
     Raises:
-        UnknownNameError: no such name or tag; the message holds the nearest ones.
-        ConfigError: arguments that contradict each other.
+        UnknownNameError: no such name, tag or backbone; the message holds the nearest ones.
+        ConfigError: arguments that contradict each other, or a backbone of timm without timm.
         WeightsError: the weights cannot be fetched, trusted or fitted.
         StorageError: they cannot be kept in the cache.
     """
-    import torch
-
     from fpg_zoo.checkpoints.fit import with_classes
-    from fpg_zoo.modeling.build import build_detector
-    from fpg_zoo.models.loading import assemble, open_published, open_source
+    from fpg_zoo.modeling.build import build_on_cpu
+    from fpg_zoo.models.backbones import load_backbone, load_pretrained_backbone
+    from fpg_zoo.models.loading import Named, assemble, open_published, open_source
 
     classes = _classes_of(num_classes, class_names)
     elsewhere = name is not None and name.startswith((LOCAL, HUB))
-    if checkpoint is not None and (pretrained or elsewhere):
-        raise ConfigError(f"checkpoint={str(checkpoint)!r} and another source of weights: give one of them")
-    if checkpoint is not None and not os.fspath(checkpoint):
-        raise ConfigError("checkpoint='': give a file or a folder")
-    if name is None and checkpoint is None:
-        raise ConfigError("neither a name nor a checkpoint: give one; fpg_zoo.list_models() lists the names")
-    if name is None or elsewhere or checkpoint is not None:
-        architecture = None if name is None or elsewhere else _without_tag(name).name
+    _check_sources(name, pretrained, checkpoint, backbone, config, pretrained_backbone, backbone_checkpoint)
+    if (name is None and config is None) or elsewhere:
         path = _folder_of(str(name)) if checkpoint is None else Path(os.path.expanduser(checkpoint))
-        source = open_source(path, architecture, named=class_names is not None)
+        source = open_source(path, None, named=class_names is not None)
     else:
-        known, tag = _architecture(name)
-        config = known.build_config()
-        if not (pretrained or tag):
-            with torch.device("cpu"):  # whatever the program's default is
-                model: Detector = build_detector(with_classes(config, classes), known.name)
-            return model.eval().to(device)
-        source = open_published(load_manifest().find(known.name, tag), config)
+        if config is None:
+            row, tag = _architecture(str(name), backbone)
+            known = Named(row.name, row.build_config())
+        else:
+            known, tag = Named(*_own(name, backbone, config)), None
+        if checkpoint is not None:
+            if tag:
+                raise ConfigError(
+                    f"{quoted(name)} names a published checkpoint and checkpoint= another one: leave the tag out"
+                )
+            path = Path(os.path.expanduser(checkpoint))
+            source = open_source(path, known, named=class_names is not None)
+        elif pretrained or tag:
+            if pretrained_backbone or backbone_checkpoint is not None:
+                raise ConfigError(
+                    f"{quoted(name)} names a published checkpoint, which has a backbone: leave the tag out"
+                )
+            source = open_published(load_manifest().find(known.name, tag), known.config)
+        else:
+            model = build_on_cpu(with_classes(known.config, classes), known.name)
+            if pretrained_backbone:
+                load_pretrained_backbone(model)
+            if backbone_checkpoint is not None:
+                load_backbone(model, backbone_checkpoint)
+            return model.to(device)
     model, fresh = assemble(source, classes)
     if fresh:
         warnings.warn(
@@ -206,6 +286,50 @@ def create_model(
             stacklevel=2,
         )
     return model.to(device)
+
+
+def _own(
+    name: str | None, backbone: str | BackboneConfig | None, config: DetectorConfig | str | Path
+) -> tuple[str, DetectorConfig]:
+    """The name and the config of a detector of the user's own."""
+    from fpg_zoo.models.config_file import read_config_file
+
+    if not isinstance(config, (str, os.PathLike)):
+        if backbone is not None:
+            raise ConfigError("backbone= and a whole config: its backbone is config.backbone; leave backbone= out")
+        return name or "custom", config
+    own_name, own_config = read_config_file(Path(os.path.expanduser(config)), backbone)
+    return name or own_name, own_config
+
+
+def _check_sources(
+    name: str | None,
+    pretrained: bool,
+    checkpoint: str | Path | None,
+    backbone: str | BackboneConfig | None,
+    config: DetectorConfig | str | Path | None,
+    pretrained_backbone: bool,
+    backbone_checkpoint: str | Path | None,
+) -> None:
+    """Refuse arguments that name no source of weights or several."""
+    elsewhere = name is not None and name.startswith((LOCAL, HUB))
+    if name is None and checkpoint is None and config is None:
+        raise ConfigError("neither a name nor a checkpoint: give one; fpg_zoo.list_models() lists the names")
+    if config is not None and (pretrained or elsewhere):
+        raise ConfigError("config= and another detector's weights: a config of your own has none; give checkpoint=")
+    for argument, file in (("checkpoint", checkpoint), ("backbone_checkpoint", backbone_checkpoint)):
+        if file is not None and not os.fspath(file):
+            raise ConfigError(f"{argument}='': give a file or a folder")
+    if checkpoint is not None and (pretrained or elsewhere):
+        raise ConfigError(f"checkpoint={str(checkpoint)!r} and another source of weights: give one of them")
+    if pretrained_backbone and backbone_checkpoint is not None:
+        raise ConfigError(f"pretrained_backbone and backbone_checkpoint={str(backbone_checkpoint)!r}: give one of them")
+    if pretrained_backbone or backbone_checkpoint is not None:
+        given = "pretrained_backbone" if pretrained_backbone else "backbone_checkpoint"
+        if pretrained or checkpoint is not None or elsewhere:
+            raise ConfigError(f"{given} and the weights of a whole detector, which has a backbone: give one of them")
+    if backbone is not None and config is None and (name is None or elsewhere):
+        raise ConfigError("backbone= goes with the name of a family, as in create_model('retinanet_fpg', backbone=...)")
 
 
 def _folder_of(name: str) -> Path:
@@ -218,13 +342,6 @@ def _folder_of(name: str) -> Path:
     from fpg_zoo.weights.hub.fetch import fetch
 
     return fetch(name[len(HUB) :])
-
-
-def _without_tag(name: str) -> Architecture:
-    architecture, tag = _architecture(name)
-    if tag:
-        raise ConfigError(f"{quoted(name)} names a published checkpoint and checkpoint= another one: leave the tag out")
-    return architecture
 
 
 def _classes_of(num_classes: int | None, class_names: Sequence[str] | None) -> tuple[str, ...] | int | None:

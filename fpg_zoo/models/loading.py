@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ from fpg_zoo.config import DetectorConfig
 from fpg_zoo.config.catalog import ARCHITECTURES, Architecture
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
 from fpg_zoo.files import atomic_write
-from fpg_zoo.modeling.build import build_on_meta
+from fpg_zoo.modeling.build import build_on_cpu, build_on_meta
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.text import printable
 from fpg_zoo.weights.manifest import Published
@@ -62,12 +63,19 @@ class Source:
     read: Callable[[], Mapping[str, Tensor]]
 
 
-def open_source(path: Path, architecture: str | None, *, named: bool) -> Source:
+class Named(NamedTuple):
+    """An architecture: a name and the config that it stands for."""
+
+    name: str
+    config: DetectorConfig
+
+
+def open_source(path: Path, architecture: Named | None, *, named: bool) -> Source:
     """What a file or folder of ours, or anybody's file of tensors under our names or the reference's, holds.
 
     Args:
         path: the file or folder.
-        architecture: the name of the one it must be of; None for whatever it is.
+        architecture: the one it must be of; None for whatever it is.
         named: the user gives class names, so that the file's do not matter.
 
     Raises:
@@ -96,11 +104,11 @@ def open_source(path: Path, architecture: str | None, *, named: bool) -> Source:
 
 
 def _open_described(
-    path: Path, config: DetectorConfig, name: str, file: WeightsFile, architecture: str | None
+    path: Path, config: DetectorConfig, name: str, file: WeightsFile, architecture: Named | None
 ) -> Source:
     """What a file that describes its model holds."""
-    if architecture is not None and architecture != name:
-        raise CheckpointError(f"{path} holds a {name}, not a {architecture}")
+    if architecture is not None and architecture.name != name:
+        raise CheckpointError(f"{path} holds a {name}, not a {architecture.name}")
     fitted = fitted_to(config, file.forms)
     if fitted != config:
         raise CheckpointError(
@@ -111,7 +119,7 @@ def _open_described(
 
 
 def _open_bare(
-    path: Path, architecture: str | None, forms: Mapping[str, Tensor], read: Callable[[], Mapping[str, Tensor]]
+    path: Path, architecture: Named | None, forms: Mapping[str, Tensor], read: Callable[[], Mapping[str, Tensor]]
 ) -> Source:
     """What a file holds that describes no model, under our names or the reference's.
 
@@ -120,8 +128,10 @@ def _open_bare(
         forms: by the names in the file, as of `Source`.
         read: gives the tensors, by those names.
     """
-    name = architecture or architecture_of(forms)
-    config = ARCHITECTURES[name].build_config()
+    if architecture is None:
+        known = architecture_of(forms)
+        architecture = Named(known, ARCHITECTURES[known].build_config())
+    name, config = architecture
     names = names_in(forms.keys(), names_or_ours(config))
     ours = {name: forms[first] for name, (first, *_) in names.items()}
     return Source(path, fitted_to(config, ours), name, ours, lambda: under_our_names(read(), names))
@@ -185,7 +195,18 @@ def assemble(source: Source, classes: tuple[str, ...] | int | None) -> tuple[Det
         for layer in {key.rpartition(".")[0] for key in fresh}:
             model.get_submodule(layer).to_empty(device=torch.device("cpu"))
         model.reset_classes()
+    _fill_buffers(model)
     return model, fresh
+
+
+def _fill_buffers(model: Detector) -> None:
+    """Give a model that was built on the meta device the buffers that no file has, as they follow from its config."""
+    if any(buffer.is_meta for buffer in model.buffers()):
+        built = dict(build_on_cpu(model.config, model.name).named_buffers())
+        for name, buffer in model.named_buffers():
+            if buffer.is_meta:
+                place, _, key = name.rpartition(".")
+                setattr(model.get_submodule(place), key, built[name])
 
 
 def open_published(entry: Published, config: DetectorConfig) -> Source:

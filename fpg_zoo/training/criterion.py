@@ -70,10 +70,11 @@ class Criterion(nn.Module):
 
         Raises:
             ValueError: the backbone has not so many stages.
+            ConfigError: stages are to be frozen, and the backbone does not know where its own end.
             TypeError: the detector's class has no losses.
         """
         super().__init__()
-        stem, *stages = model.backbone.stages()
+        stem, *stages = model.backbone.stages() if frozen_stages else [[]]
         if not 0 <= frozen_stages <= len(stages):
             raise ValueError(f"frozen_stages={frozen_stages}: the backbone has stages 0..{len(stages)}")
         if type(model) not in _LOSSES:

@@ -32,7 +32,7 @@ class Schedule:
         warmup_iterations: steps over which the rate grows evenly from `warmup_factor` of it to all of it.
         warmup_factor: 0..1.
         momentum: of the gradients, for `sgd`.
-        weight_decay: of all parameters but those of BatchNorms.
+        weight_decay: of all parameters but those of norms.
         max_grad_norm: the norm that gradients are scaled down to if they exceed it; None for no limit.
     """
 
@@ -79,12 +79,15 @@ class Schedule:
         return rate
 
 
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
 def build_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    """Of the parameters that take a gradient; those of BatchNorms are a group of their own, without decay."""
+    """Of the parameters that take a gradient; those of norms are a group of their own, without decay."""
     norms = {
         parameter
         for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if isinstance(module, _NORMS)
         for parameter in module.parameters(recurse=False)
     }
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

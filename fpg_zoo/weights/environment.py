@@ -40,14 +40,14 @@ def is_offline() -> bool:
 
 
 def mirrored(url: str) -> str:
-    """`url`, with the published host replaced by `FPG_ZOO_MIRROR` if that is set.
+    """`url`, with its host replaced by `FPG_ZOO_MIRROR` if that is set and the host is one of the manifest's.
 
     Raises:
         DownloadError: that is no URL, or one of another kind than http:, https: and file:.
     """
     mirror = os.environ.get("FPG_ZOO_MIRROR")
-    host = load_manifest().host
-    if not mirror or not url.startswith(host):
+    hosts = [host for host in (load_manifest().host, load_manifest().backbone_host) if host and url.startswith(host)]
+    if not mirror or not hosts:
         return url
     scheme, masked_mirror = _SCHEME.match(mirror), masked(mirror)
     if scheme is None:
@@ -59,4 +59,4 @@ def mirrored(url: str) -> str:
         raise DownloadError(
             f"FPG_ZOO_MIRROR={masked_mirror}: a mirror is one of http:, https: or file:; set it to such a URL"
         )
-    return mirror.rstrip("/") + url[len(host) :]
+    return mirror.rstrip("/") + url[len(hosts[0]) :]

@@ -43,7 +43,7 @@ def contents(store: Store) -> list[Item]:
     Raises:
         StorageError: the folder is a file, or cannot be read.
     """
-    listed = {store.path(entry) for entry in load_manifest().checkpoints}
+    listed = {store.path(entry) for entry in load_manifest().downloads}
     items = []
     for path in store.listing():
         kind = _kind(path, path in listed)

@@ -66,6 +66,29 @@ class Published:
         return None if name == self.url else Path(__file__).resolve().parent / "packaged" / name
 
 
+@dataclass(frozen=True, kw_only=True)
+class PublishedBackbone:
+    """Weights of a backbone trained on ImageNet, as torchvision publishes them.
+
+    Attributes:
+        architecture: torchvision's name, such as `resnet50`.
+        tag: which weights, `imagenet1k_v1`.
+        url: of torchvision's file.
+        sha256: the first eight hex digits of the file's SHA-256, which end its published name.
+        license: SPDX identifier of torchvision's license.
+    """
+
+    architecture: str
+    tag: str
+    url: str
+    sha256: str
+    license: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.architecture}.{self.tag}"
+
+
 @dataclass(frozen=True)
 class Manifest:
     """All published checkpoints; of one architecture, the first is the default.
@@ -73,11 +96,25 @@ class Manifest:
     Attributes:
         host: the published host, which a mirror's base URL replaces.
         recipes: what each training recipe is, by name.
+        checkpoints: of detectors.
+        backbones: weights of backbones alone.
+        backbone_host: their host, likewise replaced.
     """
 
     host: str
     recipes: dict[str, str]
     checkpoints: tuple[Published, ...]
+    backbones: tuple[PublishedBackbone, ...] = ()
+    backbone_host: str = ""
+
+    @property
+    def downloads(self) -> tuple[Published | PublishedBackbone, ...]:
+        """Everything that is fetched into the cache, and does not come with the package."""
+        return (*(entry for entry in self.checkpoints if not entry.packaged), *self.backbones)
+
+    def backbone(self, architecture: str) -> PublishedBackbone | None:
+        """The weights of a backbone by torchvision's name; None where none are listed."""
+        return next((entry for entry in self.backbones if entry.architecture == architecture), None)
 
     def of(self, architecture: str) -> tuple[Published, ...]:
         """The checkpoints of an architecture, the default first; empty if none was published."""
@@ -134,4 +171,11 @@ def load_manifest() -> Manifest:
         Published(license=row.pop("licence"), class_names=classes[row.pop("class_names")], **row)
         for row in data["checkpoints"]
     )
-    return Manifest(host=data["host"], recipes=data["recipes"], checkpoints=checkpoints)
+    backbones = tuple(PublishedBackbone(license=row.pop("licence"), **row) for row in data.get("backbones", ()))
+    return Manifest(
+        host=data["host"],
+        recipes=data["recipes"],
+        checkpoints=checkpoints,
+        backbones=backbones,
+        backbone_host=data.get("backbone_host", ""),
+    )

@@ -33,7 +33,7 @@ from fpg_zoo.locks import LockedError, file_lock
 from fpg_zoo.text import printable
 from fpg_zoo.weights.download import MAX_BYTES, Partial, download
 from fpg_zoo.weights.environment import cache_folder, is_offline, mirrored
-from fpg_zoo.weights.manifest import Published, load_manifest
+from fpg_zoo.weights.manifest import Published, PublishedBackbone, load_manifest
 
 # Takes a verified file, what its converted form is to say of its origin, and where to write that form, in a folder that
 # is removed afterwards.
@@ -111,11 +111,11 @@ class Store:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or cache_folder()
 
-    def path(self, entry: Published) -> Path:
+    def path(self, entry: Published | PublishedBackbone) -> Path:
         """Where the converted file is or will be; another digest in the manifest means another name."""
         return self.folder / f"{entry.name}-{entry.sha256[:8]}.safetensors"
 
-    def partial(self, entry: Published) -> Partial:
+    def partial(self, entry: Published | PublishedBackbone) -> Partial:
         """What has come so far of a download that was cut short."""
         return Partial(self.path(entry).with_suffix(PART_ENDING))
 
@@ -143,7 +143,7 @@ class Store:
                 f"{record}: unreadable ({reason}); delete it and {path.name} to fetch both again"
             ) from None
 
-    def obtain(self, entry: Published, convert: Convert) -> Path:
+    def obtain(self, entry: Published | PublishedBackbone, convert: Convert) -> Path:
         """The converted file: found, or else downloaded, verified, converted and kept, by one process at a time.
 
         Args:
@@ -168,7 +168,7 @@ class Store:
                 self._fetch(entry, convert, final)
         return final
 
-    def _fetch(self, entry: Published, convert: Convert, final: Path) -> None:
+    def _fetch(self, entry: Published | PublishedBackbone, convert: Convert, final: Path) -> None:
         partial = self.partial(entry)
         source_sha256 = self._verified(entry, partial)
         origin = {
@@ -192,7 +192,7 @@ class Store:
                 converted.replace(final)
         partial.discard()
 
-    def _verified(self, entry: Published, partial: Partial) -> str:
+    def _verified(self, entry: Published | PublishedBackbone, partial: Partial) -> str:
         """Bring the partial file to its end; returns its SHA-256, which is the published and the pinned one."""
         expectations = [(entry.sha256, "as published")]
         pinned = self.pin(self.path(entry))
@@ -376,5 +376,5 @@ def _compared(path: Path) -> Verdict:
         return digest
     if not digest.startswith(expected):
         return Verdict(path, "altered", f"expected SHA-256 {expected}..., found {digest}")
-    known = [entry.name for entry in load_manifest().checkpoints if entry.sha256 == expected]
+    known = [entry.name for entry in load_manifest().downloads if entry.sha256 == expected]
     return Verdict(path, "good", f"SHA-256 {digest}" + (f", published as {known[0]}" if known else ""))

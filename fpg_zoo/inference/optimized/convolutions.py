@@ -111,31 +111,32 @@ class Convolution(FoldedConvolution):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 0) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 0, groups: int = 1) -> None:
         super().__init__()
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias)
-        self.stride, self.padding = stride, padding
+        self.stride, self.padding, self.groups = stride, padding, groups
 
     @classmethod
     def of(cls, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> Convolution:
         """The convolution `conv`, and the BatchNorm after it if there is one."""
         assert not isinstance(conv.padding, str)
-        folded = cls(*fold_batch_norm(conv, norm), stride=conv.stride[0], padding=conv.padding[0])
+        weight, bias = fold_batch_norm(conv, norm)
+        folded = cls(weight, bias, stride=conv.stride[0], padding=conv.padding[0], groups=conv.groups)
         folded.source = Source(conv, [norm])
         return folded
 
     def forward(self, x: Tensor, total: Tensor | None = None, *, relu: bool = False) -> Tensor:
         if _has_fused_kernel(x):
             return self._forward_in_one_pass(x, total, relu)
-        return _add_relu_(F.conv2d(x, self.weight, self.bias, self.stride, self.padding), total, relu)
+        return _add_relu_(F.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups), total, relu)
 
     def forward_levels(self, maps: Sequence[Tensor], *, relu: bool = False) -> list[Tensor]:
         """Each level's output."""
         return [self(x, relu=relu) for x in maps]
 
     def _forward_in_one_pass(self, x: Tensor, total: Tensor | None, relu: bool) -> Tensor:
-        geometry = ([self.padding] * 2, [self.stride] * 2, [1, 1], 1)
+        geometry = ([self.padding] * 2, [self.stride] * 2, [1, 1], self.groups)
         output: Tensor
         if total is None:
             output = torch.ops.mkldnn._convolution_pointwise(

@@ -28,7 +28,8 @@ class ResNet(Backbone):
         inputs = (config.width, *config.channels[:-1])
         strides = (1, 2, 2, 2)
         stages = [
-            _stage(block, inputs[i], config.width * 2**i, depth, strides[i]) for i, depth in enumerate(config.depths)
+            _stage(block, inputs[i], config.width * 2**i, depth, strides[i], config)
+            for i, depth in enumerate(config.depths)
         ]
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         for module in self.modules():
@@ -49,13 +50,19 @@ class ResNet(Backbone):
 
 
 def _stage(
-    block: type[BasicBlock] | type[Bottleneck], in_channels: int, planes: int, depth: int, stride: int
+    block: type[BasicBlock] | type[Bottleneck],
+    in_channels: int,
+    planes: int,
+    depth: int,
+    stride: int,
+    config: ResNetConfig,
 ) -> nn.Sequential:
+    form = {"groups": config.groups, "base_width": config.width_per_group}
     out_channels = planes * block.expansion
     downsample = None
     if stride != 1 or in_channels != out_channels:
         downsample = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
         )
-    first = block(in_channels, planes, stride, downsample)
-    return nn.Sequential(first, *(block(out_channels, planes) for _ in range(depth - 1)))
+    first = block(in_channels, planes, stride, downsample, **form)
+    return nn.Sequential(first, *(block(out_channels, planes, **form) for _ in range(depth - 1)))

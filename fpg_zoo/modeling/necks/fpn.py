@@ -37,7 +37,7 @@ class FPN(Neck):
             self.subsampled_levels = extra_levels
         else:
             self.laterals = nn.ModuleList(nn.Conv2d(stage, width, 1) for stage in used)
-            inputs = [used[-1]] + [width] * (extra_levels - 1)
+            inputs = [used[-1], *[width] * extra_levels][:extra_levels]
             self.extra.extend(ConvNorm(stage, width, 3, stride=2) for stage in inputs)
         self.outputs = nn.ModuleList(ConvNorm(width, width, 3) for _ in used)
         init_xavier(self)
