@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.metadata
 import importlib.util
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,17 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
+@contextlib.contextmanager
+def _quiet(logger_name: str) -> Iterator[None]:
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def fetch_timm_weights(config: TimmConfig) -> Path:
     """The safetensors file that timm's catalog names for a backbone, from the Hugging Face hub or its cache.
 
@@ -155,7 +168,8 @@ def from_timm(config: TimmConfig, tensors: Mapping[str, Tensor]) -> dict[str, Te
     """
 
     def loaded(state_dict: Mapping[str, Tensor]) -> Any:
-        with torch.random.fork_rng(devices=[]):  # what timm initializes first
+        # What timm initializes first moves no generator of the caller's; that a backbone has no classifier is no news.
+        with torch.random.fork_rng(devices=[]), _quiet("timm"):
             return _features(
                 config.name,
                 config.indices,
@@ -170,7 +184,9 @@ def from_timm(config: TimmConfig, tensors: Mapping[str, Tensor]) -> dict[str, Te
             {name: torch.full_like(x, math.nan) if x.is_floating_point() else x for name, x in tensors.items()}
         )
     except Exception as error:  # timm raises whatever it likes
-        raise CheckpointError(f"not the weights of timm's {config.name} ({_first_line(error)})") from None
+        raise CheckpointError(
+            f"not the weights of timm's {config.name} ({type(error).__name__}: {_first_line(error)})"
+        ) from None
     missing = [name for name, parameter in probe.named_parameters() if not parameter.isnan().any()]
     if missing:
         raise CheckpointError(f"not the weights of timm's {config.name}, as it lacks {some(missing)}")
