@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fpg_zoo.inference.predictor import Predictor
     from fpg_zoo.modeling.build import register_backbone, register_neck
     from fpg_zoo.models.factory import ModelInfo, create_model, list_models, model_info
+    from fpg_zoo.models.features import create_neck, features
     from fpg_zoo.models.loading import load_reference_state_dict, reference_state_dict
     from fpg_zoo.structures import Detections
     from fpg_zoo.weights.hub.push import push_to_hub
@@ -28,6 +29,8 @@ __all__ = [
     "Predictor",
     "__version__",
     "create_model",
+    "create_neck",
+    "features",
     "list_models",
     "load_reference_state_dict",
     "model_info",
@@ -44,6 +47,8 @@ _HOMES = {
     "ModelInfo": "models.factory",
     "Predictor": "inference.predictor",
     "create_model": "models.factory",
+    "create_neck": "models.features",
+    "features": "models.features",
     "list_models": "models.factory",
     "load_reference_state_dict": "models.loading",
     "model_info": "models.factory",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpg_zoo.cli.exit_codes import DONE
+from fpg_zoo.cli.model_options import MODEL_HELP, add_architecture, trained_model_arguments
 from fpg_zoo.cli.printing import print_line, print_lines
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import check_writable
@@ -18,7 +19,8 @@ from fpg_zoo.text import printable
 if TYPE_CHECKING:
     from fpg_zoo.evaluation.coco_metrics import IouType, Scores
 
-_OF_A_MODEL = ("model", "checkpoint", "data", "split", "limit", "device", "dtype", "save")  # options, without a default
+# Options, without a default.
+_OF_A_MODEL = ("model", "backbone", "config", "checkpoint", "data", "split", "limit", "device", "dtype", "save")
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,7 +31,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Either --model or --checkpoint with --data, or --results with --annotations. Under torchrun, the "
         "images are shared among the processes.",
     )
-    command.add_argument("--model", metavar="NAME", help="with its published weights unless --checkpoint is given")
+    command.add_argument(
+        "--model", metavar="NAME", help=f"{MODEL_HELP}; published weights unless --checkpoint is given"
+    )
+    add_architecture(command)
     command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")
     command.add_argument("--data", type=Path, metavar="DIR", help="annotations/instances_*.json, images; or: shapes")
     command.add_argument("--split", metavar="S", help="of DIR (default: val2017, or val if that is there instead)")
@@ -102,7 +107,7 @@ def _eval_results(options: argparse.Namespace) -> int:
 
 
 def _eval_model(options: argparse.Namespace) -> int:
-    if options.model is None and options.checkpoint is None:
+    if options.model is None and options.config is None and options.checkpoint is None:
         raise ConfigError(
             "nothing to evaluate: give --model NAME (`fpg-zoo list` has the names) or --checkpoint FILE, or detections "
             "by --results"
@@ -119,14 +124,10 @@ def _eval_model(options: argparse.Namespace) -> int:
     from fpg_zoo.distributed import device_of_process, process_group
     from fpg_zoo.evaluation.coco_metrics import no_mask_note
     from fpg_zoo.evaluation.detect import categories_of, detect_all, image_ids_of, iou_types_of, parts_of
-    from fpg_zoo.models.factory import check_source, create_model
+    from fpg_zoo.models.factory import create_model
 
     device = device_of_process(options.device)
-    if options.checkpoint is None:
-        check_source(options.model)
-    model = create_model(
-        options.model, pretrained=options.checkpoint is None, checkpoint=options.checkpoint, device=device
-    )
+    model = create_model(**trained_model_arguments(options), device=device)
     if options.dtype is not None:
         model = model.to(torch.bfloat16)
     iou_types = iou_types_of(model)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+from fpg_zoo.errors import ConfigError
 
 MODEL_HELP = (
     "NAME or NAME.TAG, as `fpg-zoo list` has them; a family, with --backbone; local-dir:FOLDER or hf-hub:OWNER/REPO"
@@ -23,3 +26,29 @@ def add_architecture(command: argparse.ArgumentParser) -> None:
         metavar="F",
         help="a TOML or JSON file of a detector of your own: all of it, or what differs from a named one",
     )
+
+
+def trained_model_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """What `create_model` takes for a model with weights: the published ones, or those of `--checkpoint`.
+
+    Raises:
+        ConfigError: there are no weights.
+        UnknownNameError: no such model, or it has no published weights.
+    """
+    from fpg_zoo.models.factory import check_source
+
+    own = options.backbone is not None or options.config is not None
+    if options.checkpoint is None:
+        if own:
+            raise ConfigError(
+                f"{'--config' if options.config else '--backbone'}: a detector of your own has no published weights; "
+                "give its own by --checkpoint"
+            )
+        check_source(options.model)
+    return {
+        "name": options.model,
+        "backbone": options.backbone,
+        "config": options.config,
+        "checkpoint": options.checkpoint,
+        "pretrained": options.checkpoint is None,
+    }

@@ -8,8 +8,9 @@ import json
 from typing import TYPE_CHECKING
 
 from fpg_zoo.cli.exit_codes import DONE
+from fpg_zoo.cli.model_options import MODEL_HELP, add_architecture
 from fpg_zoo.cli.printing import print_line, print_lines
-from fpg_zoo.errors import UnknownNameError
+from fpg_zoo.errors import ConfigError, UnknownNameError
 from fpg_zoo.text import printable
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.set_defaults(run=_list)
 
     command = commands.add_parser("info", help="all about one model")
-    command.add_argument("name", metavar="NAME", help="NAME or NAME.TAG")
+    command.add_argument("name", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    add_architecture(command)
     command.add_argument("--json", action="store_true", help="as JSON")
     command.set_defaults(run=_info)
 
@@ -80,7 +82,9 @@ def _info(options: argparse.Namespace) -> int:
     from fpg_zoo.models.factory import model_info
     from fpg_zoo.weights.manifest import load_manifest
 
-    info = model_info(options.name)
+    if options.name is None and options.config is None:
+        raise ConfigError("no model: give MODEL (`fpg-zoo list` has the names) or --config FILE")
+    info = model_info(options.name, backbone=options.backbone, config=options.config)
     recipes = load_manifest().recipes
     if options.json:
         content = {
@@ -102,7 +106,7 @@ def _info(options: argparse.Namespace) -> int:
     print_line(f"{info.name}: {info.method} with {info.neck}")
     print_line(f"  parameters    {info.parameters:,}")
     print_line(f"  FLOPs         {info.flops / 1e9:,.1f} G for an image of {side}x{side}")
-    print_line(f"  backbone      {config.backbone}")
+    print_line(f"  backbone      {config.backbone.label}, strides {', '.join(map(str, config.backbone.strides))}")
     print_line(f"  neck          {_briefly(config.neck)}")
     print_line(f"  preprocess    {config.preprocess}")
     print_line(f"  classes       {len(config.class_names)}: {', '.join(config.class_names[:4])}, ...")

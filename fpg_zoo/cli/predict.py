@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
+from fpg_zoo.cli.model_options import MODEL_HELP, add_architecture, trained_model_arguments
 from fpg_zoo.cli.printing import print_line
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import printable
@@ -18,7 +19,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument(
         "images", nargs="+", metavar="IMAGES", help="files, folders (without subfolders), glob patterns, URLs"
     )
-    command.add_argument("--model", metavar="NAME", help="with its published weights unless --checkpoint is given")
+    command.add_argument(
+        "--model", metavar="NAME", help=f"{MODEL_HELP}; published weights unless --checkpoint is given"
+    )
+    add_architecture(command)
     command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")
     command.add_argument("--score", type=float, default=0.3, metavar="S", help="least score, 0..1 (default: 0.3)")
     command.add_argument(
@@ -36,7 +40,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _predict(options: argparse.Namespace) -> int:
     if not 0 <= options.score <= 1:
         raise ConfigError(f"--score {options.score}: a score lies in 0..1")
-    if options.model is None and options.checkpoint is None:
+    if options.model is None and options.config is None and options.checkpoint is None:
         raise ConfigError("no model: give --model NAME (`fpg-zoo list` has the names) or --checkpoint FILE")
     from fpg_zoo.inference.predict_files import predict_files
     from fpg_zoo.structures.images import counted, search_images
@@ -51,8 +55,7 @@ def _predict(options: argparse.Namespace) -> int:
         output = Path("predictions")
     summary = predict_files(
         files,
-        model_name=options.model,
-        checkpoint=options.checkpoint,
+        model_arguments=trained_model_arguments(options),
         device=options.device,
         score=options.score,
         output=output,

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
+from fpg_zoo.cli.model_options import add_architecture
 from fpg_zoo.cli.printing import print_line, print_notice
 from fpg_zoo.errors import ConfigError, FPGZooError
 from fpg_zoo.text import printable, quoted
 
 if TYPE_CHECKING:
     from fpg_zoo.modeling.detectors import Detector
+    from fpg_zoo.weights.manifest import PublishedBackbone
 
 _PICKLED = (".pth", ".pt", ".ckpt", ".bin")
 
@@ -23,8 +25,13 @@ _PICKLED = (".pth", ".pt", ".ckpt", ".bin")
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Enter them into the parser."""
     command = commands.add_parser("download", help="fetch, verify and convert published checkpoints into the cache")
-    command.add_argument("names", nargs="*", metavar="NAME", help="NAME, NAME.TAG or hf-hub:OWNER/REPO[@REVISION]")
-    command.add_argument("--all", action="store_true", help="every published checkpoint")
+    command.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="NAME, NAME.TAG, hf-hub:OWNER/REPO[@REVISION]; or a backbone, as resnet50",
+    )
+    command.add_argument("--all", action="store_true", help="every published checkpoint of a detector")
     command.set_defaults(run=_download)
 
     command = commands.add_parser("verify", help="hash a checkpoint file, or all of the cache, and compare")
@@ -48,6 +55,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument(
         "--to", choices=("zoo", "reference"), default="zoo", help="the format of OUT (default: zoo, safetensors)"
     )
+    command.add_argument("--model", metavar="NAME", help="what FILE is of (default: recognized by its tensors)")
+    add_architecture(command)
     command.set_defaults(run=_convert)
 
     command = commands.add_parser("push", help="upload a model to the Hugging Face hub")
@@ -78,8 +87,9 @@ def _path(text: str) -> Path:
 
 
 def _download(options: argparse.Namespace) -> int:
-    from fpg_zoo.models.factory import HUB, model_info, published
-    from fpg_zoo.weights.manifest import load_manifest
+    from fpg_zoo.models.factory import model_info, published
+    from fpg_zoo.models.names import HUB
+    from fpg_zoo.weights.manifest import Published, load_manifest
 
     if options.all == bool(options.names):
         raise ConfigError("download what? Give names (`fpg-zoo list --pretrained` has them), or --all alone")
@@ -89,22 +99,25 @@ def _download(options: argparse.Namespace) -> int:
     from fpg_zoo.weights.hub.fetch import check_spec
     from fpg_zoo.weights.hub.fetch import fetch as fetch_from_hub
 
-    checkpoints = {}
+    entries: dict[str, Published | PublishedBackbone] = {}
     for name in names:  # a misspelt one is told before anything is fetched
         if name.startswith(HUB):
             check_spec(name[len(HUB) :])
         else:
-            checkpoints[name] = published(name)
+            entries[name] = load_manifest().backbone(name) or published(name)
+    from fpg_zoo.models.backbones import fetch_backbone
     from fpg_zoo.models.loading import fetch
 
     failed = 0
     for name in names:
         try:
-            entry = checkpoints.get(name)
+            entry = entries.get(name)
             if entry is None:
                 print_line(f"{name}: {fetch_from_hub(name[len(HUB) :])}", flush=True)
-            else:
+            elif isinstance(entry, Published):
                 print_line(f"{entry.name}: {fetch(entry, model_info(entry.architecture).config)}", flush=True)
+            else:
+                print_line(f"{entry.name}: {fetch_backbone(entry)}", flush=True)
         except FPGZooError as error:
             if len(names) == 1:
                 raise
@@ -166,7 +179,7 @@ def _convert(options: argparse.Namespace) -> int:
         raise ConfigError(f"{options.file}: a folder; convert takes a checkpoint file")
     if options.out.exists() and options.file.exists() and options.out.samefile(options.file):
         raise ConfigError(f"{options.out}: OUT is FILE itself, whose other content would be lost; name another")
-    model = create_model(checkpoint=options.file)
+    model = create_model(options.model, backbone=options.backbone, config=options.config, checkpoint=options.file)
     message = f"{options.out}: {model.name}, {len(model.class_names)} classes"
     if options.to == "reference":
         print_line(f"{message}, {save_reference(model, options.out)} tensors under the reference's names")

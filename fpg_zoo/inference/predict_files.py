@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from fpg_zoo.errors import ConfigError, ImageError, is_out_of_memory
 from fpg_zoo.files import atomic_write, check_writable, on_terminal
 from fpg_zoo.inference.predictor import Predictor
 from fpg_zoo.inference.prefetch import prefetch
-from fpg_zoo.models.factory import check_source, create_model
+from fpg_zoo.models.factory import create_model
 from fpg_zoo.structures import Detections
 from fpg_zoo.structures.images import ANNOTATED_ENDING, SOFTWARE, SOFTWARE_TAG, is_url, label_of, read_image
 from fpg_zoo.text import printable
@@ -46,8 +46,7 @@ class Summary:
 def predict_files(
     files: Sequence[str],
     *,
-    model_name: str | None,
-    checkpoint: Path | None,
+    model_arguments: Mapping[str, Any],
     device: str,
     score: float,
     output: Path | None,
@@ -58,7 +57,7 @@ def predict_files(
     Args:
         files: paths and URLs. One that cannot be read, or for which memory does not suffice, is reported on standard
             error and skipped.
-        model_name, checkpoint: as of `create_model`; without a checkpoint, the published weights.
+        model_arguments: of `create_model`, but for the device.
         device: where the model runs.
         score: the least score, 0..1; what is below it is left out before masks are made of it.
         output: folder for annotated images, `NAME_detections.jpg`, or `.png` where a side is too long for JPEG.
@@ -72,8 +71,6 @@ def predict_files(
         FPGZooError: no such model or device, or nothing can be written at `output` or `results`.
         ValueError: `score` is outside 0..1.
     """
-    if model_name is not None and checkpoint is None:
-        check_source(model_name)
     for place in (output, results.parent if results else None):
         if place is not None:
             check_writable(place)
@@ -83,7 +80,7 @@ def predict_files(
         raise ConfigError(f"{results}: one of the images; name another file to write")
     # Only now what takes time, and only after that the first file is made.
     target_device = usable_device(device)
-    model = create_model(model_name, pretrained=checkpoint is None, checkpoint=checkpoint, device=target_device)
+    model = create_model(**model_arguments, device=target_device)
     predictor, summary, rows = Predictor(model), Summary(), []
     ids, targets = _image_ids(files), _targets(files, output) if output else {}
     with tqdm(total=len(files), unit="image", disable=not on_terminal()) as bar:

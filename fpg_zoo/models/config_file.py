@@ -12,6 +12,7 @@ from fpg_zoo.config import BackboneConfig, DetectorConfig, RetinaNetConfig, TwoS
 from fpg_zoo.config.serialization import file_keys, from_dict, to_dict
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import read_regular
+from fpg_zoo.models.names import find_architecture
 from fpg_zoo.text import printable, quoted
 
 if sys.version_info >= (3, 11):
@@ -87,20 +88,18 @@ def _whole(data: Any) -> DetectorConfig:
 
 
 def _derived(content: dict[str, Any], backbone: str | BackboneConfig | None) -> DetectorConfig:
-    from fpg_zoo.models.factory import LOCAL, model_info
-
     base, named = content["base"], content.get("backbone")
     if not isinstance(base, str):
         raise ConfigError(f"base={quoted(base)}: it takes the name of an architecture or a family")
-    if base.startswith(LOCAL):
-        raise ConfigError(f"base={quoted(base)}: name an architecture or a family; config.json of a folder is whole")
     if backbone is None and isinstance(named, str):
         backbone = named
-    known = model_info(base, backbone=backbone)
+    known, tag = find_architecture(base, backbone)
+    if tag:
+        raise ConfigError(f"base={quoted(base)} names published weights: leave the tag out")
     changes = {key: value for key, value in content.items() if key not in _OWN_KEYS}
     if backbone is not None:
         changes.pop("backbone", None)
-    return _whole(_merged(to_dict(known.config), changes))
+    return _whole(_merged(to_dict(known.build_config()), changes))
 
 
 def _merged(data: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -12,20 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpg_zoo.config import BackboneConfig, DetectorConfig
-from fpg_zoo.config.catalog import ARCHITECTURES, COSTS, Architecture
-from fpg_zoo.config.families import FAMILIES, with_backbone
+from fpg_zoo.config.catalog import ARCHITECTURES, COSTS
 from fpg_zoo.config.validation import MOST_CLASSES
-from fpg_zoo.errors import ConfigError, UnknownNameError
-from fpg_zoo.models.backbones import named_backbone
+from fpg_zoo.errors import ConfigError
+from fpg_zoo.models.config_file import read_config_file
+from fpg_zoo.models.names import HUB, LOCAL, find_architecture
 from fpg_zoo.text import quoted
-from fpg_zoo.weights.manifest import Published, load_manifest, nearest
+from fpg_zoo.weights.manifest import Published, load_manifest
 
 if TYPE_CHECKING:
     import torch
 
     from fpg_zoo.modeling.detectors import Detector
-
-LOCAL, HUB = "local-dir:", "hf-hub:"
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def model_info(
         neck = type(own_config.neck).__name__.removesuffix("Config")
         return ModelInfo(name=own_name, method=own_config.method, neck=neck, config=own_config, checkpoints=())
     assert name is not None
-    known, tag = _architecture(name, backbone)
+    known, tag = find_architecture(name, backbone)
     manifest = load_manifest()
     return ModelInfo(
         name=known.name,
@@ -148,38 +146,8 @@ def published(name: str) -> Published:
     Raises:
         UnknownNameError: no such architecture or tag, or none was published.
     """
-    architecture, tag = _architecture(name)
+    architecture, tag = find_architecture(name)
     return load_manifest().find(architecture.name, tag)
-
-
-def _architecture(name: str, backbone: str | BackboneConfig | None = None) -> tuple[Architecture, str | None]:
-    """What a name stands for, and the tag in it. A family's row is made for the backbone."""
-    base, dot, tag = name.partition(".")
-    if base not in ARCHITECTURES and base not in FAMILIES:
-        known = FAMILIES if backbone is not None else ARCHITECTURES
-        raise UnknownNameError(f"no model {quoted(base)} in the zoo: {nearest(base, list(known))}")
-    if dot and not tag:
-        raise UnknownNameError(f"{quoted(name)} ends in a dot: name a tag after it, or leave it out")
-    if base in ARCHITECTURES:
-        if backbone is not None:
-            family = next((key for key, row in FAMILIES.items() if row.name == base), None)
-            remedy = f"{family!r} takes one" if family else f"these take one: {', '.join(FAMILIES)}"
-            raise ConfigError(f"{base} has a backbone, {_of(base)}, and backbone= names another: {remedy}")
-        return ARCHITECTURES[base], tag or None
-    row = FAMILIES[base]
-    if backbone is None:
-        raise ConfigError(
-            f"{base} is a family: give it a backbone, as in backbone='resnet101'; on ResNet-50, as published, it is "
-            f"{row.name}"
-        )
-    if tag:
-        raise UnknownNameError(f"{quoted(name)}: tags name published weights, and a family has none: leave it out")
-    own_name, config = with_backbone(base, named_backbone(backbone))
-    return Architecture(name=own_name, method=row.method, neck=row.neck, build_config=lambda: config), None
-
-
-def _of(name: str) -> str:
-    return ARCHITECTURES[name].build_config().backbone.label
 
 
 def is_source_of_weights(name: str | None) -> bool:
@@ -255,7 +223,7 @@ def create_model(
         source = open_source(path, None, named=class_names is not None)
     else:
         if config is None:
-            row, tag = _architecture(str(name), backbone)
+            row, tag = find_architecture(str(name), backbone)
             known = Named(row.name, row.build_config())
         else:
             known, tag = Named(*_own(name, backbone, config)), None
@@ -292,8 +260,6 @@ def _own(
     name: str | None, backbone: str | BackboneConfig | None, config: DetectorConfig | str | Path
 ) -> tuple[str, DetectorConfig]:
     """The name and the config of a detector of the user's own."""
-    from fpg_zoo.models.config_file import read_config_file
-
     if not isinstance(config, (str, os.PathLike)):
         if backbone is not None:
             raise ConfigError("backbone= and a whole config: its backbone is config.backbone; leave backbone= out")

@@ -172,7 +172,7 @@ def test_version_is_the_installed_one() -> None:
     assert run("--version") == (0, f"fpg-zoo {importlib.metadata.version('fpg-zoo')}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["info"], ["list", "--nonsense"], ["convert", "a.pth"]])
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["list", "--nonsense"], ["convert", "a.pth"]])
 def test_wrong_usage_is_refused(arguments: list[str]) -> None:
     code, _, err = run(*arguments)
     assert code == 2

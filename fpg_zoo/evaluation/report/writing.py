@@ -23,7 +23,8 @@ from fpg_zoo.evaluation.report.page import page
 from fpg_zoo.evaluation.report.worst_images import Pixels
 from fpg_zoo.files import atomic_write
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.models.factory import HUB, LOCAL, published
+from fpg_zoo.models.factory import published
+from fpg_zoo.models.names import HUB, LOCAL
 from fpg_zoo.structures.images import read_image
 from fpg_zoo.version import __version__
 

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from fpg_zoo.checkpoints import mmdet_names
 from fpg_zoo.config import NASFPNConfig
+from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.layers import ConvNorm, init_xavier
 from fpg_zoo.modeling.parts import Neck
 
+_STAGES = 3  # C3..C5
 EXTRA_LEVELS = 2  # P6 and P7, beyond the backbone's C3..C5
 
 
@@ -78,6 +80,7 @@ class NASFPN(Neck):
     `forward`: C2..C5 to P3..P7, a tuple of five maps (N, width, H_l, W_l), fine to coarse.
 
     Raises:
+        ConfigError: the backbone has not three stages from the start level on.
         ValueError: in `forward`, a level's size is no whole multiple of a coarser level's.
     """
 
@@ -85,6 +88,12 @@ class NASFPN(Neck):
 
     def __init__(self, config: NASFPNConfig, channels: Sequence[int]) -> None:
         super().__init__()
+        if len(channels[config.start_level :]) != _STAGES:
+            raise ConfigError(
+                f"NAS-FPN's cell is made for {_STAGES} stages of the backbone, and there are "
+                f"{len(channels[config.start_level :])} from stage {config.start_level} on: choose another start_level "
+                "or another neck"
+            )
         self.out_channels = config.out_channels
         self.start_level = config.start_level
         self.laterals = nn.ModuleList(
