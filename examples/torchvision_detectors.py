@@ -36,7 +36,7 @@ def train_step(model: FasterRCNN | RetinaNet, images: list[Tensor], targets: lis
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     losses: dict[str, Tensor] = model(images, targets)
     loss = torch.stack(list(losses.values())).sum()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return loss.item()
 
