@@ -93,6 +93,16 @@ RESNETS: dict[str, ResNetConfig] = {
 }
 
 
+def check_timm_name(name: object) -> None:
+    """Refuse what timm would take for a place in the network, or a folder, as a name with a colon.
+
+    Raises:
+        ConfigError: it is no plain name.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.\-]{1,200}", name, re.ASCII):
+        raise ConfigError(f"name={quoted(name)}: give timm's name of a model, of letters, digits, '_', '.', '-'")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TimmConfig:
     """A model of the timm library as a backbone; `fpg_zoo.modeling.backbones.timm_backbone` makes one of a name.
@@ -112,11 +122,7 @@ class TimmConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not isinstance(self.name, str) or not re.fullmatch(r"[\w.\-]{1,200}", self.name, re.ASCII):
-            # timm takes a name with a colon for a place in the network, or a folder.
-            raise ConfigError(
-                f"name={quoted(self.name)}: give timm's name of a model, of letters, digits, '_', '.', '-'"
-            )
+        check_timm_name(self.name)
         if not len(self.indices) == len(self.channels) == len(self.strides):
             raise ConfigError(
                 f"indices, channels and strides have {len(self.indices)}, {len(self.channels)} and {len(self.strides)} "
@@ -129,4 +135,4 @@ class TimmConfig:
     @property
     def label(self) -> str:
         """Its name for people."""
-        return f"timm's {self.name}"
+        return f"{self.name} of timm"

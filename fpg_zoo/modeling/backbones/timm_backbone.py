@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fpg_zoo.checkpoints.fit import some
 from fpg_zoo.config import TimmConfig
-from fpg_zoo.config.backbones import RESNETS
+from fpg_zoo.config.backbones import RESNETS, check_timm_name
 from fpg_zoo.config.families import NamedBackbone
 from fpg_zoo.errors import CheckpointError, ConfigError, DownloadError
 from fpg_zoo.modeling.parts import Backbone
@@ -48,6 +48,7 @@ def timm_backbone(name: str) -> NamedBackbone:
             for images of any size.
     """
     require_timm()
+    check_timm_name(name)
     import timm
 
     with torch.device("meta"):

@@ -63,7 +63,7 @@ def model_card(
         license = published.license.lower()
     parts = (
         _title(model, repo_id),
-        _usage(repo_id, revision),
+        _usage(repo_id, revision, model.config),
         _facts(model),
         _metrics_table(model.config, published, measured),
         _origin(published, license),
@@ -207,10 +207,11 @@ def _title(model: Detector, repo_id: str) -> str:
     )
 
 
-def _usage(repo_id: str, revision: str | None) -> str:
+def _usage(repo_id: str, revision: str | None, config: DetectorConfig) -> str:
+    needs = "It needs `pip install 'fpg-zoo[timm]'`.\n\n" if isinstance(config.backbone, TimmConfig) else ""
     spec = json.dumps(f"hf-hub:{repo_id}" + (f"@{revision}" if revision else ""))
     return (
-        "## How to use it\n\n```python\nimport fpg_zoo\n\n"
+        f"## How to use it\n\n{needs}```python\nimport fpg_zoo\n\n"
         f"model = fpg_zoo.create_model({spec})\n"
         'detections = fpg_zoo.Predictor(model)(["picture.jpg"])\n'
         "print(detections[0].above(0.5).names)\n```"
