@@ -10,7 +10,7 @@ from typing import Any
 
 from fpg_zoo.config import BackboneConfig, DetectorConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config.serialization import file_keys, from_dict, to_dict
-from fpg_zoo.errors import ConfigError
+from fpg_zoo.errors import ConfigError, UnknownNameError
 from fpg_zoo.files import read_regular
 from fpg_zoo.models.names import find_architecture
 from fpg_zoo.text import printable, quoted
@@ -59,7 +59,7 @@ def read_config_file(path: Path, backbone: str | BackboneConfig | None = None) -
                 )
             return name, _whole({key: value for key, value in content.items() if key not in _OWN_KEYS})
         return name, _derived(content, backbone)
-    except ConfigError as error:
+    except (ConfigError, UnknownNameError) as error:
         raise ConfigError(f"{printable(path)}: {error}") from None
 
 

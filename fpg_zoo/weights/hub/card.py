@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from fpg_zoo.config import DetectorConfig, FPGConfig
+from fpg_zoo.config import DetectorConfig, FPGConfig, TimmConfig
 from fpg_zoo.config.catalog import ARCHITECTURES
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
