@@ -80,7 +80,10 @@ def test_a_whole_config_is_the_same_again(name: str, tmp_path: Path) -> None:
         assert saved == (name, dataclasses.replace(config, class_names=("a", "b")))
 
 
-@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*/*.toml")), ids=lambda file: f"{file.parent.name}/{file.stem}")
+FILES = sorted(file for file in EXAMPLES.glob("*/*") if file.suffix in (".toml", ".json"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_every_example_describes_a_detector(file: Path) -> None:
     if "timm:" in file.read_text():
         pytest.importorskip("timm")
