@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from fpg_zoo.errors import ConfigError, FPGZooError
 from fpg_zoo.text import printable, quoted
 
 if TYPE_CHECKING:
+    from fpg_zoo.evaluation.agreement import Row
     from fpg_zoo.modeling.detectors import Detector
     from fpg_zoo.weights.manifest import PublishedBackbone
 
@@ -56,7 +58,20 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--to", choices=("zoo", "reference"), default="zoo", help="the format of OUT (default: zoo, safetensors)"
     )
     command.add_argument("--model", metavar="NAME", help="what FILE is of (default: recognized by its tensors)")
+    command.add_argument(
+        "--ignore-settings", action="store_true", help="go on without settings of mmdetection's that the zoo has not"
+    )
     add_architecture(command)
+    command.add_argument("--check", nargs="+", metavar="IMAGES", help="compare detections in these with --against")
+    command.add_argument(
+        "--against",
+        type=_path,
+        metavar="RESULTS",
+        help="what mmdetection found in them: *.bbox.json, *.segm.json",
+    )
+    command.add_argument(
+        "--annotations", type=_path, metavar="F", help="the ids of images and categories in RESULTS (default: COCO's)"
+    )
     command.set_defaults(run=_convert)
 
     command = commands.add_parser("push", help="upload a model to the Hugging Face hub")
@@ -163,11 +178,15 @@ def _cache(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
+    from fpg_zoo.checkpoints.mmdet_settings import differing_settings
     from fpg_zoo.checkpoints.safetensors_files import save
+    from fpg_zoo.config.catalog import ARCHITECTURES
     from fpg_zoo.files import sha256_of
     from fpg_zoo.models.factory import create_model
     from fpg_zoo.models.loading import save_reference
 
+    if (options.check is None) != (options.against is None):
+        raise ConfigError("--check IMAGES and --against RESULTS go together: give both")
     pickled = options.out.suffix.lower() in _PICKLED
     if options.to == "reference" and not pickled:
         raise ConfigError(f"{options.out}: the reference's format is a file ending in .pth; name one")
@@ -179,17 +198,82 @@ def _convert(options: argparse.Namespace) -> int:
         raise ConfigError(f"{options.file}: a folder; convert takes a checkpoint file")
     if options.out.exists() and options.file.exists() and options.out.samefile(options.file):
         raise ConfigError(f"{options.out}: OUT is FILE itself, whose other content would be lost; name another")
-    model = create_model(options.model, backbone=options.backbone, config=options.config, checkpoint=options.file)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = create_model(
+            options.model,
+            backbone=options.backbone,
+            config=options.config,
+            checkpoint=options.file,
+            ignore_settings=options.ignore_settings,
+        )
+    for warning in caught:
+        print_notice(warning.message)
     message = f"{options.out}: {model.name}, {len(model.class_names)} classes"
     if options.to == "reference":
         print_line(f"{message}, {save_reference(model, options.out)} tensors under the reference's names")
         return DONE
+    check = None if options.check is None else _open_check(model, options)
+    if model.name in ARCHITECTURES:
+        for setting in differing_settings(ARCHITECTURES[model.name].build_config(), model.config):
+            print_line(f"setting of the file: {setting}")
     digest = sha256_of(options.file)
     # A file's name may be of any bytes, and metadata is Unicode.
     origin = {"source_file": printable(options.file.name, max_length=None), "source_sha256": digest}
     save(model.state_dict(), model.config, model.name, options.out, origin)
     print_line(f"{message}, {len(model.state_dict())} tensors (from SHA-256 {digest})")
-    return DONE
+    return check() if check else DONE
+
+
+def _open_check(model: Detector, options: argparse.Namespace) -> Callable[[], int]:
+    """What compares the model's detections with those in a results file; all files but the images have been read."""
+    from fpg_zoo.data.annotation_problems import Report
+    from fpg_zoo.data.coco import read_annotations
+    from fpg_zoo.data.coco_images import name_of
+    from fpg_zoo.evaluation.agreement import read_detections
+    from fpg_zoo.inference.predict_files import image_ids_of
+    from fpg_zoo.structures.images import find_images
+
+    expected = read_detections(options.against)
+    files = image_ids_of(find_images(options.check))
+    category_ids = None
+    if options.annotations is not None:
+        content, names, ids = read_annotations(options.annotations, Report())
+        by_name = dict(zip(names, ids, strict=True))
+        if set(by_name) != set(model.class_names):
+            raise ConfigError(f"{options.annotations}: its classes are not the model's; name the model's own data")
+        category_ids = [by_name[name] for name in model.class_names]
+        image_ids = {
+            os.path.basename(str(name_of(image))): image["id"]
+            for image in content["images"]
+            if isinstance(image, dict) and type(image.get("id")) in (int, str)
+        }
+        files = {file: image_ids[name] for file in files if (name := os.path.basename(file)) in image_ids}
+    known = {file: image_id for file, image_id in files.items() if image_id in expected}
+    if not known:
+        raise ConfigError(
+            f"{options.against}: no detections of these images; their ids are those in --annotations F, or their names "
+            f"where those are numbers: {', '.join(map(str, list(files.values())[:3])) or 'none'}"
+        )
+    return functools.partial(_check, model, known, expected, category_ids)
+
+
+def _check(
+    model: Detector,
+    files: Mapping[str, int | str],
+    expected: Mapping[int | str, Sequence[Row]],
+    category_ids: Sequence[int] | None,
+) -> int:
+    from fpg_zoo.evaluation.agreement import compare
+
+    agreements = list(compare(model, files, expected, category_ids))
+    for one in agreements:
+        if not one.agrees:
+            print_line(f"image {one.image_id}: {one.matched} of {one.expected} agree, {one.found} found")
+    matched, total = sum(one.matched for one in agreements), sum(one.expected for one in agreements)
+    agreeing = sum(one.agrees for one in agreements)
+    print_line(f"{matched} of {total} detections agree, in {agreeing} of {len(agreements)} images")
+    return DONE if agreeing == len(agreements) else INCOMPLETE
 
 
 def _push(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ made of values that describe no detector.
 
 from fpg_zoo.config.backbones import BACKBONE_STAGES, BackboneConfig, ResNetConfig, TimmConfig
 from fpg_zoo.config.detectors import DetectorConfig, PreprocessConfig, RetinaNetConfig, TwoStageConfig
-from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, MaskHeadConfig, RetinaHeadConfig, RPNConfig
+from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, MaskHeadConfig, RetinaHeadConfig, RPNConfig, SoftNMSConfig
 from fpg_zoo.config.necks import (
     Direction,
     FPGConfig,
@@ -38,6 +38,7 @@ __all__ = [
     "ResNetConfig",
     "RetinaHeadConfig",
     "RetinaNetConfig",
+    "SoftNMSConfig",
     "TimmConfig",
     "TwoStageConfig",
     "triangle_grid",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from fpg_zoo.config.backbones import BackboneConfig
 from fpg_zoo.config.heads import AnchorConfig, BoxHeadConfig, DenseHeadConfig, MaskHeadConfig, RPNConfig
@@ -27,14 +27,22 @@ class PreprocessConfig:
 
     Attributes:
         longest_side: an image is scaled so that its longest side has this many pixels.
-        mean, std: per RGB channel, on the 0..255 scale.
+        mean, std: per channel in `channel_order`, on the 0..255 scale.
         pad_divisor: height and width are zero-padded right and bottom to a multiple of this.
+        shortest_side: an image is scaled less where its shortest side would have more pixels than this; None for no
+            limit.
+        fixed_size: (height, width) in pixels that every image is stretched to, in place of scaling. Training scales
+            all the same.
+        channel_order: of the network's input.
     """
 
     longest_side: Count = 640
     mean: tuple[Number, Number, Number] = (123.675, 116.28, 103.53)
     std: tuple[AboveZero, AboveZero, AboveZero] = (58.395, 57.12, 57.375)
     pad_divisor: Count = 64
+    shortest_side: Count | None = None
+    fixed_size: tuple[Count, Count] | None = None
+    channel_order: Literal["RGB", "BGR"] = "RGB"
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from fpg_zoo.config.validation import (
     MAX_REPEATS,
@@ -49,8 +49,37 @@ class RPNConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SoftNMSConfig:
+    """Soft-NMS (Bodla et al., arXiv 1704.04503): overlapping boxes lose score, where plain NMS drops them.
+
+    Attributes:
+        method: `linear` multiplies scores by 1 - IoU from the IoU threshold on; `gaussian` by exp(-IoU^2 / `sigma`).
+        sigma: of `gaussian`.
+        min_score: a box whose score falls below it is dropped, 0..1.
+    """
+
+    method: Literal["linear", "gaussian"] = "linear"
+    sigma: AboveZero = 0.5
+    min_score: Fraction = 0.001
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BoxHeadConfig:
-    """Box classification and regression on pooled RoIs, and the choice of detections."""
+    """Box classification and regression on pooled RoIs, and the choice of detections.
+
+    Attributes:
+        width: of the two hidden layers.
+        pool: cells along each side that RoIs are pooled to.
+        delta_std: deltas are multiplied by these.
+        score_threshold: the least score of a detection, 0..1.
+        nms_iou: IoU over which NMS drops the worse of two boxes of a class, 0..1.
+        detections: at most so many of each image.
+        soft_nms: in place of plain NMS; `nms_iou` is then the threshold of `linear`.
+        class_agnostic_nms: boxes of different classes suppress each other, too.
+    """
 
     width: Count = 1024
     pool: Repeats = 7
@@ -58,6 +87,8 @@ class BoxHeadConfig:
     score_threshold: Fraction = 0.05
     nms_iou: Fraction = 0.5
     detections: Count = 100
+    soft_nms: SoftNMSConfig | None = None
+    class_agnostic_nms: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -98,10 +129,25 @@ class DenseHeadConfig(Protocol):
     def detections(self) -> int:
         """At most so many of each image."""
 
+    @property
+    def soft_nms(self) -> SoftNMSConfig | None:
+        """In place of plain NMS."""
+
+    @property
+    def class_agnostic_nms(self) -> bool:
+        """Boxes of different classes suppress each other, too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetinaHeadConfig:
-    """RetinaNet head, tower convolutions shared over the levels and BatchNorms per level (RetinaSepBN)."""
+    """RetinaNet head, tower convolutions shared over the levels and BatchNorms per level (RetinaSepBN).
+
+    Attributes:
+        anchors: of each level.
+        width, depth: channels and convolutions of each tower.
+        candidates_per_level: at most so many pairs of anchor and class of each level go into NMS.
+        score_threshold, nms_iou, detections, soft_nms, class_agnostic_nms: as of `BoxHeadConfig`.
+    """
 
     anchors: AnchorConfig
     width: Count = 256
@@ -110,6 +156,8 @@ class RetinaHeadConfig:
     candidates_per_level: Count = 1000
     nms_iou: Fraction = 0.5
     detections: Count = 100
+    soft_nms: SoftNMSConfig | None = None
+    class_agnostic_nms: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -17,6 +17,7 @@ from fpg_zoo.config.heads import (
     MaskHeadConfig,
     RetinaHeadConfig,
     RPNConfig,
+    SoftNMSConfig,
 )
 from fpg_zoo.config.necks import FPGConfig, FPGGrid, FPNConfig, NASFPNConfig, NeckConfig
 from fpg_zoo.errors import ConfigError
@@ -35,6 +36,7 @@ _TYPES: dict[str, type] = {
     "FPGConfig": FPGConfig,
     "AnchorConfig": AnchorConfig,
     "RPNConfig": RPNConfig,
+    "SoftNMSConfig": SoftNMSConfig,
     "BoxHeadConfig": BoxHeadConfig,
     "MaskHeadConfig": MaskHeadConfig,
     "RetinaHeadConfig": RetinaHeadConfig,
@@ -52,7 +54,13 @@ _PARTS: dict[Any, list[type]] = {
 _NECK_KEYS = {"start_level": "start", "out_channels": "width"}
 _KEYS: dict[type, dict[str, str]] = dict.fromkeys((FPNConfig, FPGConfig, NASFPNConfig), _NECK_KEYS)
 # Fields that came later: files have them only where they differ from the default, so that older versions read the rest.
-_LATER: dict[type, tuple[str, ...]] = {ResNetConfig: ("groups", "width_per_group"), NASFPNConfig: ("start_level",)}
+_LATER: dict[type, tuple[str, ...]] = {
+    ResNetConfig: ("groups", "width_per_group"),
+    NASFPNConfig: ("start_level",),
+    PreprocessConfig: ("shortest_side", "fixed_size", "channel_order"),
+    BoxHeadConfig: ("soft_nms", "class_agnostic_nms"),
+    RetinaHeadConfig: ("soft_nms", "class_agnostic_nms"),
+}
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
 _INT64 = 2**63
 

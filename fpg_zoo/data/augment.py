@@ -17,7 +17,7 @@ from fpg_zoo.config.validation import AboveZero, Count, Fraction, check_fields
 from fpg_zoo.data.dataset import Dataset, ImageInfo, Sample
 from fpg_zoo.data.masks import Mask, Polygons, RunLengths, decode, rasterize
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.modeling.preprocess import resized_size
+from fpg_zoo.modeling.preprocess import scaled_size
 from fpg_zoo.structures.boxes import clip, has_area
 
 # Views of one image that are tried where the crop must hold an object, and images then tried. With the recipe's
@@ -70,7 +70,7 @@ def draw_crop(size: tuple[int, int], config: AugmentConfig, generator: np.random
     """A random view of an image of `size` (height, width): the factor and the place of the crop are uniform."""
     least, greatest = config.factors
     longest_side = max(int(config.longest_side * generator.uniform(least, greatest)), 1)
-    resized = resized_size(*size, longest_side)
+    resized = scaled_size(*size, longest_side / max(size))
     height, width = (min(side, config.crop) for side in resized)
     top, left = (
         int(generator.integers(0, whole - part + 1)) for whole, part in zip(resized, (height, width), strict=True)

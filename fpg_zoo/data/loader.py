@@ -168,7 +168,7 @@ def evaluation_batches(
     left_out: set[int] = set()
     for index in range(len(dataset)):
         info = dataset.image_info(index)
-        size = resized_size(*info.size, preprocessing.longest_side)
+        size = resized_size(*info.size, preprocessing)
         groups.setdefault(padded_size(*size, preprocessing.pad_divisor), []).append(index)
         if info.image_id in done:
             left_out.add(index)
@@ -256,7 +256,7 @@ class _ReadEvaluationBatch:
         resized = []
         for sample in loaded:
             height, width = sample.image.shape[-2:]
-            resized.append(resize(sample.image, resized_size(height, width, self._config.longest_side)))
+            resized.append(resize(sample.image, resized_size(height, width, self._config)))
         height, width = (max(image.shape[axis] for image in resized) for axis in (-2, -1))
         images, sizes = _padded(resized, padded_size(height, width, self._config.pad_divisor))
         return EvaluationBatch(images, sizes, [info.size for info in infos], [info.image_id for info in infos])

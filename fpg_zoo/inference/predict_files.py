@@ -82,7 +82,7 @@ def predict_files(
     target_device = usable_device(device)
     model = create_model(**model_arguments, device=target_device)
     predictor, summary, rows = Predictor(model), Summary(), []
-    ids, targets = _image_ids(files), _targets(files, output) if output else {}
+    ids, targets = image_ids_of(files), _targets(files, output) if output else {}
     with tqdm(total=len(files), unit="image", disable=not on_terminal()) as bar:
         for file, coming in zip(files, prefetch(read_image, files), strict=True):
             try:
@@ -143,7 +143,8 @@ def _stem(file: str) -> str:
     return stem or "image"
 
 
-def _image_ids(files: Sequence[str]) -> dict[str, int | str]:
+def image_ids_of(files: Sequence[str]) -> dict[str, int | str]:
+    """The id of each image: its file's name if that is a number, as COCO's are, else its path as given."""
     stems = {file: _stem(file) for file in files}
     numbers = {file: int(stem) for file, stem in stems.items() if stem.isdecimal() and len(stem) < _MOST_DIGITS}
     times = collections.Counter(numbers.values())

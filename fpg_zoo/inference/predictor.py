@@ -101,7 +101,7 @@ class Predictor:
         config = self.model.config.preprocess
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
-            size = resized_size(image.height, image.width, config.longest_side)
+            size = resized_size(image.height, image.width, config)
             groups.setdefault(padded_size(*size, config.pad_divisor), []).append(index)
         by_index: dict[int, Detections] = {}
         for members in groups.values():

@@ -26,7 +26,7 @@ def count_flops(config: DetectorConfig, size: tuple[int, int] | None = None) -> 
     Raises:
         ConfigError: a part is not registered.
     """
-    resized = resized_size(*(size or (1, 1)), config.preprocess.longest_side)
+    resized = resized_size(*(size or (1, 1)), config.preprocess)
     height, width = padded_size(*resized, config.preprocess.pad_divisor)
     model = build_on_meta(config, "custom")
     with FlopCounterMode(display=False) as counter:

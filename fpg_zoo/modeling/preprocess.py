@@ -16,9 +16,18 @@ from fpg_zoo.config import PreprocessConfig
 _UNIT = 2048  # a weight of 1 in the fixed-point arithmetic of `resize`
 
 
-def resized_size(height: int, width: int, longest_side: int) -> tuple[int, int]:
-    """(height, width) after scaling so that the longest side is `longest_side`; at least one pixel each."""
-    scale = longest_side / max(height, width)
+def resized_size(height: int, width: int, config: PreprocessConfig) -> tuple[int, int]:
+    """(height, width) that an image of this size is resized to; at least one pixel each."""
+    if config.fixed_size is not None:
+        return config.fixed_size
+    scale = config.longest_side / max(height, width)
+    if config.shortest_side is not None:
+        scale = min(scale, config.shortest_side / min(height, width))
+    return scaled_size(height, width, scale)
+
+
+def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """(height, width) times a factor, rounded; at least one pixel each."""
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
@@ -75,7 +84,9 @@ def _weights(fraction: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def normalize(image: Tensor, config: PreprocessConfig) -> Tensor:
-    """(3, H, W) uint8 RGB to float32 of about zero mean and unit variance per channel."""
+    """(3, H, W) uint8 RGB to float32 of about zero mean and unit variance per channel, in the config's order."""
+    if config.channel_order == "BGR":
+        image = image.flip(0)
     mean, std = (
         torch.tensor(values, dtype=torch.float32, device=image.device)[:, None, None]
         for values in (config.mean, config.std)
@@ -94,7 +105,7 @@ def preprocess(images: Sequence[Tensor], config: PreprocessConfig) -> tuple[Tens
         The batch (N, 3, H, W) float32, H and W the smallest multiples of `pad_divisor` that hold every image, zero
         beyond each; and each image's resized (height, width).
     """
-    sizes = [resized_size(image.shape[-2], image.shape[-1], config.longest_side) for image in images]
+    sizes = [resized_size(image.shape[-2], image.shape[-1], config) for image in images]
     height, width = padded_size(max(size[0] for size in sizes), max(size[1] for size in sizes), config.pad_divisor)
     batch = torch.zeros(len(images), 3, height, width, dtype=torch.float32, device=images[0].device)
     for index, (image, size) in enumerate(zip(images, sizes, strict=True)):

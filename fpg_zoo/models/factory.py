@@ -176,6 +176,7 @@ def create_model(
     backbone_checkpoint: str | Path | None = None,
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
+    ignore_settings: bool = False,
     device: torch.device | str = "cpu",
 ) -> Detector:
     """A detector in eval mode.
@@ -202,6 +203,8 @@ def create_model(
         num_classes: number of classes without background. Where it is not the checkpoint's, all layers but those that
             depend on it are loaded, and a warning names the ones that were not. The classes are then numbered.
         class_names: the classes' names, in order of the heads; their number counts as `num_classes`.
+        ignore_settings: a checkpoint of mmdetection's carries the settings that it was tested with, which become the
+            model's. Where one cannot be had, name it in a warning and go on without it.
         device: where to put the model.
 
     Raises:
@@ -220,7 +223,7 @@ def create_model(
     _check_sources(name, pretrained, checkpoint, backbone, config, pretrained_backbone, backbone_checkpoint)
     if (name is None and config is None) or elsewhere:
         path = _folder_of(str(name)) if checkpoint is None else Path(os.path.expanduser(checkpoint))
-        source = open_source(path, None, named=class_names is not None)
+        source = open_source(path, None, named=class_names is not None, ignore_settings=ignore_settings)
     else:
         if config is None:
             row, tag = find_architecture(str(name), backbone)
@@ -233,7 +236,7 @@ def create_model(
                     f"{quoted(name)} names a published checkpoint and checkpoint= another one: leave the tag out"
                 )
             path = Path(os.path.expanduser(checkpoint))
-            source = open_source(path, known, named=class_names is not None)
+            source = open_source(path, known, named=class_names is not None, ignore_settings=ignore_settings)
         elif pretrained or tag:
             if pretrained_backbone or backbone_checkpoint is not None:
                 raise ConfigError(

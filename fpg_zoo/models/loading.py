@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import functools
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from fpg_zoo.checkpoints.mmdet_convert import (
 )
 from fpg_zoo.checkpoints.mmdet_files import Checkpoint, read_checkpoint
 from fpg_zoo.checkpoints.mmdet_names import reference_names
+from fpg_zoo.checkpoints.mmdet_settings import inference_settings_of, read_config_text, with_inference_settings
 from fpg_zoo.checkpoints.plain_names import with_plain_names
 from fpg_zoo.checkpoints.safetensors_files import WeightsFile, metadata_of, read_folder, write_safetensors
 from fpg_zoo.checkpoints.tensor_memory import with_own_memory
@@ -70,16 +72,18 @@ class Named(NamedTuple):
     config: DetectorConfig
 
 
-def open_source(path: Path, architecture: Named | None, *, named: bool) -> Source:
+def open_source(path: Path, architecture: Named | None, *, named: bool, ignore_settings: bool = False) -> Source:
     """What a file or folder of ours, or anybody's file of tensors under our names or the reference's, holds.
 
     Args:
         path: the file or folder.
         architecture: the one it must be of; None for whatever it is.
         named: the user gives class names, so that the file's do not matter.
+        ignore_settings: of testing in a file of mmdetection's: name those that cannot be had in a warning, and go on.
 
     Raises:
-        CheckpointError: it cannot be read, is of another architecture, or contradicts itself.
+        CheckpointError: it cannot be read, is of another architecture, contradicts itself, or has settings of testing
+            that cannot be had.
     """
     if os.path.isdir(path):
         return _open_described(path, *read_folder(path), architecture)
@@ -100,7 +104,8 @@ def open_source(path: Path, architecture: Named | None, *, named: bool) -> Sourc
     with _naming(path):
         content = read_checkpoint(path)
         source = _open_bare(path, architecture, content.state_dict, lambda: content.state_dict)
-        return source if named else dataclasses.replace(source, config=_with_meta_classes(source.config, content))
+        config = source.config if named else _with_meta_classes(source.config, content)
+        return dataclasses.replace(source, config=_with_meta_settings(config, content, ignore_settings))
 
 
 def _open_described(
@@ -148,6 +153,27 @@ def _with_meta_classes(config: DetectorConfig, content: Checkpoint) -> DetectorC
     except (CheckpointError, ConfigError) as error:
         reason = str(error).removesuffix("; pass class_names")
         raise CheckpointError(f"its meta's class names cannot be used ({reason}): pass class_names, {remedy}") from None
+
+
+def _with_meta_settings(config: DetectorConfig, content: Checkpoint, ignore: bool) -> DetectorConfig:
+    """The config with the settings of testing that the file tells, if it tells any."""
+    try:
+        told = read_config_text(content.meta)
+        if told is None:
+            return config
+        settings = inference_settings_of(told)
+        unsupported = settings.unsupported
+        changed = with_inference_settings(config, settings)
+    except (CheckpointError, ConfigError) as error:
+        changed, unsupported = config, [str(error)]
+    if unsupported and not ignore:
+        raise CheckpointError(
+            f"it was tested with settings that the zoo has not, and would detect otherwise: {'; '.join(unsupported)}. "
+            "Go on without them by ignore_settings=True, --ignore-settings of the command"
+        )
+    if unsupported:
+        warnings.warn(f"settings of the checkpoint that are left out: {'; '.join(unsupported)}", stacklevel=4)
+    return changed
 
 
 @contextlib.contextmanager

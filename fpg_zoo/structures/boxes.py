@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import box_iou, nms
 
 # exp() of a predicted log-size beyond this would blow a 16-pixel anchor up past 1000 pixels, or shrink it likewise.
 MAX_LOG_SCALE = abs(math.log(16 / 1000))
@@ -95,3 +96,49 @@ def nms_within(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, most: 
         taken *= 4
     kept = nms(apart, scores, iou)
     return kept[:most]
+
+
+def soft_nms_within(
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    *,
+    iou: float,
+    method: Literal["linear", "gaussian"],
+    sigma: float,
+    min_score: float,
+    most: int,
+) -> tuple[Tensor, Tensor]:
+    """Soft-NMS (Bodla et al., arXiv 1704.04503) among boxes of the same group.
+
+    The best box is taken and the scores of those that overlap it are lowered, as often as boxes are wanted.
+
+    Args:
+        boxes: (K, 4) xyxy, coordinates >= 0.
+        scores: (K,).
+        groups: (K,) int64.
+        iou: the IoU from which on `linear` lowers a score.
+        method, sigma, min_score: as of `fpg_zoo.config.SoftNMSConfig`.
+        most: how many are wanted.
+
+    Returns:
+        (M,) int64 indices in the order in which they were taken, at most `most`, and their lowered scores (M,).
+    """
+    if boxes.numel() == 0:
+        return groups.new_zeros(0), scores
+    apart, left, places = moved_apart(boxes, groups), scores.clone(), torch.arange(len(boxes), device=boxes.device)
+    taken: list[Tensor] = []
+    values: list[Tensor] = []
+    while len(taken) < most and len(places):
+        best = left.argmax()
+        taken.append(places[best])
+        values.append(left[best])
+        overlap = box_iou(apart[best][None], apart)[0]
+        if method == "linear":
+            lowered = left * torch.where(overlap >= iou, 1 - overlap, 1.0)
+        else:
+            lowered = left * torch.exp(-(overlap**2) / sigma)
+        stays = lowered >= min_score
+        stays[best] = False
+        apart, left, places = apart[stays], lowered[stays], places[stays]
+    return torch.stack(taken), torch.stack(values)

@@ -13,10 +13,11 @@ from fpg_zoo.checkpoints import mmdet_names
 from fpg_zoo.config import RetinaHeadConfig
 from fpg_zoo.config.heads import DenseHeadConfig
 from fpg_zoo.modeling.heads.anchors import anchors_like, per_anchor
+from fpg_zoo.modeling.heads.suppression import suppress
 from fpg_zoo.modeling.layers import init_normal
 from fpg_zoo.modeling.parts import DenseHead
 from fpg_zoo.structures import Instances
-from fpg_zoo.structures.boxes import best_first, clip, decode, has_area, nms_within
+from fpg_zoo.structures.boxes import best_first, clip, decode, has_area
 
 PRIOR = 0.01  # what every anchor's class scores start from, so that background does not swamp the first steps
 
@@ -92,7 +93,7 @@ class DenseSelection:
         Returns:
             Each image's instances, best first, at most `config.detections`, without mask maps. Boxes are float32 in
             pixels of the padded batch, within the image's size there: 0 <= x1 < x2 <= width, 0 <= y1 < y2 <= height.
-            Scores are over `config.score_threshold`, to 1; labels 0..C - 1.
+            Scores are over `config.score_threshold`, to 1, if soft-NMS did not lower them; labels 0..C - 1.
         """
         anchors = anchors_like(logits, self.config.anchors)
         classes = [per_anchor(x, self.num_classes) for x in logits]
@@ -109,9 +110,7 @@ class DenseSelection:
         score, label, delta, anchor = (torch.cat(parts) for parts in zip(*levels, strict=True))
         boxes = clip(decode(anchor, delta), size)
         valid = has_area(boxes)
-        boxes, score, label = boxes[valid], score[valid], label[valid]
-        keep = nms_within(boxes, score, label, self.config.nms_iou, self.config.detections)
-        return Instances(boxes=boxes[keep], scores=score[keep], labels=label[keep])
+        return suppress(boxes[valid], score[valid], label[valid], self.config)
 
     def _candidates(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Scores, labels, deltas and anchors of a level's best pairs of anchor and class, best first."""

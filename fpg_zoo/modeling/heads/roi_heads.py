@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from fpg_zoo.checkpoints import mmdet_names
 from fpg_zoo.config import BoxHeadConfig, MaskHeadConfig
 from fpg_zoo.modeling.heads.roi_align import MultiLevelRoIAlign
+from fpg_zoo.modeling.heads.suppression import suppress
 from fpg_zoo.modeling.layers import ConvNorm, init_kaiming, init_normal
 from fpg_zoo.modeling.parts import Part
 from fpg_zoo.structures import Instances
-from fpg_zoo.structures.boxes import clip, decode, nms_within
+from fpg_zoo.structures.boxes import clip, decode
 
 
 class BoxHead(Part):
@@ -81,7 +82,7 @@ class BoxSelection:
         Returns:
             Each image's instances, best first, at most `config.detections`, without mask maps. Boxes are float32 in
             pixels of the padded batch, within the image's size there: 0 <= x1 <= x2 <= width, 0 <= y1 <= y2 <= height.
-            Scores are over `config.score_threshold`, to 1; labels 0..C - 1.
+            Scores are over `config.score_threshold`, to 1, if soft-NMS did not lower them; labels 0..C - 1.
         """
         counts = [len(boxes) for boxes in proposals]
         scores = torch.split(logits.float().softmax(dim=-1)[:, :-1], counts)
@@ -92,8 +93,7 @@ class BoxSelection:
         region, label = (scores > self.config.score_threshold).nonzero(as_tuple=True)
         candidates = scores[region, label]
         boxes = clip(decode(proposals[region], deltas[region, label], self.config.delta_std), size)
-        keep = nms_within(boxes, candidates, label, self.config.nms_iou, self.config.detections)
-        return Instances(boxes=boxes[keep], scores=candidates[keep], labels=label[keep])
+        return suppress(boxes, candidates, label, self.config)
 
 
 class MaskHead(Part):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from fpg_zoo.config import DetectorConfig, FPGConfig, TimmConfig
+from fpg_zoo.config import DetectorConfig, FPGConfig, PreprocessConfig, TimmConfig
 from fpg_zoo.config.catalog import ARCHITECTURES
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
@@ -228,11 +228,18 @@ def _facts(model: Detector) -> str:
     return (
         "## What it is\n\n"
         f"- Parameters: {parameters:,}\n"
-        f"- Input: RGB, scaled so that the longest side has {before.longest_side} pixels, less the mean ({mean}), over "
-        f"the standard deviation ({std}), padded with zeros to multiples of {before.pad_divisor}; "
+        f"- Input: {before.channel_order}, {_scaling(before)}, less the mean ({mean}), over the standard "
+        f"deviation ({std}), padded with zeros to multiples of {before.pad_divisor}; "
         "`fpg_zoo.Predictor` does it\n"
         f"- Classes: {len(names):,}: {listed}{more}"
     )
+
+
+def _scaling(config: PreprocessConfig) -> str:
+    if config.fixed_size is not None:
+        return f"stretched to {config.fixed_size[1]} x {config.fixed_size[0]} pixels"
+    limit = "" if config.shortest_side is None else f" and the shortest at most {config.shortest_side}"
+    return f"scaled so that the longest side has {'at most ' if limit else ''}{config.longest_side} pixels{limit}"
 
 
 def _metrics_table(config: DetectorConfig, published: Published | None, measured: Mapping[str, float]) -> str:
