@@ -44,12 +44,14 @@ class InferenceSettings:
     Attributes:
         preprocess, selection: fields of `PreprocessConfig` and of the head that chooses detections.
         proposals: fields of `RPNConfig`.
+        anchors: fields of `AnchorConfig`.
         unsupported: what this package cannot do, each in words with its value.
     """
 
     preprocess: dict[str, Any] = field(default_factory=dict)
     selection: dict[str, Any] = field(default_factory=dict)
     proposals: dict[str, Any] = field(default_factory=dict)
+    anchors: dict[str, Any] = field(default_factory=dict)
     unsupported: list[str] = field(default_factory=list)
 
 
@@ -124,6 +126,7 @@ def inference_settings_of(content: Mapping[str, Any]) -> InferenceSettings:
     settings = InferenceSettings()
     model = _dict(content.get("model"))
     _read_pipeline(content, model, settings)
+    _read_parts(model, settings)
     test = _dict(model.get("test_cfg"))
     rcnn = test.get("rcnn")
     _read_selection(_dict(rcnn) if isinstance(rcnn, dict) else test, settings, dense=not isinstance(rcnn, dict))
@@ -140,13 +143,15 @@ def with_inference_settings(config: DetectorConfig, settings: InferenceSettings)
     """
     preprocess = dataclasses.replace(config.preprocess, **settings.preprocess)
     if isinstance(config, TwoStageConfig):
+        anchors = dataclasses.replace(config.rpn.anchors, **settings.anchors)
         return dataclasses.replace(
             config,
             preprocess=preprocess,
             box=dataclasses.replace(config.box, **settings.selection),
-            rpn=dataclasses.replace(config.rpn, **settings.proposals),
+            rpn=dataclasses.replace(config.rpn, anchors=anchors, **settings.proposals),
         )
-    head = dataclasses.replace(config.head, **settings.selection)  # type: ignore[type-var]
+    anchors = dataclasses.replace(config.head.anchors, **settings.anchors)
+    head = dataclasses.replace(config.head, anchors=anchors, **settings.selection)  # type: ignore[type-var]
     return dataclasses.replace(config, preprocess=preprocess, head=head)
 
 
@@ -181,6 +186,78 @@ _SETTINGS = {
 
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+# Of a backbone, what no tensor tells, and what ours has.
+_BACKBONE = {
+    "style": "pytorch",
+    "deep_stem": False,
+    "avg_down": False,
+    "dcn": None,
+    "plugins": None,
+    "conv_cfg": None,
+    "strides": [1, 2, 2, 2],
+    "dilations": [1, 1, 1, 1],
+    "out_indices": [0, 1, 2, 3],
+}
+_EPSILON = 1e-5  # of a BatchNorm
+
+
+def _read_parts(model: dict[str, Any], settings: InferenceSettings) -> None:
+    """What the parts compute and no tensor tells: anchors, deltas, where strides sit, BatchNorms, RoIAlign."""
+    backbone, rois = _dict(model.get("backbone")), _dict(model.get("roi_head"))
+    boxes = _dict(rois.get("bbox_head"))
+    for key, usual in _BACKBONE.items():
+        if backbone.get(key, usual) != usual:
+            settings.unsupported.append(f"backbone.{key}={quoted(backbone[key])}")
+    parts = {"backbone": backbone, "neck": _dict(model.get("neck")), "bbox_head": _dict(model.get("bbox_head"))}
+    for name, part in parts.items():
+        epsilon = _dict(part.get("norm_cfg")).get("eps", _EPSILON)
+        if epsilon != _EPSILON:
+            settings.unsupported.append(f"{name}.norm_cfg.eps={quoted(epsilon)}")
+    for name in ("bbox_roi_extractor", "mask_roi_extractor"):
+        extractor = _dict(rois.get(name))
+        layer = _dict(extractor.get("roi_layer"))
+        for key, value, usual in (
+            ("type", layer.get("type"), "RoIAlign"),
+            ("sampling_ratio", layer.get("sampling_ratio"), 0),
+            ("aligned", layer.get("aligned"), True),
+            ("finest_scale", extractor.get("finest_scale"), 56),
+        ):
+            if value not in (None, usual):
+                settings.unsupported.append(f"{name}.{key}={quoted(value)}")
+    first = _dict(model.get("rpn_head")) or parts["bbox_head"]
+    _read_anchors(_dict(first.get("anchor_generator")), settings)
+    for head, name in ((first, "rpn_head" if rois else "bbox_head"), (boxes, "roi_head.bbox_head")):
+        coder = _dict(head.get("bbox_coder"))
+        means, stds = coder.get("target_means"), coder.get("target_stds")
+        if means is not None and means != [0, 0, 0, 0]:
+            settings.unsupported.append(f"{name}.bbox_coder.target_means={quoted(means)}")
+        if stds is not None and head is boxes:
+            settings.selection["delta_std"] = tuple(stds) if isinstance(stds, list) else stds
+        elif stds is not None and stds != [1, 1, 1, 1]:
+            settings.unsupported.append(f"{name}.bbox_coder.target_stds={quoted(stds)}")
+
+
+def _read_anchors(generator: dict[str, Any], settings: InferenceSettings) -> None:
+    if not generator:
+        return
+    base, octaves = generator.get("octave_base_scale"), generator.get("scales_per_octave")
+    scales = generator.get("scales")
+    if scales is None and isinstance(base, (int, float)) and type(octaves) is int and 0 < octaves < 100:
+        scales = [base * 2 ** (step / octaves) for step in range(octaves)]
+    strides = generator.get("strides")
+    values = {"scales": scales, "ratios": generator.get("ratios"), "strides": strides}
+    for key, value in values.items():
+        if value is None:
+            continue
+        if not isinstance(value, list) or not all(type(one) in (int, float) for one in value):
+            settings.unsupported.append(f"anchor_generator.{key}={quoted(value)}")
+            continue
+        settings.anchors[key] = tuple(value) if key == "strides" else tuple(map(float, value))
+    for key, usual in (("center_offset", 0), ("base_sizes", None), ("scale_major", True), ("centers", None)):
+        if generator.get(key, usual) != usual:
+            settings.unsupported.append(f"anchor_generator.{key}={quoted(generator[key])}")
 
 
 def _read_pipeline(content: Mapping[str, Any], model: dict[str, Any], settings: InferenceSettings) -> None:

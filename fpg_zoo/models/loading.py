@@ -33,6 +33,7 @@ from fpg_zoo.checkpoints.mmdet_convert import (
 from fpg_zoo.checkpoints.mmdet_files import Checkpoint, read_checkpoint
 from fpg_zoo.checkpoints.mmdet_names import reference_names
 from fpg_zoo.checkpoints.mmdet_settings import inference_settings_of, read_config_text, with_inference_settings
+from fpg_zoo.checkpoints.mmdet_variants import variant_of
 from fpg_zoo.checkpoints.plain_names import with_plain_names
 from fpg_zoo.checkpoints.safetensors_files import WeightsFile, metadata_of, read_folder, write_safetensors
 from fpg_zoo.checkpoints.tensor_memory import with_own_memory
@@ -133,13 +134,38 @@ def _open_bare(
         forms: by the names in the file, as of `Source`.
         read: gives the tensors, by those names.
     """
-    if architecture is None:
-        known = architecture_of(forms)
-        architecture = Named(known, ARCHITECTURES[known].build_config())
-    name, config = architecture
+    name, config = architecture or _recognized(forms)
     names = names_in(forms.keys(), names_or_ours(config))
     ours = {name: forms[first] for name, (first, *_) in names.items()}
     return Source(path, fitted_to(config, ours), name, ours, lambda: under_our_names(read(), names))
+
+
+def _recognized(forms: Mapping[str, Tensor]) -> Named:
+    """The architecture of the catalog, or the variant of one, that a state dict belongs to.
+
+    Raises:
+        CheckpointError: as of `architecture_of`.
+    """
+    try:
+        name = architecture_of(forms)
+    except CheckpointError:
+        variant = variant_of(forms)
+        if variant is None or not _has_forms(*variant, forms):
+            raise
+        return Named(*variant)
+    return Named(name, ARCHITECTURES[name].build_config())
+
+
+def _has_forms(name: str, config: DetectorConfig, forms: Mapping[str, Tensor]) -> bool:
+    """Whether tensors under the reference's names are those of a detector, all of them and no others."""
+    try:
+        names = names_of(config)
+    except (CheckpointError, ConfigError):
+        return False
+    if all_names(names) != forms.keys():
+        return False
+    expected = build_on_meta(config, name).state_dict()
+    return not shape_differences(expected, {ours: forms[first] for ours, (first, *_) in names.items()})
 
 
 def _with_meta_classes(config: DetectorConfig, content: Checkpoint) -> DetectorConfig:
