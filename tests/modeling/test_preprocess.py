@@ -43,12 +43,12 @@ def _random(height: int, width: int) -> Tensor:
 def test_longest_side_is_scaled_to_the_wanted_one(
     size: tuple[int, int], longest_side: int, expected: tuple[int, int]
 ) -> None:
-    assert resized_size(*size, longest_side) == expected
+    assert resized_size(*size, PreprocessConfig(longest_side=longest_side)) == expected
 
 
 def test_longest_side_is_exact_for_every_picture() -> None:
     for side in range(1, 3000):
-        height, width = resized_size(side, max(side // 2, 1), 640)
+        height, width = resized_size(side, max(side // 2, 1), PreprocessConfig())
         assert height == 640
         assert abs(width - 640 * max(side // 2, 1) / side) <= 0.5 + 1e-9
 
