@@ -24,6 +24,7 @@ from fpg_zoo.config import (
     FPGConfig,
     FPNConfig,
     NASFPNConfig,
+    PreprocessConfig,
     RetinaNetConfig,
     triangle_grid,
 )
@@ -92,7 +93,7 @@ def fpg(pathways: int, width: int) -> dict[str, Any]:
         (RETINA, {"neck": NASFPNConfig(stacks=3, out_channels=384)}, "retinanet_resnet50_nasfpn3_chn384"),
         (
             RETINA,
-            {"neck": FPNConfig(start_level=1, out_channels=64, extra_levels="conv")},
+            {"neck": FPNConfig(start_level=1, out_channels=64, extra_levels="conv"), "preprocess": PreprocessConfig()},
             "retinanet_resnet50_fpn_chn64",
         ),
         (RETINA, {"backbone": RESNETS["wide_resnet50_2"]}, "retinanet_wide_resnet50_2_fpg"),
