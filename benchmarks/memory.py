@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from harness.measure import write
-from harness.models import whose
+from harness.models import config_of, is_own, whose
 from harness.options import named, parsed, parser_of, write_rows
 from harness.tensor_memory import Ledger
 from inference_memory import UNITS, rows_of
@@ -59,7 +59,7 @@ def step(model: Detector, images: int, *, bf16: bool) -> None:
 
 def variants(name: str) -> dict[str, DetectorConfig]:
     """An architecture's configs by what to call them; of the row that circulates with two widths of towers, both."""
-    config = fpg_zoo.model_info(name).config
+    config = config_of(name)
     if name != TWO_WIDTHS or not isinstance(config, RetinaNetConfig):
         return {name: config}
     assert isinstance(config.head, RetinaHeadConfig)
@@ -122,7 +122,7 @@ def training(patterns: Sequence[str]) -> Path:
     """Measure, predict and record training."""
     rows: list[dict[str, Any]] = []
     for name in named(patterns):
-        checkpoints = fpg_zoo.model_info(name).checkpoints
+        checkpoints = () if is_own(name) else fpg_zoo.model_info(name).checkpoints
         published = checkpoints[0].memory_gb if checkpoints else None
         for label, config in variants(name).items():
             rows.append(row(label, config, published))

@@ -15,16 +15,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 import fpg_zoo
+from fpg_zoo.config import DetectorConfig
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import DownloadError
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
 from fpg_zoo.modeling.preprocess import preprocess
 from fpg_zoo.models.factory import published
 from fpg_zoo.models.loading import fetch
+from fpg_zoo.models.names import HUB, LOCAL
 from fpg_zoo.weights.manifest import load_manifest
 
 SEED = 0
-RANDOM = "random"
+RANDOM, SAVED = "random", "saved"
 JPEG_QUALITY = 95
 # Pairs of RoI and class that pass the threshold of scores, over a batch's images each. Trained detectors have some
 # hundreds of them, of which 100 are detected; an untrained one has none, and nothing to select or to paste.
@@ -39,9 +41,25 @@ FORMS: dict[str, Callable[[Detector], Detector]] = {
 }
 
 
+def is_own(name: str) -> bool:
+    """Whether a name is none of the catalog's, but `local-dir:`, `hf-hub:` or a config file."""
+    return name.startswith((LOCAL, HUB)) or is_config_file(name)
+
+
+def is_config_file(name: str) -> bool:
+    """Whether a name is that of a TOML or JSON file."""
+    return Path(name).suffix.lower() in (".toml", ".json")
+
+
+def config_of(name: str) -> DetectorConfig:
+    """The config of what `named` gives."""
+    info = fpg_zoo.model_info(config=name) if is_config_file(name) else fpg_zoo.model_info(name)
+    return info.config
+
+
 def side_of(name: str) -> int:
     """The side in pixels of the square input that a model is measured on: 640, or less for the nano ones."""
-    return fpg_zoo.model_info(name).config.preprocess.longest_side
+    return config_of(name).preprocess.longest_side
 
 
 def noise_images(side: int, count: int) -> list[Tensor]:
@@ -52,7 +70,7 @@ def noise_images(side: int, count: int) -> list[Tensor]:
 
 def batch_of(name: str, count: int, *, device: torch.device | str = "cpu") -> tuple[Tensor, list[tuple[int, int]]]:
     """The input of `Detector.detect` for that many scenes, which need no padding; (N, 3, side, side) float32."""
-    images, sizes = preprocess(noise_images(side_of(name), count), fpg_zoo.model_info(name).config.preprocess)
+    images, sizes = preprocess(noise_images(side_of(name), count), config_of(name).preprocess)
     return images.to(device), sizes
 
 
@@ -107,7 +125,9 @@ def unavailable(name: str) -> str | None:
 
 
 def whose(name: str) -> str:
-    """Which weights a model is measured with: its tag, or `RANDOM` where those cannot be had."""
+    """Which weights a model is measured with: its tag, `SAVED`, or `RANDOM` where there are none to be had."""
+    if is_own(name):
+        return RANDOM if is_config_file(name) else SAVED
     return RANDOM if unavailable(name) else published(name).tag
 
 
@@ -115,11 +135,13 @@ def model_with(name: str, weights: str) -> Detector:
     """A model with its published weights, or at random where `weights` is `RANDOM`.
 
     Args:
-        name: an architecture, or one with a tag.
+        name: an architecture, or one with a tag; or as of `is_own`.
         weights: as `whose` gives them.
     """
     if weights == RANDOM:
-        return at_random(architecture_of(name))
+        return at_random(name if is_own(name) else architecture_of(name))
+    if weights == SAVED:
+        return fpg_zoo.create_model(name)
     return fpg_zoo.create_model(published(name).name)
 
 
@@ -136,7 +158,7 @@ def at_random(name: str) -> Detector:
     as `_PASSING` says.
     """
     torch.manual_seed(SEED)
-    model = fpg_zoo.create_model(name)
+    model = fpg_zoo.create_model(config=name) if is_config_file(name) else fpg_zoo.create_model(name)
     images, sizes = batch_of(name, 1)
     with torch.no_grad(), norms_following(model):
         if isinstance(model, RetinaNet):

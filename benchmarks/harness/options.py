@@ -14,7 +14,7 @@ import fpg_zoo
 from fpg_zoo.distributed import device_of_process
 from fpg_zoo.errors import ConfigError, FPGZooError, UnknownNameError
 from harness.measure import Row, command_line, commit, write
-from harness.models import FORMS
+from harness.models import FORMS, is_own
 
 TOLD_APART_BY = ("model", "form", "batch", "device", "threads")
 
@@ -72,12 +72,14 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def named(patterns: Sequence[str]) -> list[str]:
-    """The architectures that match.
+    """The architectures that match; `local-dir:FOLDER`, `hf-hub:OWNER/REPO` and config files as they are.
 
     Raises:
         UnknownNameError: none does.
     """
-    names = fpg_zoo.list_models(*patterns)
+    own = [pattern for pattern in patterns if is_own(pattern)]
+    others = [pattern for pattern in patterns if not is_own(pattern)]
+    names = [*own, *(fpg_zoo.list_models(*others) if others or not own else [])]
     if not names:
         raise UnknownNameError(f"no model matches {' '.join(patterns)}: known are {', '.join(fpg_zoo.list_models())}")
     return names
