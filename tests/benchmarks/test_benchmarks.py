@@ -12,6 +12,7 @@ import pytest
 import torch
 from harness import measure as harness
 from harness.models import RANDOM, at_random, batch_of, draw_files, model_with, whose
+from harness.options import named
 from harness.stages import clocked
 from latency import alone, from_file
 from table import scatter
@@ -147,3 +148,14 @@ def test_the_scatter_is_a_picture_with_every_model_in_it() -> None:
 )
 def test_ticks_are_round_numbers(low: float, high: float, most: int, expected: list[float]) -> None:
     assert scatter.ticks(low, high, most) == expected
+
+
+def test_models_of_ones_own_are_measured_too(tmp_path: Path) -> None:
+    fpg_zoo.create_model("retinanet_nano_fpg", pretrained=True).save_pretrained(tmp_path / "saved")
+    (tmp_path / "own.toml").write_text('base = "retinanet_nano_fpg"\n[neck]\nout_channels = 24\n')
+    names = named([f"local-dir:{tmp_path / 'saved'}", str(tmp_path / "own.toml"), "mask_rcnn_nano*"])
+    assert [(whose(name), model_with(name, whose(name)).config.neck.out_channels) for name in names] == [
+        ("saved", 48),
+        (RANDOM, 24),
+        ("shapes", 48),
+    ]
