@@ -292,6 +292,8 @@ def _read_step(step: dict[str, Any], settings: InferenceSettings) -> None:
             settings.unsupported.append(f"MultiScaleFlipAug.scale_factor={quoted(step['scale_factor'])}")
         for inner in step.get("transforms") or []:
             one = dict(_dict(inner))
+            if str(one.get("type")).rpartition(".")[2] == "RandomFlip":
+                continue  # it does what MultiScaleFlipAug says
             if str(one.get("type")).rpartition(".")[2] == "Resize":
                 one.setdefault("img_scale", scale)
             _read_step(one, settings)
@@ -309,7 +311,9 @@ def _read_step(step: dict[str, Any], settings: InferenceSettings) -> None:
             settings.unsupported.append(f"Pad.pad_val={quoted(value)}")
     elif kind == "RandomFlip":
         if step.get("prob") or step.get("flip_ratio"):
-            settings.unsupported.append(f"RandomFlip with a probability of {quoted(step.get('prob'))}")
+            settings.unsupported.append(
+                f"RandomFlip with a probability of {quoted(step.get('prob', step.get('flip_ratio')))}"
+            )
     elif kind == "LoadImageFromFile":
         for key, usual in (("color_type", "color"), ("to_float32", False), ("channel_order", "bgr")):
             if step.get(key, usual) != usual:

@@ -195,7 +195,8 @@ def _with_meta_settings(config: DetectorConfig, content: Checkpoint, ignore: boo
     if unsupported and not ignore:
         raise CheckpointError(
             f"it was tested with settings that the zoo has not, and would detect otherwise: {'; '.join(unsupported)}. "
-            "Go on without them by ignore_settings=True, --ignore-settings of the command"
+            "Go on without them by create_model(checkpoint=..., ignore_settings=True) or "
+            "fpg-zoo convert --ignore-settings"
         )
     if unsupported:
         warnings.warn(f"settings of the checkpoint that are left out: {'; '.join(unsupported)}", stacklevel=4)
