@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import io
+import tokenize
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +24,11 @@ from fpg_zoo.config import (
 from fpg_zoo.errors import CheckpointError
 from fpg_zoo.text import quoted
 
-_MAX_CHARACTERS = 4 << 20
+_MAX_CHARACTERS = 1 << 20
+_MAX_LINE = 50_000  # characters; tokenize takes the square of it
 _MAX_DEPTH = 100
 _KEYS = ("cfg", "config")
+_OPERATORS = "()[]{},:=-+"
 # Steps of a test pipeline that leave the network's input as it is.
 _NEUTRAL = (
     "LoadImageFromFile",
@@ -69,11 +74,41 @@ def read_config_text(meta: Mapping[str, Any]) -> dict[str, Any] | None:
     if len(text) > _MAX_CHARACTERS:
         raise CheckpointError(f"its meta's config has {len(text)} characters, at most {_MAX_CHARACTERS} are read")
     try:
-        tree = ast.parse(text)
+        _check_tokens(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in the paths of Windows
+            tree = ast.parse(text)
         return {name: _data(value, 0) for name, value in _assignments(tree)}
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, tokenize.TokenError, ValueError, RecursionError, MemoryError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"its meta's config cannot be read as data ({reason})") from None
+
+
+def _check_tokens(text: str) -> None:
+    """Refuse what no literal has. Python 3.10 dies of a chain of a million operators, calls or indices.
+
+    Raises:
+        ValueError: with the line.
+    """
+    if max(map(len, text.splitlines()), default=0) > _MAX_LINE:
+        raise ValueError(f"a line has more than {_MAX_LINE} characters")
+    operand = False  # whether the token before ends a value
+    before = ""
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.OP:
+            wrong = token.string not in _OPERATORS or (operand and token.string in "-+[{")
+            wrong |= operand and token.string == "(" and before != "dict"
+        else:
+            wrong = operand and token.type == tokenize.NAME
+        if wrong:
+            raise ValueError(f"line {token.start[0]} is neither a literal nor dict(...)")
+        if token.type == tokenize.OP:
+            operand = token.string in ")]}"
+        elif token.type in (tokenize.NAME, tokenize.NUMBER, tokenize.STRING):
+            operand = True
+        elif token.type == tokenize.NEWLINE:
+            operand = False
+        before = token.string
 
 
 def _assignments(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:

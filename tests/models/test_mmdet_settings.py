@@ -157,13 +157,21 @@ def pipeline(*steps: str) -> str:
         ("model = dict(data_preprocessor=dict(pad_size_divisor=32))", "pad_divisor=32"),
         ("model = dict(data_preprocessor=dict(mean=[0, 0, 0], std=[1, 1, 0]))", "std"),
         # Not data: nothing of it is executed.
-        ("import os", "line 1 is no assignment"),
+        ("import os", "line 1 is neither a literal nor dict"),
+        ("os", "line 1 is no assignment"),
         ("x = __import__('os').system('touch /tmp/never')", "line 1 is neither a literal nor dict"),
-        ("x = dict(**y)", "unpacks a dict"),
+        ("x = dict(**y)", "line 1 is neither a literal nor dict"),
+        ("x = 1 or 2", "line 1 is neither a literal nor dict"),
         ("x = [1] * 10**9", "neither a literal nor dict"),
         ("x = " + "[" * 150 + "]" * 150, "nested more than 100 deep"),
         ("x = " + "-" * 5000 + "1", "nested|cannot be read as data"),
         ("x = (", "cannot be read as data"),
+        ("x = '" + "a" * 60_000 + "'", "a line has more than 50000 characters"),
+        # Of longer ones Python 3.10 dies.
+        ("x = " + "1 + " * 10_000 + "1", "line 1 is neither a literal nor dict"),
+        ("x = a" + ".b" * 20_000, "line 1 is neither a literal nor dict"),
+        ("x = dict" + "()" * 20_000, "line 1 is neither a literal nor dict"),
+        ("x = a" + "[0]" * 10_000, "line 1 is neither a literal nor dict"),
         ("x = '\\x00'\n\0", "cannot be read as data"),
     ],
 )
@@ -188,8 +196,16 @@ def test_a_config_that_is_no_text_is_told() -> None:
     with pytest.raises(CheckpointError, match="of the type int, not a text"):
         read_config_text({"cfg": 3})
     with pytest.raises(CheckpointError, match="characters, at most"):
-        read_config_text({"cfg": "#" * 5_000_000})
+        read_config_text({"cfg": "#" * 2_000_000})
     assert read_config_text({"cfg": "", "epoch": 3}) is None
+
+
+def test_data_are_read_as_they_are() -> None:
+    text = "a = 'C:\\data'\nb = dict(c='x', d=-1, e=[+2.5, (None, True)], f={'g': 1})\n"
+    assert read_config_text({"cfg": text}) == {
+        "a": "C:\\data",
+        "b": {"c": "x", "d": -1, "e": [2.5, [None, True]], "f": {"g": 1}},
+    }
 
 
 def test_stretching_and_class_agnostic_nms_are_read() -> None:
