@@ -103,10 +103,10 @@ def test_an_unknown_tag_is_answered_with_the_nearest() -> None:
 
 
 def test_a_model_without_published_weights_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    import fpg_zoo.models.factory as factory
+    from fpg_zoo.models import names
 
-    new = dataclasses.replace(factory.ARCHITECTURES[NAME], name="new")
-    monkeypatch.setattr(factory, "ARCHITECTURES", {"new": new})
+    new = dataclasses.replace(names.ARCHITECTURES[NAME], name="new")
+    monkeypatch.setattr(names, "ARCHITECTURES", {"new": new})
     with pytest.raises(
         UnknownNameError, match=r"no published checkpoint: give a checkpoint of your own, or build it untrained"
     ):

@@ -103,7 +103,7 @@ def test_what_a_push_leaves_alone_and_what_it_refuses(client):
         told["blank"] = push(model, "owner/blank")
         own = server.content("owner/blank", "README.md").decode()
         told["replaced"] = push(named(3), "owner/blank")
-        server.commit("owner/blank", {"README.md": own.replace("Figures", "Our figures")})
+        server.commit("owner/blank", {"README.md": own.replace("Metrics", "Our metrics")})
         told["edited"] = push(model, "owner/blank")
         server.forget()
         refused = told.setdefault("refused", {})
@@ -133,7 +133,7 @@ def test_what_a_push_leaves_alone_and_what_it_refuses(client):
     assert len(told["edited"]) == 1
     assert client.hub.content("owner/kept", "README.md") == b"# By hand\n"
     assert client.hub.content("owner/kept", "results/notes.txt") == b"mine"
-    assert b"Our figures" in client.hub.content("owner/blank", "README.md")
+    assert b"Our metrics" in client.hub.content("owner/blank", "README.md")
     refused = told["refused"]
     assert told["asked"] == []
     for name in (
