@@ -20,7 +20,10 @@ def test_the_parts_that_can_be_counted_by_hand() -> None:
     assert count_flops(fpg_zoo.model_info("mask_rcnn_nano_fpg").config) - large == mask
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+NAMES = [name if "nano" in name else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_catalogue_has_what_is_counted(name: str) -> None:
     config = fpg_zoo.model_info(name).config
     parameters = sum(parameter.numel() for parameter in fpg_zoo.create_model(name).parameters())

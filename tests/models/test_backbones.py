@@ -64,11 +64,11 @@ def targets() -> list[dict[str, Tensor]]:
 @pytest.mark.parametrize(
     ("family", "backbone"),
     [
-        ("retinanet_fpg_chn128", "resnet101"),
+        pytest.param("retinanet_fpg_chn128", "resnet101", marks=pytest.mark.slow),
         ("retinanet_fpg_chn128", TIMM[0]),
-        ("mask_rcnn_fpn", TIMM[1]),
-        ("faster_rcnn_fpg_chn128", TIMM[2]),
-        ("retinanet_nasfpn", "resnext50_32x4d"),
+        pytest.param("mask_rcnn_fpn", TIMM[1], marks=pytest.mark.slow),
+        pytest.param("faster_rcnn_fpg_chn128", TIMM[2], marks=pytest.mark.slow),
+        pytest.param("retinanet_nasfpn", "resnext50_32x4d", marks=pytest.mark.slow),
     ],
 )
 def test_it_goes_the_whole_way(family: str, backbone: str, tmp_path: Path) -> None:
@@ -206,6 +206,7 @@ def test_a_timm_model_that_is_no_backbone_is_refused(name: str, message: str) ->
         fpg_zoo.create_model("retinanet_fpn", backbone=f"timm:{name}")
 
 
+@pytest.mark.slow
 def test_without_timm_one_line_says_so(tmp_path: Path) -> None:
     program = "import sys; sys.modules['timm'] = None; from fpg_zoo.cli import main; sys.exit(main(sys.argv[1:]))"
     for command in (
@@ -252,6 +253,7 @@ def _manifest_of_the_zoo() -> Iterator[None]:
     manifest.load_manifest.cache_clear()
 
 
+@pytest.mark.slow
 def test_torchvisions_file_comes_through_the_store(
     mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_the_same_detections_agree(kind: str, place: Path, tmp_path: Path) -> No
     assert done.out.endswith(f"{len(rows)} of {len(rows)} detections agree, in 2 of 2 images\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("what", ["category", "score", "number", "place"])
 def test_what_differs_is_counted_and_told_by_the_exit_code(what: str, kind: str, place: Path, tmp_path: Path) -> None:

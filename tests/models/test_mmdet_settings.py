@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from pathlib import Path
@@ -30,12 +31,15 @@ CASES = [key for key in FOREIGN if key.endswith(".jpg")]
 NAME = "faster_rcnn_nano_fpg"
 
 
-def saved(folder: Path, cfg: str, *, key: str = "cfg", name: str = NAME) -> Path:
+@functools.cache
+def nano() -> dict[str, torch.Tensor]:
+    return fpg_zoo.reference_state_dict(fpg_zoo.create_model(NAME, pretrained=True))
+
+
+def saved(folder: Path, cfg: str, *, key: str = "cfg") -> Path:
     """A small model in mmdetection's form, with settings."""
-    model = fpg_zoo.create_model(name, pretrained=True)
-    file = folder / "x.pth"
-    torch.save({"meta": {key: cfg}, "state_dict": fpg_zoo.reference_state_dict(model)}, file)
-    return file
+    torch.save({"meta": {key: cfg}, "state_dict": nano()}, folder / "x.pth")
+    return folder / "x.pth"
 
 
 @pytest.mark.slow
@@ -181,15 +185,18 @@ def test_what_cannot_be_had_is_refused_or_left_out_by_name(text: str, named: str
         fpg_zoo.create_model(checkpoint=file)
     assert str(caught.value).startswith(str(file))
     assert "ignore_settings=True) or fpg-zoo convert --ignore-settings" in str(caught.value)
-    done = run("convert", file, tmp_path / "out")
-    assert (done.code, (tmp_path / "out").exists()) == (2, False)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         fpg_zoo.create_model(checkpoint=file, ignore_settings=True)
     assert any("settings of the checkpoint that are left out" in str(one.message) for one in warned)
+
+
+def test_the_command_refuses_and_leaves_out_likewise(tmp_path: Path) -> None:
+    file = saved(tmp_path, "model = dict(test_cfg=dict(rcnn=dict(mask_thr_binary=0.4)))")
+    done = run("convert", file, tmp_path / "out")
+    assert (done.code, (tmp_path / "out").exists()) == (2, False)
     done = run("convert", file, tmp_path / "out", "--ignore-settings")
-    assert done.code == 0
-    assert "left out" in done.err
+    assert (done.code, "left out: mask_thr_binary=0.4" in done.err) == (0, True)
 
 
 def test_a_config_that_is_no_text_is_told() -> None:

@@ -55,6 +55,7 @@ def test_a_folder_and_a_file_that_describes_itself(before: Path) -> None:
     check(fpg_zoo.create_model(checkpoint=folder / "model.safetensors"), before)
 
 
+@pytest.mark.slow
 def test_a_repository_of_the_hub(before: Path, tmp_path: Path) -> None:
     with running(tmp_path / "hub") as hub:
         hub.commit("owner/before", {file.name: file.read_bytes() for file in (before / "folder").iterdir()})
