@@ -317,8 +317,13 @@ def _read_pipeline(content: Mapping[str, Any], model: dict[str, Any], settings: 
             settings.unsupported.append(f"data_preprocessor.pad_value={quoted(before['pad_value'])}")
 
 
+def _kind_of(step: Mapping[str, Any]) -> str:
+    """A step's type without the scope that 3.x may put before it, as in `mmdet.Resize`."""
+    return str(step.get("type")).rpartition(".")[2]
+
+
 def _read_step(step: dict[str, Any], settings: InferenceSettings) -> None:
-    kind = str(step.get("type")).rpartition(".")[2]
+    kind = _kind_of(step)
     if kind == "MultiScaleFlipAug":
         if step.get("flip"):
             settings.unsupported.append("MultiScaleFlipAug.flip=True (test-time augmentation)")
@@ -327,9 +332,9 @@ def _read_step(step: dict[str, Any], settings: InferenceSettings) -> None:
             settings.unsupported.append(f"MultiScaleFlipAug.scale_factor={quoted(step['scale_factor'])}")
         for inner in step.get("transforms") or []:
             one = dict(_dict(inner))
-            if str(one.get("type")).rpartition(".")[2] == "RandomFlip":
+            if _kind_of(one) == "RandomFlip":
                 continue  # it does what MultiScaleFlipAug says
-            if str(one.get("type")).rpartition(".")[2] == "Resize":
+            if _kind_of(one) == "Resize":
                 one.setdefault("img_scale", scale)
             _read_step(one, settings)
     elif kind in ("Resize", "FixScaleResize"):

@@ -12,7 +12,6 @@ from typing import Literal
 from torch import Tensor
 
 from fpg_zoo.config import (
-    AnchorConfig,
     BoxHeadConfig,
     DetectorConfig,
     FPGConfig,
@@ -30,10 +29,12 @@ from fpg_zoo.config import (
 )
 from fpg_zoo.config.backbones import BACKBONE_STAGES, RESNETS
 from fpg_zoo.config.catalog import RETINA_ANCHORS, RPN_ANCHORS
+from fpg_zoo.config.detectors import fitting_divisor, pyramid_strides
 from fpg_zoo.config.validation import MOST_CLASSES
 from fpg_zoo.errors import ConfigError
 
 _LEVELS = 5
+_DIVISOR = PreprocessConfig().pad_divisor
 _UP: Literal["up"] = "up"
 _NODE = re.compile(r"neck\.fpn_transitions\.(\d{1,3})\.(\d{1,2})\.(\w+)\.")
 _BLOCK = re.compile(r"backbone\.layer([1-4])\.(\d{1,3})\.")
@@ -152,18 +153,8 @@ def _fpg(tensors: Mapping[str, Tensor]) -> tuple[str, NeckConfig]:
     return f"fpg{number}" + ("" if out_channels == 256 else f"_chn{out_channels}"), config
 
 
-def _anchors(published: AnchorConfig, backbone: ResNetConfig, neck: NeckConfig) -> AnchorConfig:
-    finest = backbone.strides[neck.start_level]
-    return dataclasses.replace(published, strides=tuple(finest * 2**level for level in range(neck.levels)))
-
-
-def _preprocess(anchors: AnchorConfig, neck: NeckConfig) -> PreprocessConfig:
-    divisor = PreprocessConfig().pad_divisor
-    return PreprocessConfig(pad_divisor=math.lcm(divisor, anchors.strides[-1] if neck.halves_exactly else 1))
-
-
 def _retinanet(tensors: Mapping[str, Tensor], backbone: ResNetConfig, neck: NeckConfig) -> DetectorConfig:
-    anchors = _anchors(RETINA_ANCHORS, backbone, neck)
+    anchors = dataclasses.replace(RETINA_ANCHORS, strides=pyramid_strides(backbone, neck))
     classes = _shape(tensors, "bbox_head.retina_cls.weight", 4)[0] // anchors.per_cell
     return RetinaNetConfig(
         backbone=backbone,
@@ -174,12 +165,12 @@ def _retinanet(tensors: Mapping[str, Tensor], backbone: ResNetConfig, neck: Neck
             depth=_count(tensors, "bbox_head.cls_convs.0.{}.conv.weight"),
         ),
         class_names=_numbered(classes),
-        preprocess=_preprocess(anchors, neck),
+        preprocess=PreprocessConfig(pad_divisor=fitting_divisor(_DIVISOR, backbone, neck)),
     )
 
 
 def _two_stage(tensors: Mapping[str, Tensor], backbone: ResNetConfig, neck: NeckConfig) -> DetectorConfig:
-    anchors = _anchors(RPN_ANCHORS, backbone, neck)
+    anchors = dataclasses.replace(RPN_ANCHORS, strides=pyramid_strides(backbone, neck))
     hidden, pooled = _shape(tensors, "roi_head.bbox_head.shared_fcs.0.weight", 2)
     mask = None
     if "roi_head.mask_head.conv_logits.weight" in tensors:
@@ -194,7 +185,7 @@ def _two_stage(tensors: Mapping[str, Tensor], backbone: ResNetConfig, neck: Neck
         box=BoxHeadConfig(width=hidden, pool=math.isqrt(pooled // neck.out_channels)),
         mask=mask,
         class_names=_numbered(_shape(tensors, "roi_head.bbox_head.fc_cls.weight", 2)[0] - 1),
-        preprocess=_preprocess(anchors, neck),
+        preprocess=PreprocessConfig(pad_divisor=fitting_divisor(_DIVISOR, backbone, neck)),
         roi_levels=min(4, neck.levels),
     )
 

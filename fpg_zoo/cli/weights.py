@@ -187,6 +187,8 @@ def _convert(options: argparse.Namespace) -> int:
 
     if (options.check is None) != (options.against is None):
         raise ConfigError("--check IMAGES and --against RESULTS go together: give both")
+    if options.check and options.to == "reference":
+        raise ConfigError("--check IMAGES: it compares what is converted to the zoo's format; leave --to reference out")
     pickled = options.out.suffix.lower() in _PICKLED
     if options.to == "reference" and not pickled:
         raise ConfigError(f"{options.out}: the reference's format is a file ending in .pth; name one")

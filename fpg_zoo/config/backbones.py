@@ -11,6 +11,7 @@ from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import quoted
 
 BACKBONE_STAGES = 4  # C2..C5
+TIMM_PREFIX = "timm:"  # before timm's name where a backbone is named
 
 
 class BackboneConfig(Protocol):

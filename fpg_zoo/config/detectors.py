@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -111,11 +112,21 @@ def _check_classes(names: tuple[str, ...]) -> None:
         seen.add(name)
 
 
+def pyramid_strides(backbone: BackboneConfig, neck: NeckConfig) -> tuple[int, ...]:
+    """The stride of each level in pixels, fine to coarse."""
+    return tuple(backbone.strides[neck.start_level] * 2**level for level in range(neck.levels))
+
+
+def fitting_divisor(divisor: int, backbone: BackboneConfig, neck: NeckConfig) -> int:
+    """The least multiple of a `pad_divisor` that suits a pyramid."""
+    return math.lcm(divisor, pyramid_strides(backbone, neck)[-1] if neck.halves_exactly else 1)
+
+
 def _check_pyramid(
     anchors: AnchorConfig, backbone: BackboneConfig, neck: NeckConfig, preprocess: PreprocessConfig
 ) -> None:
     check_one_of(tuple(range(len(backbone.strides))), **{"neck.start_level": neck.start_level})
-    strides = tuple(backbone.strides[neck.start_level] * 2**level for level in range(neck.levels))
+    strides = pyramid_strides(backbone, neck)
     if anchors.strides != strides:
         raise ConfigError(
             f"anchors have strides {quoted(anchors.strides)}: the neck's {neck.levels} levels from backbone stage "

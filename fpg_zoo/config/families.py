@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 from fpg_zoo.config.backbones import BackboneConfig
 from fpg_zoo.config.catalog import ARCHITECTURES, Architecture
-from fpg_zoo.config.detectors import DetectorConfig, TwoStageConfig
+from fpg_zoo.config.detectors import DetectorConfig, TwoStageConfig, fitting_divisor, pyramid_strides
 from fpg_zoo.config.heads import AnchorConfig
 from fpg_zoo.config.necks import NeckConfig
 from fpg_zoo.errors import ConfigError
@@ -68,20 +67,19 @@ def with_backbone(family: str, backbone: NamedBackbone) -> tuple[str, DetectorCo
         )
     start = starts[0]
     neck: NeckConfig = dataclasses.replace(published.neck, start_level=start)  # type: ignore[type-var]
-    finest = backbone.config.strides[start]
-    coarsest = finest * 2 ** (neck.levels - 1)
+    strides = pyramid_strides(backbone.config, neck)
     preprocess = dataclasses.replace(
         published.preprocess,
         mean=backbone.mean,
         std=backbone.std,
-        pad_divisor=math.lcm(published.preprocess.pad_divisor, coarsest if neck.halves_exactly else 1),
+        pad_divisor=fitting_divisor(published.preprocess.pad_divisor, backbone.config, neck),
     )
 
     def moved(anchors: AnchorConfig) -> AnchorConfig:
         return dataclasses.replace(
             anchors,
-            strides=tuple(finest * 2**level for level in range(neck.levels)),
-            scales=tuple(scale * first / finest for scale in anchors.scales),
+            strides=strides,
+            scales=tuple(scale * first / strides[0] for scale in anchors.scales),
         )
 
     changes = {"backbone": backbone.config, "neck": neck, "preprocess": preprocess}

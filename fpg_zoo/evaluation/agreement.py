@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +11,9 @@ from typing import Any
 from pycocotools import mask as mask_api
 
 from fpg_zoo.data.masks import can_have_masks, read_mask
+from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.files import read_regular
+from fpg_zoo.evaluation.results_file import box_fault, is_number
 from fpg_zoo.inference.predictor import Predictor
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.text import printable, quoted
@@ -22,7 +21,6 @@ from fpg_zoo.text import printable, quoted
 BOX_IOU, MASK_IOU, SCORE = 0.98, 0.95, 0.01
 LEAST_SHARE = 0.97  # of detections that agree
 MOST_MORE = 3  # detections of an image on one side
-_MAX_BYTES = 4 << 30
 Row = Mapping[str, Any]
 
 
@@ -55,12 +53,7 @@ def read_detections(file: Path) -> dict[int | str, list[Row]]:
         ConfigError: it cannot be read, or a row has not `image_id`, `category_id`, `score` and `bbox` or
             `segmentation`.
     """
-    try:
-        rows = json.loads(read_regular(file, max_bytes=_MAX_BYTES))
-    except OSError as error:
-        raise ConfigError(f"{printable(file)}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{printable(file)}: no JSON ({printable(error)})") from None
+    rows = read_json(file, "mmdetection's *.bbox.json or *.segm.json")
     if not isinstance(rows, list):
         raise ConfigError(f"{printable(file)}: no list of detections, as mmdetection's *.bbox.json and *.segm.json are")
     by_image: dict[int | str, list[Row]] = collections.defaultdict(list)
@@ -78,8 +71,8 @@ def _problem_of(row: Any) -> str | None:
         return f"{quoted(row)} is no detection"
     if type(row.get("image_id")) not in (int, str) or type(row.get("category_id")) is not int:
         return f"image_id={quoted(row.get('image_id'))}, category_id={quoted(row.get('category_id'))}: of no detection"
-    if type(row.get("score")) not in (int, float) or not math.isfinite(row["score"]):
-        return f"score={quoted(row.get('score'))}: it takes a number"
+    if not is_number(row.get("score")):
+        return f"has score {quoted(row.get('score'))}, which is no number"
     box, mask = row.get("bbox"), row.get("segmentation")
     if isinstance(mask, dict):
         size = mask.get("size")
@@ -90,9 +83,7 @@ def _problem_of(row: Any) -> str | None:
         if not can_have_masks((size[0], size[1])) or read_mask(mask, (size[0], size[1]), problems.append) is None:
             return f"segmentation: no run lengths of its size ({', '.join(problems)})"
         return None
-    if isinstance(box, list) and len(box) == 4 and all(type(one) in (int, float) and math.isfinite(one) for one in box):
-        return None
-    return f"bbox={quoted(box)}: it takes [x, y, width, height]"
+    return box_fault(box)
 
 
 def agreement(image_id: int | str, expected: Sequence[Row], found: Sequence[Row]) -> Agreement:

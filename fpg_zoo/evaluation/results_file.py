@@ -192,10 +192,10 @@ def _checked_rows(
             return f"has image_id {abbreviated(image_id)}, which is not in {annotations_name}"
         if type(category) is not int or category not in known:
             return f"has category_id {abbreviated(category)}, which is not in {annotations_name}"
-        if not _is_number(row["score"]):
+        if not is_number(row["score"]):
             return f"has score {abbreviated(row['score'])}, which is no number"
         kept = {key: row[key] for key in required}
-        if "bbox" in iou_types and (fault := _box_fault(row["bbox"])):
+        if "bbox" in iou_types and (fault := box_fault(row["bbox"])):
             return fault
         size = sizes[image_id]
         if "segm" in iou_types and size is not None:
@@ -215,12 +215,14 @@ def _checked_rows(
     return checked
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a score or a coordinate is a number that float64 holds."""
     return type(value) in (int, float) and -_LARGEST <= value <= _LARGEST  # type: ignore[operator]
 
 
-def _box_fault(box: object) -> str | None:
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+def box_fault(box: object) -> str | None:
+    """What is wrong with a row's `bbox`; None if it is [x, y, width, height]."""
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         return f"has bbox {abbreviated(box)}, which is not four numbers"
     if min(box[2:]) < 0:
         return f"has bbox {abbreviated(box)}, whose width or height is negative"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fpg_zoo.config.backbones import RESNETS, BackboneConfig, TimmConfig
+from fpg_zoo.config.backbones import RESNETS, TIMM_PREFIX, BackboneConfig, TimmConfig
 from fpg_zoo.config.detectors import PreprocessConfig
 from fpg_zoo.config.families import NamedBackbone
 from fpg_zoo.errors import CheckpointError, UnknownNameError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from fpg_zoo.modeling.detectors import Detector
 
-TIMM = "timm:"
 # Names before a backbone's in others' files: of mmdetection's, mmpretrain's and our own detectors, of none in
 # torchvision's and timm's.
 _PREFIXES = ("", "backbone.")
@@ -36,10 +35,10 @@ def named_backbone(backbone: str | BackboneConfig) -> NamedBackbone:
         UnknownNameError: no such name; the message holds the nearest ones.
         ConfigError: timm is not installed, or its model cannot be a backbone.
     """
-    if isinstance(backbone, str) and backbone.startswith(TIMM):
+    if isinstance(backbone, str) and backbone.startswith(TIMM_PREFIX):
         from fpg_zoo.modeling.backbones.timm_backbone import timm_backbone
 
-        return timm_backbone(backbone.removeprefix(TIMM))
+        return timm_backbone(backbone.removeprefix(TIMM_PREFIX))
     published = PreprocessConfig()
     if not isinstance(backbone, str):
         name = re.sub(r"\W+", "_", backbone.label).strip("_").lower()
@@ -47,7 +46,7 @@ def named_backbone(backbone: str | BackboneConfig) -> NamedBackbone:
     if backbone not in RESNETS:
         raise UnknownNameError(
             f"no backbone {quoted(backbone)}: {nearest(backbone, list(RESNETS))} Any model of timm that gives feature "
-            f"maps is {TIMM}NAME"
+            f"maps is {TIMM_PREFIX}NAME"
         )
     # Torchvision's mean and deviation are those of the published detectors.
     return NamedBackbone(config=RESNETS[backbone], short_name=backbone, mean=published.mean, std=published.std)

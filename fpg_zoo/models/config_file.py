@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from fpg_zoo.config import BackboneConfig, DetectorConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config.serialization import file_keys, from_dict, to_dict
+from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError, UnknownNameError
 from fpg_zoo.files import read_regular
 from fpg_zoo.models.names import find_architecture
@@ -66,18 +66,20 @@ def read_config_file(path: Path, backbone: str | BackboneConfig | None = None) -
 def _read(path: Path) -> dict[str, Any]:
     if path.suffix.lower() not in (".toml", ".json"):
         raise ConfigError(f"{printable(path)}: a config file ends in .toml or .json")
-    try:
-        data = read_regular(path, max_bytes=_MAX_BYTES)
-        text = data.decode("utf-8-sig")
-        content = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
-    except OSError as error:
-        raise ConfigError(f"{printable(path)}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:  # of UTF-8, TOML and JSON
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{printable(path)}: no {path.suffix[1:].upper()} ({printable(reason)})") from None
+    content = read_json(path) if path.suffix.lower() == ".json" else _read_toml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{printable(path)}: {quoted(content)} is no table of fields")
     return content
+
+
+def _read_toml(path: Path) -> object:
+    try:
+        return tomllib.loads(read_regular(path, max_bytes=_MAX_BYTES).decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{printable(path)}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, RecursionError) as error:  # of UTF-8 and TOML
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{printable(path)}: no TOML ({printable(reason)})") from None
 
 
 def _whole(data: Any) -> DetectorConfig:

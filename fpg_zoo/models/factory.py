@@ -195,7 +195,7 @@ def create_model(
             gives feature maps, as `timm:NAME`, by timm's name with or without a tag; or a config. The pyramid begins at
             the published one's stride, or at the backbone's finest where that is coarser; anchors keep their sizes.
         config: a detector of your own, in place of a name's: its config, or a TOML or JSON file that holds all of it or
-            what differs from a named one (`docs/extending.md`). With it, `name` is what to call it.
+            what differs from a named one (`docs/backbones.md`). With it, `name` is what to call it.
         pretrained_backbone: begin with a backbone trained on ImageNet: torchvision's weights, downloaded, verified and
             converted on first use, or those that timm names, from the Hugging Face hub.
         backbone_checkpoint: begin with the backbone in this file: torchvision's, timm's, mmdetection's, mmpretrain's,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpg_zoo.config import FPGConfig, FPNConfig, NASFPNConfig, NeckConfig
+from fpg_zoo.config.detectors import pyramid_strides
 from fpg_zoo.config.families import FAMILIES
 from fpg_zoo.errors import ConfigError, UnknownNameError
 from fpg_zoo.modeling.build import build_neck
@@ -88,8 +89,7 @@ class Features(nn.Module):
         config = model.config
         self.backbone, self.neck = model.backbone, model.neck
         self.out_channels: int = model.neck.out_channels
-        finest = config.backbone.strides[config.neck.start_level]
-        self.strides = tuple(finest * 2**level for level in range(config.neck.levels))
+        self.strides = pyramid_strides(config.backbone, config.neck)
         self.image_mean = [value / 255 for value in config.preprocess.mean]
         self.image_std = [value / 255 for value in config.preprocess.std]
         self._divisor = config.preprocess.pad_divisor

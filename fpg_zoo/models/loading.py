@@ -184,10 +184,10 @@ def _with_meta_classes(config: DetectorConfig, content: Checkpoint) -> DetectorC
 def _with_meta_settings(config: DetectorConfig, content: Checkpoint, ignore: bool) -> DetectorConfig:
     """The config with the settings of testing that the file tells, if it tells any."""
     try:
-        told = read_config_text(content.meta)
-        if told is None:
+        test_config = read_config_text(content.meta)
+        if test_config is None:
             return config
-        settings = inference_settings_of(told)
+        settings = inference_settings_of(test_config)
         unsupported = settings.unsupported
         changed = with_inference_settings(config, settings)
     except (CheckpointError, ConfigError) as error:

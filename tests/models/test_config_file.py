@@ -131,7 +131,7 @@ def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
         (tmp_path / "nothing.toml", "cannot be read"),
         (tmp_path, "ends in .toml or .json"),
         (written(tmp_path, "[]", "list.json"), "is no table of fields"),
-        (written(tmp_path, "[" * 100_000, "deep.json"), "no JSON"),
+        (written(tmp_path, "[" * 100_000, "deep.json"), "not JSON that can be read"),
         (written(tmp_path, "x: 1", "x.yaml"), "ends in .toml or .json"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -149,8 +149,8 @@ def test_every_command_takes_it(tmp_path: Path) -> None:
     config = written(tmp_path, text + "[preprocess]\nlongest_side = 128\n")
     data = make_data(tmp_path / "data", pictures=4)
     make_data(data, pictures=2, split="val")
-    told = json.loads(run("info", "--config", config, "--json").out)
-    assert (told["name"], told["config"]["neck"]["width"], told["checkpoints"]) == ("own", 16, [])
+    info = json.loads(run("info", "--config", config, "--json").out)
+    assert (info["name"], info["config"]["neck"]["width"], info["checkpoints"]) == ("own", 16, [])
 
     common = ("--data", data, "--recipe", "scratch", "--epochs", "1", "--batch-size", "2", "--workers", "0")
     done = run("train", "--config", config, *common, "--output", tmp_path / "run", "--device", "cpu")

@@ -96,11 +96,17 @@ def test_an_annotation_file_has_the_ids(place: Path, tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{}", "no list of detections"),
-        ("[", "no JSON"),
+        ("[", "not JSON"),
         ("[3]", "entry 0: 3 is no detection"),
         ('[{"image_id": 7, "category_id": "x", "score": 1, "bbox": [0, 0, 1, 1]}]', "of no detection"),
-        ('[{"image_id": 7, "category_id": 1, "score": NaN, "bbox": [0, 0, 1, 1]}]', "score=nan: it takes a number"),
-        ('[{"image_id": 7, "category_id": 1, "score": 1, "bbox": [0, 0, 1]}]', "bbox="),
+        (
+            '[{"image_id": 7, "category_id": 1, "score": NaN, "bbox": [0, 0, 1, 1]}]',
+            "has score nan, which is no number",
+        ),
+        (
+            '[{"image_id": 7, "category_id": 1, "score": 1, "bbox": [0, 0, 1]}]',
+            "has bbox [0, 0, 1], which is not four numbers",
+        ),
         ('[{"image_id": 7, "category_id": 1, "score": 1, "segmentation": {"size": [9], "counts": ""}}]', "size="),
         (
             '[{"image_id": 7, "category_id": 1, "score": 1, "segmentation": {"size": [240, 320], "counts": "!!!"}}]',
@@ -123,6 +129,8 @@ def test_check_and_against_go_together(place: Path, tmp_path: Path) -> None:
     for options in (("--check", place / "images"), ("--against", place / "bbox.json")):
         done = run("convert", place / "x.pth", tmp_path / "out", *options)
         assert (done.code, "go together" in done.err) == (2, True)
+    done = check(place, tmp_path, place / "bbox.json", "--to", "reference")
+    assert (done.code, "leave --to reference out" in done.err) == (2, True)
 
 
 def test_each_detection_stands_for_one_at_most() -> None:

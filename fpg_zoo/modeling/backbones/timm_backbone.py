@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import importlib.metadata
 import importlib.util
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -16,13 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from fpg_zoo.checkpoints.fit import some
-from fpg_zoo.config import TimmConfig
-from fpg_zoo.config.backbones import RESNETS, check_timm_name
+from fpg_zoo.config import PreprocessConfig, TimmConfig
+from fpg_zoo.config.backbones import RESNETS, TIMM_PREFIX, check_timm_name
 from fpg_zoo.config.families import NamedBackbone
 from fpg_zoo.errors import CheckpointError, ConfigError, DownloadError
 from fpg_zoo.modeling.parts import Backbone
 
-PREFIX = "timm:"
 _STRIDES = (4, 8, 16, 32)
 _PROBE = (256, 384)  # (height, width) in pixels of an image of no model's own size
 
@@ -57,34 +57,29 @@ def timm_backbone(name: str) -> NamedBackbone:
         except Exception as error:  # timm raises whatever it likes
             close = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
             hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() has the names"
-            raise ConfigError(f"{PREFIX}{name} gives no feature maps ({_first_line(error)}); {hint}") from None
+            raise ConfigError(f"{TIMM_PREFIX}{name} gives no feature maps ({_first_line(error)}); {hint}") from None
         info = model.feature_info
         reductions = info.reduction()
         places = [max(at for at, one in enumerate(reductions) if one == s) for s in _STRIDES if s in reductions]
         if len(places) < 2:
             raise ConfigError(
-                f"{PREFIX}{name} has feature maps of strides {reductions}: a pyramid takes at least two of 4, 8, 16 "
-                "and 32; choose a model with stages"
+                f"{TIMM_PREFIX}{name} has feature maps of strides {reductions}: a pyramid takes at least two "
+                "of 4, 8, 16 and 32; choose a model with stages"
             )
         indices = tuple(info.out_indices[at] for at in places)
         channels = tuple(info.channels()[at] for at in places)
         strides = tuple(reductions[at] for at in places)
-        last = _probe(name, indices, channels, strides)
+        last = _probe(model, places, name, channels, strides)
     config = TimmConfig(name=name, indices=indices, channels=channels, strides=strides, channels_last=last)
     base = name.partition(".")[0]
     data = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if data is None else (data.mean, data.std)
+    usual = PreprocessConfig()
     return NamedBackbone(
         config=config,
         short_name=f"timm_{base}" if base in RESNETS else base,
-        mean=_scaled(mean),
-        std=_scaled(std),
+        mean=_scaled(data.mean) if data else usual.mean,
+        std=_scaled(data.std) if data else usual.std,
     )
-
-
-def timm_version() -> str:
-    """Of the installed one."""
-    return importlib.metadata.version("timm")
 
 
 def _scaled(values: Any) -> tuple[float, float, float]:
@@ -92,22 +87,24 @@ def _scaled(values: Any) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _probe(name: str, indices: tuple[int, ...], channels: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+def _probe(model: Any, places: list[int], name: str, channels: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     """Whether the maps come with their channels last; refuses a model that does not take images of any size."""
     height, width = _PROBE
     try:
-        maps = _features(name, indices).eval()(torch.empty(1, 3, height, width, device="meta"))
+        maps = model.eval()(torch.empty(1, 3, height, width, device="meta"))
     except Exception as error:
         raise ConfigError(
-            f"{PREFIX}{name} takes no image of {width}x{height} pixels ({_first_line(error)}): a detector needs a "
+            f"{TIMM_PREFIX}{name} takes no image of {width}x{height} pixels ({_first_line(error)}): a detector needs a "
             "backbone for images of any size; choose another model"
         ) from None
     sizes = [(1, height // stride, width // stride) for stride in strides]
     firsts = [(1, channel, *size[1:]) for channel, size in zip(channels, sizes, strict=True)]
     lasts = [(*size, channel) for channel, size in zip(channels, sizes, strict=True)]
-    shapes = [tuple(x.shape) for x in maps]
+    shapes = [tuple(maps[at].shape) for at in places]
     if shapes not in (firsts, lasts):
-        raise ConfigError(f"{PREFIX}{name} gives maps of {shapes}, and says it would of {firsts}: choose another model")
+        raise ConfigError(
+            f"{TIMM_PREFIX}{name} gives maps of {shapes}, and says it would of {firsts}: choose another model"
+        )
     return shapes == lasts
 
 
@@ -150,14 +147,14 @@ def fetch_timm_weights(config: TimmConfig) -> Path:
     remedy = "backbone_checkpoint= takes a file of your own"
     data = timm.get_pretrained_cfg(config.name, allow_unregistered=True)
     if data is None or not data.hf_hub_id:
-        raise DownloadError(f"{PREFIX}{config.name}: timm names no weights on the hub for it; {remedy}")
+        raise DownloadError(f"{TIMM_PREFIX}{config.name}: timm names no weights on the hub for it; {remedy}")
     repo, _, revision = data.hf_hub_id.partition("@")
     try:
         return Path(hf_hub_download(repo, "model.safetensors", revision=revision or None))
     except Exception as error:  # of the hub's client or the network
         raise DownloadError(
-            f"{PREFIX}{config.name}: {repo} on the Hugging Face hub cannot be had ({_first_line(error)}); HF_ENDPOINT "
-            f"names a mirror, and {remedy}"
+            f"{TIMM_PREFIX}{config.name}: {repo} on the Hugging Face hub cannot be had ({_first_line(error)}); "
+            f"HF_ENDPOINT names a mirror, and {remedy}"
         ) from None
 
 
@@ -211,23 +208,16 @@ class TimmBackbone(Backbone):
         channels = tuple(self.body.feature_info.channels())
         if channels != config.channels:
             raise ConfigError(
-                f"{PREFIX}{config.name} has maps of {channels} channels in the installed timm, {timm_version()}, and "
-                f"was saved with {config.channels}: install the version of timm that it was saved with"
+                f"{TIMM_PREFIX}{config.name} has maps of {channels} channels in the installed timm, "
+                f"{importlib.metadata.version('timm')}, and was saved with {config.channels}: "
+                "install the version of timm that it was saved with"
             )
 
     def stages(self) -> list[list[nn.Module]]:
         ends = [self._module_of(name) for name in self.body.feature_info.module_name()]
-        groups: list[list[nn.Module]] = [[]]
-        left = list(ends)
-        for unit in _units(self.body, ends):
-            if left and unit is left[0]:
-                groups = [*groups, [unit]] if len(groups) == 1 else [*groups[:-1], [*groups[-1], unit]]
-                left.pop(0)
-                if left:
-                    groups.append([])
-            elif left:
-                groups[-1].append(unit)
-        return groups
+        units = _units(self.body, ends)
+        after = [units.index(end) + 1 for end in ends]
+        return [units[first:last] for first, last in itertools.pairwise((0, after[0] - 1, *after))]
 
     def _module_of(self, name: str) -> nn.Module:
         modules = dict(self.body.named_modules())
@@ -236,8 +226,8 @@ class TimmBackbone(Backbone):
         found: nn.Module | None = next((modules[place] for place in places if place in modules), None)
         if found is None:
             raise ConfigError(
-                f"{PREFIX}{self.config.name} does not say where its stages end, so none can be frozen: train it with a "
-                "recipe that freezes none, as scratch is"
+                f"{TIMM_PREFIX}{self.config.name} does not say where its stages end, so none can be frozen: "
+                "train it with a recipe that freezes none, as scratch is"
             )
         return found
 
