@@ -1,15 +1,16 @@
 """What a backbone trained on ImageNet and the neck on it are worth on real photographs.
 
 `python benchmarks/backbones.py --data bccd --runs runs`, with BCCD's published split in COCO's format (`fpg-zoo
-convert-data` makes it). RetinaNet on `tf_efficientnet_lite0` has FPN, FPG-chn128 or a small FPG (`examples/bccd`), with
-an equal budget and several seeds. The first is trained from a random backbone, too. A finished run is taken as it is,
-an unfinished one goes on, so the command may be stopped and given again. It writes AP on the test list with mean and
-spread, and the cost.
+convert-data` makes it). RetinaNet and Faster R-CNN on `tf_efficientnet_lite0` have FPN, FPG-chn128 or a small FPG
+(`examples/bccd`), with an equal budget and several seeds. With FPN they are trained from a random backbone, too. A
+finished run is taken as it is, an unfinished one goes on, so the command may be stopped and given again. It writes AP
+on the test list with mean and spread, and the cost on the CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
 import json
 import os
@@ -21,16 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.measure import measure, write
+from harness.measure import command_line, commit, measure, write
 
 import fpg_zoo
+from fpg_zoo.distributed import device_of_process
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "bccd"
+METHODS = ("retinanet", "faster_rcnn")
 NECKS = ("fpn", "fpg_chn128", "fpg_small")
-SETTINGS = (
-    *("--recipe", "scratch", "--epochs", "12", "--batch-size", "8", "--amp", "bf16"),
-    *("--workers", "1", "--device", "cpu", "--resume"),
-)
+SETTINGS = ("--recipe", "scratch", "--epochs", "12", "--batch-size", "8", "--amp", "bf16", "--workers", "1", "--resume")
 UNITS = {
     "AP": "share, on BCCD's test list, mean over the seeds",
     "AP50": "share, on BCCD's test list, mean over the seeds",
@@ -39,7 +39,7 @@ UNITS = {
     "seeds": "runs",
     "parameters": "values",
     "flops": "operations for one image",
-    "seconds": "s for one image, plain float32",
+    "seconds": "s for one image, plain float32, one thread of the CPU",
 }
 
 
@@ -50,30 +50,36 @@ def start_of(start: str, weights: Path | None) -> list[str]:
     return ["--backbone-checkpoint", str(weights)] if weights else ["--pretrained-backbone"]
 
 
-def train(neck: str, start: str, seed: int, options: argparse.Namespace) -> Path:
-    """Train, or go on; the run's folder."""
-    run: Path = options.runs / f"{neck}.{start}.{seed}"
-    if not (run / "done").is_file():
-        command = [sys.executable, "-m", "fpg_zoo.cli", "train", "--config", str(EXAMPLES / f"lite0_{neck}.toml")]
-        command += [*start_of(start, options.weights), "--data", str(options.data), "--output", str(run)]
-        subprocess.run([*command, "--seed", str(seed), *SETTINGS], check=True)
-        (run / "done").touch()
-    return run
-
-
-def test(run: Path, data: Path) -> dict[str, float]:
-    """The metrics of a run's best model on the test list."""
+def tested(model: str, start: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
+    """Train, or go on, and judge: the metrics of the run's best model on the test list."""
+    run: Path = options.runs / f"{model}.{start}.{seed}"
+    data, device = str(options.data), str(options.device)
     file = run / "test.json"
     if not file.is_file():
-        command = [sys.executable, "-m", "fpg_zoo.cli", "eval", "--checkpoint", str(run / "best"), "--data", str(data)]
-        subprocess.run([*command, "--split", "test", "--device", "cpu", "--json", str(file)], check=True)
+        command = ["train", "--config", str(config_of(model)), *start_of(start, options.weights), "--data", data]
+        fpg_zoo_command(*command, "--output", str(run), "--seed", str(seed), *SETTINGS, "--device", device)
+        command = ["eval", "--checkpoint", str(run / "best"), "--data", data, "--split", "test"]
+        fpg_zoo_command(*command, "--device", device, "--json", str(file))
     metrics: dict[str, float] = json.loads(file.read_text())["box"]["figures"]
     return metrics
 
 
-def cost_of(neck: str) -> dict[str, Any]:
+def fpg_zoo_command(*arguments: str) -> None:
+    """Run it in a process of its own, whose last line is shown where it fails."""
+    ended = subprocess.run([sys.executable, "-m", "fpg_zoo.cli", *arguments], capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(f"fpg-zoo {shlex.join(arguments)}: {ended.stderr.strip().splitlines()[-1]}")
+
+
+def config_of(model: str) -> Path:
+    """The config file of a method and a neck."""
+    method, _, neck = model.partition(".")
+    return EXAMPLES / f"{method}_lite0_{neck}.toml"
+
+
+def cost_of(model_name: str) -> dict[str, Any]:
     """Parameters, FLOPs and seconds for an image."""
-    file = EXAMPLES / f"lite0_{neck}.toml"
+    file = config_of(model_name)
     info = fpg_zoo.model_info(config=file)
     model = fpg_zoo.create_model(config=file, num_classes=3)
     side = info.config.preprocess.longest_side
@@ -89,23 +95,33 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="a folder for the runs")
     parser.add_argument("--weights", type=Path, help="timm's file of the backbone (default: from the hub)")
     parser.add_argument("--seeds", type=int, default=3, help="default: 3")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: cuda if there is one, else cpu)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side (default: 1)")
     options = parser.parse_args()
+    options.device = device_of_process(options.device)
+    commit()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    kinds = [(f"{method}.{neck}", "imagenet") for method in METHODS for neck in NECKS]
+    kinds += [(f"{method}.fpn", "random") for method in METHODS]
     rows = []
-    for neck, start, seeds in (*((neck, "imagenet", options.seeds) for neck in NECKS), ("fpn", "random", 1)):
-        found = [test(train(neck, start, seed, options), options.data) for seed in range(seeds)]
-        row: dict[str, Any] = {"neck": neck, "start": start, "seeds": seeds}
-        for name in ("AP", "AP50"):
-            values = [metrics[name] for metrics in found]
-            row |= {name: statistics.mean(values), f"{name}_spread": max(values) - min(values)}
-        rows.append(row | cost_of(neck))
-        print(
-            f"{neck:12} {start:9} AP {row['AP']:.3f} (spread {row['AP_spread']:.3f}), AP50 {row['AP50']:.3f}",
-            flush=True,
-        )
-    command = "python " + shlex.join(["benchmarks/backbones.py", *sys.argv[1:]])
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        runs = {kind: [pool.submit(tested, *kind, seed, options) for seed in range(options.seeds)] for kind in kinds}
+        for (model, start), futures in runs.items():
+            found = [future.result() for future in futures]
+            row: dict[str, Any] = {"model": model, "start": start, "seeds": options.seeds}
+            for name in ("AP", "AP50"):
+                values = [metrics[name] for metrics in found]
+                row |= {name: statistics.mean(values), f"{name}_spread": max(values) - min(values)}
+            rows.append(row)
+            print(
+                f"{model:24} {start:9} AP {row['AP']:.3f} (spread {row['AP_spread']:.3f}), AP50 {row['AP50']:.3f}",
+                flush=True,
+            )
+    torch.set_num_threads(1)
+    for row in rows:
+        row |= cost_of(row["model"])
     what = f"BCCD's published split, images of 384 pixels; fpg-zoo train {' '.join(SETTINGS)}"
-    print(write("backbones", command, rows, device="cpu", inputs={"what": what}, units=UNITS))
+    print(write("backbones", command_line(), rows, device=str(options.device), inputs={"what": what}, units=UNITS))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,10 @@ FORMS = {
 }
 
 
-def stepper(name: str, *, plain: bool = False, bf16: bool = False, twice: bool = False) -> Callable[[], None]:
-    """A step of training on one batch, to be repeated."""
+def stepper(
+    name: str, *, plain: bool = False, bf16: bool = False, twice: bool = False, number: int = IMAGES
+) -> Callable[[], None]:
+    """A step of training on one batch of that many images, to be repeated."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     model = fpg_zoo.create_model(name, device=device).train()
@@ -56,14 +58,14 @@ def stepper(name: str, *, plain: bool = False, bf16: bool = False, twice: bool =
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.long().tolist(), strict=True):
         mask[y1:y2, x1:x2] = True
     target = {"boxes": boxes, "labels": torch.arange(OBJECTS, device=device), "masks": masks}
-    images = torch.randn(IMAGES, 3, side, side, device=device).contiguous(memory_format=form)
+    images = torch.randn(number, 3, side, side, device=device).contiguous(memory_format=form)
 
     def step() -> None:
         torch.manual_seed(0)
         optimizer.zero_grad()
         arranged = mock.patch.object(pooling, "_aligned", pooling.by_torchvision) if plain else contextlib.nullcontext()
         with arranged, torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
-            losses = criterion(images, [(side, side)] * IMAGES, [target] * IMAGES)
+            losses = criterion(images, [(side, side)] * number, [target] * number)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 

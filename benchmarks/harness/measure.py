@@ -169,16 +169,18 @@ def write(
     inputs: Row,
     units: Mapping[str, str],
     identified_by: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> Path:
     """Write a record to `benchmarks/results/NAME.json`.
 
     Args:
         name: the script's, or one that begins with it and an underscore.
-        command, rows, device, given, units: as of `record`.
-        told_apart_by: fields of a row. Rows of the record that is there are kept, with the environment and command they
+        command, rows, device, inputs, units: as of `record`.
+        identified_by: fields of a row. Rows of the record that is there are kept, with the environment and command they
             are of, unless one of `rows` has the same values in these. None: nothing is kept.
+        folder: in place of `benchmarks/results`.
     """
-    target = RESULTS / f"{name}.json"
+    target = (folder or RESULTS) / f"{name}.json"
     content = record(command, rows, device=device, inputs=inputs, units=units)
     if identified_by and target.is_file():
         there = json.loads(target.read_text(encoding="utf-8"))
