@@ -86,9 +86,14 @@ class Line:
 
 @dataclasses.dataclass
 class Part:
-    """One record: its lines in order of worth, and the fields that tell rows apart."""
+    """One record: its lines in order of worth, and the fields that tell rows apart.
+
+    Attributes:
+        share: of the time; what it does not take goes to the parts after it.
+    """
 
     name: str
+    share: float
     lines: list[Line]
     identified_by: tuple[str, ...]
 
@@ -128,6 +133,9 @@ def plain_of(name: str) -> Detector:
     return fpg_zoo.create_model(name, pretrained=True) if name in NANO else at_random(name)
 
 
+drawn = functools.cache(batch_of)
+
+
 def parity(sizes: Sizes) -> Part:
     """Inference in all forms and precisions, a training step, and a run that is taken up again."""
 
@@ -141,11 +149,13 @@ def parity(sizes: Sizes) -> Part:
     def resume(name: str) -> list[Row]:
         return [resume_row(name, sizes.device, bf16=bf16) for bf16 in (False, True)]
 
-    names = list(dict.fromkeys((*sizes.names, *NANO)))
-    lines = [Line(f"inference of {name}", 12.0, inference, {"name": name}) for name in names]
-    lines += [Line(f"training step of {name}", 12.0, step, {"name": name}) for name in names]
-    lines += [Line(f"resume of {name}", 30.0, resume, {"name": name}) for name in NANO]
-    return Part("gpu_parity", lines, ("check", "model", "form", "precision"))
+    names = list(dict.fromkeys((*sizes.shown, *NANO, *sizes.names)))
+    lines = [Line(f"training step of {name}", 8.0, step, {"name": name}) for name in names]
+    resumed = [Line(f"resume of {name}", 25.0, resume, {"name": name}) for name in NANO]
+    inferred = [Line(f"inference of {name}", 8.0, inference, {"name": name}) for name in reversed(names)]
+    first = len(sizes.shown) + len(NANO)
+    lines = [*lines[:first], *resumed, *inferred, *lines[first:]]
+    return Part("gpu_parity", 0.3, lines, ("check", "model", "form", "precision"))
 
 
 def throughput(sizes: Sizes) -> Part:
@@ -161,7 +171,8 @@ def throughput(sizes: Sizes) -> Part:
     ]
     eager = [case for case in shown if case[1] != "compiled"]
     compiled = [case for case in shown if case[1] == "compiled" and case[2] in ("tf32", "bf16") and case[3] != 32]
-    cases = list(dict.fromkeys([*cases[: 2 * len(sizes.names)], *eager, *cases, *compiled]))
+    compiled.sort(key=lambda case: (case[2] != "bf16", case[3]))
+    cases = list(dict.fromkeys([*cases[: 2 * len(sizes.names)], *eager, *compiled[:1], *cases, *compiled]))
     lines = [
         Line(
             f"{form} {name} in {precision}, batch {batch}",
@@ -171,15 +182,16 @@ def throughput(sizes: Sizes) -> Part:
         )
         for name, form, precision, batch in cases
     ]
-    return Part("gpu_throughput", lines, ("model", "form", "precision", "batch", "device"))
+    return Part("gpu_throughput", 0.4, lines, ("model", "form", "precision", "batch", "device"))
 
 
 def _throughput(sizes: Sizes, name: str, form: str, precision: str, batch: int) -> list[Row]:
     model = formed(sizes.on_device(name), form, precision)
-    images, frames = batch_of(name, batch, device=sizes.device)
+    images, frames = drawn(name, batch)
+    images = images.to(sizes.device)
     found = detect(model, images, frames, precision)  # compiles, too
     once = measure(lambda: detect(model, images, frames, precision), runs=2, warmup=1).median
-    runs = 2 if sizes.dry else min(max(int(0.7 / once), 5), 30)
+    runs = 2 if sizes.dry else min(max(int(0.5 / once), 5), 30)
     seconds = measure(lambda: detect(model, images, frames, precision), runs=runs, warmup=0)
     flops = fpg_zoo.model_info(name).flops
     return [
@@ -217,7 +229,7 @@ def training_memory(sizes: Sizes) -> Part:
         for saving in (False, True)
         for name in sizes.names
     ]
-    return Part("gpu_memory", lines, ("model", "settings", "device"))
+    return Part("gpu_memory", 0.15, lines, ("model", "settings", "device"))
 
 
 def training_steps(sizes: Sizes) -> Part:
@@ -246,7 +258,7 @@ def training_steps(sizes: Sizes) -> Part:
         for name in sizes.trained
         for precision, twice in (("fp32", False), ("tf32", False), ("bf16", False), ("bf16", True))
     ]
-    return Part("gpu_training_step", lines, ("model", "precision", "checkpointed", "device"))
+    return Part("gpu_training_step", 0.15, lines, ("model", "precision", "checkpointed", "device"))
 
 
 PARTS: dict[str, Callable[[Sizes], Part]] = {
@@ -318,7 +330,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.compiler.set_stance("force_eager")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) if options.dry_run else RESULTS
-        good = [run(PARTS[name](sizes), sizes, end, folder) for name in options.parts]
+        parts = [PARTS[name](sizes) for name in options.parts]
+        good = []
+        for place_in_order, part in enumerate(parts):
+            now = time.monotonic()
+            left = sum(other.share for other in parts[place_in_order:])
+            good.append(run(part, sizes, now + (end - now) * part.share / left, folder))
     return 0 if all(good) else 1
 
 

@@ -33,7 +33,9 @@ PRECISIONS: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-MAPS, LOSSES, GRADIENTS = 1e-4, 1e-4, 1e-3  # the greatest relative differences in full float32
+# The greatest relative differences in full float32. With random weights, maps of the CPU are up to 8e-5 from those that
+# it computes in float64; TF32's are 5e-2 from them.
+MAPS, LOSSES, GRADIENTS = 3e-4, 1e-4, 1e-3
 MATCHED = 0.97  # the least share of detections that are the CPU's
 _OBJECTS = 7  # of an image
 _BOX_IOU, _SCORE = 0.98, 0.01  # of a detection that is the CPU's
