@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.measure import command_line, commit, measure, write
+from harness.measure import command_line, commit, device_name, measure, write
 
 import fpg_zoo
 from fpg_zoo.distributed import device_of_process
@@ -50,18 +50,19 @@ def start_of(start: str, weights: Path | None) -> list[str]:
     return ["--backbone-checkpoint", str(weights)] if weights else ["--pretrained-backbone"]
 
 
-def tested(model: str, start: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
-    """Train, or go on, and judge: the metrics of the run's best model on the test list."""
+def tested(model: str, start: str, seed: int, options: argparse.Namespace) -> tuple[dict[str, float], str]:
+    """Train, or go on, and judge: the metrics of the run's best model on the test list, and where it was judged."""
     run: Path = options.runs / f"{model}.{start}.{seed}"
     data, device = str(options.data), str(options.device)
-    file = run / "test.json"
+    file, trained_on = run / "test.json", run / "device.txt"
     if not file.is_file():
         command = ["train", "--config", str(config_of(model)), *start_of(start, options.weights), "--data", data]
         fpg_zoo_command(*command, "--output", str(run), "--seed", str(seed), *SETTINGS, "--device", device)
         command = ["eval", "--checkpoint", str(run / "best"), "--data", data, "--split", "test"]
         fpg_zoo_command(*command, "--device", device, "--json", str(file))
+        trained_on.write_text(device_name(device))
     metrics: dict[str, float] = json.loads(file.read_text())["box"]["figures"]
-    return metrics
+    return metrics, trained_on.read_text()
 
 
 def fpg_zoo_command(*arguments: str) -> None:
@@ -91,6 +92,7 @@ def cost_of(model_name: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", default=METHODS, metavar="METHOD", help=", ".join(METHODS))
     parser.add_argument("--data", type=Path, required=True, help="BCCD in COCO's format")
     parser.add_argument("--runs", type=Path, required=True, help="a folder for the runs")
     parser.add_argument("--weights", type=Path, help="timm's file of the backbone (default: from the hub)")
@@ -101,16 +103,17 @@ def main() -> None:
     options.device = device_of_process(options.device)
     commit()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    kinds = [(f"{method}.{neck}", "imagenet") for method in METHODS for neck in NECKS]
-    kinds += [(f"{method}.fpn", "random") for method in METHODS]
+    kinds = [(f"{method}.{neck}", "imagenet") for method in options.methods for neck in NECKS]
+    kinds += [(f"{method}.fpn", "random") for method in options.methods]
     rows = []
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         runs = {kind: [pool.submit(tested, *kind, seed, options) for seed in range(options.seeds)] for kind in kinds}
         for (model, start), futures in runs.items():
             found = [future.result() for future in futures]
-            row: dict[str, Any] = {"model": model, "start": start, "seeds": options.seeds}
+            devices = " and ".join(sorted({device for _, device in found}))
+            row: dict[str, Any] = {"model": model, "start": start, "seeds": options.seeds, "trained_on": devices}
             for name in ("AP", "AP50"):
-                values = [metrics[name] for metrics in found]
+                values = [metrics[name] for metrics, _ in found]
                 row |= {name: statistics.mean(values), f"{name}_spread": max(values) - min(values)}
             rows.append(row)
             print(
@@ -120,8 +123,9 @@ def main() -> None:
     torch.set_num_threads(1)
     for row in rows:
         row |= cost_of(row["model"])
-    what = f"BCCD's published split, images of 384 pixels; fpg-zoo train {' '.join(SETTINGS)}"
-    print(write("backbones", command_line(), rows, device=str(options.device), inputs={"what": what}, units=UNITS))
+    inputs = {"what": f"BCCD's published split, images of 384 pixels; fpg-zoo train {' '.join(SETTINGS)}"}
+    told_apart = ("model", "start")
+    print(write("backbones", command_line(), rows, device="cpu", inputs=inputs, units=UNITS, identified_by=told_apart))
 
 
 if __name__ == "__main__":
