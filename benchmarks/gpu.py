@@ -144,7 +144,8 @@ def parity(sizes: Sizes) -> Part:
         return inference_rows(plain_of(name), sizes.device, cases)
 
     def step(name: str) -> list[Row]:
-        return [training_row(plain_of(name), sizes.device)]
+        weights = "trained" if name in NANO else "random"
+        return [training_row(plain_of(name), sizes.device, weights)]
 
     def resume(name: str) -> list[Row]:
         return [resume_row(name, sizes.device, bf16=bf16) for bf16 in (False, True)]
@@ -300,8 +301,17 @@ def run(part: Part, sizes: Sizes, end: float, folder: Path) -> bool:
         inputs: Row = {"what": "drawn scenes of 640x640 pixels, random weights; cudnn.benchmark"}
         if part.name == "gpu_throughput":
             inputs["matrix_rate"] = {name: round(rate / 1e9) for name, rate in sizes.matrix_rates.items()}
-        device = str(sizes.device)
-        print(write(part.name, command_line(), rows, device=device, inputs=inputs, units=UNITS, folder=folder))
+        written = write(
+            part.name,
+            command_line(),
+            rows,
+            device=str(sizes.device),
+            inputs=inputs,
+            units=UNITS,
+            identified_by=part.identified_by,
+            folder=folder,
+        )
+        print(written)
     if left_out:
         print(f"{part.name}: no time for {len(left_out)} lines: {'; '.join(left_out)}")
     return all(row.get("within_limit", True) for row in rows)

@@ -176,17 +176,20 @@ def write(
     Args:
         name: the script's, or one that begins with it and an underscore.
         command, rows, device, inputs, units: as of `record`.
-        identified_by: fields of a row. Rows of the record that is there are kept, with the environment and command they
-            are of, unless one of `rows` has the same values in these. None: nothing is kept.
+        identified_by: fields of a row, of which it may lack some. Rows of the record that is there are kept, with the
+            environment and command they are of, unless one of `rows` has the same values in these. None: nothing is
+            kept.
         folder: in place of `benchmarks/results`.
     """
     target = (folder or RESULTS) / f"{name}.json"
     content = record(command, rows, device=device, inputs=inputs, units=units)
     if identified_by and target.is_file():
         there = json.loads(target.read_text(encoding="utf-8"))
-        new = {tuple(row[field] for field in identified_by) for row in rows}
+        new = {tuple(row.get(field) for field in identified_by) for row in rows}
         origin = {field: there[field] for field in _NO_FIGURES if there[field] != content[field]}
-        kept = [{**origin, **row} for row in there["rows"] if tuple(row[field] for field in identified_by) not in new]
+        kept = [
+            {**origin, **row} for row in there["rows"] if tuple(row.get(field) for field in identified_by) not in new
+        ]
         content["units"] = {**there["units"], **content["units"]} if kept else content["units"]
         content["rows"] = [*kept, *content["rows"]]
     save(content, target)
