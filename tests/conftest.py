@@ -7,12 +7,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import golden_weights
-import pytest
-import torch
+# Side by side, each of pytest-xdist's processes and what it starts take their share of the cores, and no more.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
 
-import fpg_zoo
-from fpg_zoo.modeling.detectors import Detector
+import golden_weights  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+import fpg_zoo  # noqa: E402
+from fpg_zoo.modeling.detectors import Detector  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"

@@ -26,6 +26,7 @@ def test_a_dry_run_goes_through_every_line_and_keeps_nothing(tmp_path: Path) -> 
     assert {file: file.read_bytes() for file in RESULTS.glob("*.json")} == before
 
 
+@pytest.mark.slow
 def test_a_part_that_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--dry-run", "speed"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=600)

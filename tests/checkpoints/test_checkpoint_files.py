@@ -242,6 +242,7 @@ def test_a_file_with_its_tensors_under_model_is_a_checkpoint(tmp_path: Path) -> 
     assert (_values(read), read.class_names) == ({"a": 1.0}, ("x",))
 
 
+@pytest.mark.slow
 def test_tensors_of_the_optimiser_do_not_live_on(tmp_path: Path) -> None:
     weight = torch.nn.Parameter(torch.ones(5))
     content = {

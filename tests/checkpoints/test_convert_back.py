@@ -46,6 +46,7 @@ def test_copies_of_a_shared_convolution_are_there_once_per_level(tmp_path: Path)
     assert not torch.equal(norms[0], norms[1])
 
 
+@pytest.mark.slow
 def test_there_and_back_is_the_same_model_class_names_included(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="not loaded, initialised at random"):
         model = fpg_zoo.create_model(checkpoint=_saved(tmp_path), class_names=["cell", "platelet"])

@@ -97,6 +97,7 @@ def test_what_safetensors_save_model_writes_of_a_tied_model_is_read(model: Detec
     assert_equal(fpg_zoo.create_model(checkpoint=tmp_path / "tied.safetensors"), tied)
 
 
+@pytest.mark.slow
 def test_masks_and_other_numbers_of_classes_are_told_by_the_tensors(tmp_path: Path) -> None:
     torch.save(fpg_zoo.create_model("mask_rcnn_nano_fpg", num_classes=3).state_dict(), tmp_path / "own.pth")
     found = fpg_zoo.create_model(checkpoint=tmp_path / "own.pth")
@@ -118,6 +119,7 @@ def test_every_architecture_is_recognised_under_our_names(name: str) -> None:
     assert architecture_of(build_on_meta(ARCHITECTURES[name].build_config(), name).state_dict()) == name
 
 
+@pytest.mark.slow
 def test_no_name_is_ours_for_one_architecture_and_only_the_references_for_another() -> None:
     ours, theirs = set(), set()
     for name, architecture in ARCHITECTURES.items():

@@ -254,6 +254,7 @@ def test_on_a_terminal_there_is_one_bar_of_progress(checkpoint: Path, monkeypatc
     assert set(re.findall(r"\d+/(\d+) \[", terminal.getvalue())) == {"3"}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 def test_coco_results_are_read_by_pycocotools(checkpoint: Path) -> None:
     add("000000000139.png", "000000000285.png")
@@ -284,6 +285,7 @@ def test_coco_results_are_read_by_pycocotools(checkpoint: Path) -> None:
             assert np.array_equal(mask_api.decode(annotation["segmentation"]), mask.numpy())
 
 
+@pytest.mark.slow
 def test_picture_ids_are_numbers_only_where_they_are_the_files_own(checkpoint: Path) -> None:
     names = ["a/7.png", "b/07.png", "c/8.png", "name.png"]
     add(*names)
@@ -292,6 +294,7 @@ def test_picture_ids_are_numbers_only_where_they_are_the_files_own(checkpoint: P
     assert {row["image_id"] for row in rows_of("r.json")} == {"a/7.png", "b/07.png", 8, "name.png"}
 
 
+@pytest.mark.slow
 def test_scores_below_the_threshold_are_left_out(checkpoint: Path) -> None:
     add("a.png")
     counts = []
@@ -464,6 +467,7 @@ def test_links_in_a_circle_and_pipes_do_not_end_the_run(results: list[str], chec
     assert [line.split(": ")[:2] for line in err.splitlines()] == [["skipped", "a.jpg"], ["skipped", "b.jpg"]]
 
 
+@pytest.mark.slow
 def test_damage_of_every_kind_leaves_the_other_images(checkpoint: Path) -> None:
     add("photos/0.png", "photos/zz.png", "photos/cut.jpg")
     whole = Path("photos/cut.jpg").read_bytes()

@@ -83,6 +83,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(arguments: list[
     assert Path("file").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_a_picture_half_written_when_interrupted_is_not_left(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add("a.png", "b.png")
     assert predict(checkpoint, "a.png", "--output", "out").code == 0

@@ -295,6 +295,7 @@ def _named(*names: str) -> Detector:
     return renamed
 
 
+@pytest.mark.slow
 def test_class_names_are_escaped_in_the_lines_of_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = [f"{number}{HOSTILE[number % len(HOSTILE)]}" for number in range(80)]

@@ -252,6 +252,7 @@ def test_the_photographs_are_judged_as_their_file_says(data_folder: Path) -> Non
     assert [value for value in ours.metrics.values() if value is not None] == evaluation.stats.tolist()
 
 
+@pytest.mark.slow
 def test_an_object_without_a_mask_is_learned_by_its_box_and_not_by_its_mask() -> None:
     from tiny_models import tiny_model
 

@@ -76,6 +76,7 @@ def test_evaluation(
     assert _figures(_copy(scenes, tmp_path / "d", change, encoding), tmp_path / "f.json") == clean
 
 
+@pytest.mark.slow
 def test_training(scenes: Path, tmp_path: Path) -> None:
     def change(image: dict[str, Any]) -> None:
         image.update(width=None, file_name=f".\\{image['file_name']}")

@@ -125,6 +125,7 @@ def test_masks_do_not_change_the_rest(dataset: ShapesDataset) -> None:
     assert (ours.objects.masks, ours.crowds.masks, theirs.crowds.masks) == (None, None, ())
 
 
+@pytest.mark.slow
 def test_no_two_scenes_are_alike() -> None:
     seen = [
         dataset[index].image.numpy().tobytes()

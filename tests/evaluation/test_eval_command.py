@@ -147,6 +147,7 @@ def _images_in(part: Path) -> list[int]:
     return [image_id for line in lines for image_id, _ in json.loads(line)]
 
 
+@pytest.mark.slow
 def test_classes_are_mapped_by_name_whatever_their_order(alone: Alone, tmp_path: Path) -> None:
     content = json.loads(alone.truth.read_text())
     for entry in content["categories"]:

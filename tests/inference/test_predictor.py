@@ -149,6 +149,7 @@ def test_a_detector_without_masks_gives_none() -> None:
 # Batches
 
 
+@pytest.mark.slow
 def test_batch_size_does_not_matter_for_pictures_of_one_size(predictor: Predictor) -> None:
     pictures = [_noise(64, 64, seed) for seed in range(3)]
     one_by_one = predictor(pictures)

@@ -24,6 +24,9 @@ GRADIENT = 1e-3  # relative, of a part's norm; rounding costs 4e-6
 # that the reference ran on they are the same ones, and all tolerances hold; on another, float32 and float64 alike are
 # off by up to 1.6e-4 in a loss and 1.9e-3 in a norm, as far as two settings of oneDNN are from each other.
 OTHER_PROPOSALS = 5  # times the tolerances
+# A RetinaNet has no proposals, but the same BatchNorm: its losses hold, and on one thread in place of two a norm is off
+# by 1.2e-3, in float64 by 5e-4.
+OTHER_ROUNDING = 5  # times the tolerance of a norm
 SIZE = (250, 375)
 PARTS = {
     "backbone": ("backbone.",),
@@ -73,7 +76,7 @@ def test_losses_and_gradients_are_the_references(name: str, mode: Literal["eval"
             if tensor.startswith(PARTS[key.split(".")[1]]) and parameter.grad is not None
         ]
         assert torch.stack(gradients).sum().sqrt().item() == pytest.approx(
-            expected[key].item(), rel=GRADIENT * slack
+            expected[key].item(), rel=GRADIENT * (OTHER_ROUNDING if mode == "train" else 1)
         ), key
     without = {tensor for tensor, parameter in model.named_parameters() if parameter.grad is None}
     assert without == {

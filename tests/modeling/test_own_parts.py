@@ -147,6 +147,7 @@ def test_they_go_the_whole_way(name: str, tmp_path: Path) -> None:
         fpg_zoo.reference_state_dict(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_a_row_without_names_of_the_reference_stops_no_other(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     own = Architecture(name="own", method="RetinaNet", neck="Flat", build_config=lambda: _config("retinanet_nano_fpg"))

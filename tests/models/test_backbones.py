@@ -61,6 +61,7 @@ def targets() -> list[dict[str, Tensor]]:
     return [{"boxes": torch.tensor([[10.0, 20, 70, 90]]), "labels": torch.tensor([1]), "masks": masks}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "backbone"),
     [
@@ -147,6 +148,7 @@ def test_stages_strides_and_anchors_follow_the_backbone() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_timm_model_gives_timms_own_maps() -> None:
     timm = pytest.importorskip("timm")
     for name, last in (("convnext_atto", False), ("swin_tiny_patch4_window7_224", True)):
@@ -370,6 +372,7 @@ def test_another_backbones_file_is_refused(tmp_path: Path) -> None:
         fpg_zoo.create_model("retinanet_fpn", backbone=wide, backbone_checkpoint=tmp_path / "x.pth")
 
 
+@pytest.mark.slow
 def test_timms_file_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     values = tensors_of(3, timm.create_model("mobilenetv3_small_100"))
@@ -393,6 +396,7 @@ def test_timms_file_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_real_weights_from_imagenet_are_read(data_folder: Path) -> None:
     pytest.importorskip("timm")
     file = data_folder / "backbones" / "tf_efficientnet_lite0.in1k.safetensors"

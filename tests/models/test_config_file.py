@@ -143,6 +143,7 @@ def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
         fpg_zoo.create_model(config=whole, backbone="resnet18")
 
 
+@pytest.mark.slow
 def test_every_command_takes_it(tmp_path: Path) -> None:
     """Info, train, eval, predict and convert; and train goes on from what was saved."""
     text = 'base = "retinanet_nano_fpg"\nclass_names = ["dark", "light"]\n[neck]\nout_channels = 16\n'

@@ -48,6 +48,7 @@ def check(place: Path, tmp_path: Path, results: Path, *more: Any) -> Any:
     return run("convert", place / "x.pth", tmp_path / "out", "--check", place / "images", "--against", results, *more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_the_same_detections_agree(kind: str, place: Path, tmp_path: Path) -> None:
     rows = json.loads((place / f"{kind}.json").read_text())
@@ -83,6 +84,7 @@ def test_what_differs_is_counted_and_told_by_the_exit_code(what: str, kind: str,
     assert (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_annotation_file_has_the_ids(place: Path, tmp_path: Path) -> None:
     rows = json.loads((place / "bbox.json").read_text())
     for row in rows:  # categories numbered backwards from 59 on, images by texts

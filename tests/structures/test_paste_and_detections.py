@@ -355,6 +355,7 @@ def test_coco_segmentations_decode_to_the_masks():
         assert np.array_equal(mask_api.decode(row["segmentation"]), mask.numpy())
 
 
+@pytest.mark.slow
 def test_to_supervision_carries_everything_over():
     supervision = pytest.importorskip("supervision", reason="supervision is an optional dependency")
     found = _detections()

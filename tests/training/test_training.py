@@ -184,6 +184,7 @@ def test_a_run_killed_ten_times_ends_with_the_weights_of_an_unbroken_one(
     assert sorted(path.name for path in broken.iterdir()) == ["log.jsonl", "state-00000030"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_resumed_trains_no_further(data: Path, tmp_path: Path) -> None:
     train(small_model(), dataset_of(data), tmp_path / "run", settings(), processes=Processes())
     before = weights_of(tmp_path / "run")
@@ -199,6 +200,7 @@ def test_accumulated_passes_make_one_step(data: Path, tmp_path: Path) -> None:
     assert rows[0]["rate"] == pytest.approx(RECIPES["scratch"].schedule.learning_rate * math.sqrt(6 / 8) * 0.1)
 
 
+@pytest.mark.slow
 def test_the_best_model_is_kept_with_its_figures(data: Path, tmp_path: Path) -> None:
     told = iter([{"box_AP": 0.25}, {"box_AP": 0.125}])
     seen: list[bool] = []
@@ -218,6 +220,7 @@ def test_the_best_model_is_kept_with_its_figures(data: Path, tmp_path: Path) -> 
     assert best.class_names == CLASSES
 
 
+@pytest.mark.slow
 def test_other_settings_than_the_runs_are_refused_and_so_is_a_run_not_to_be_resumed(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(small_model(), dataset_of(data), run, settings(), processes=Processes())
@@ -240,6 +243,7 @@ def test_losses_that_are_no_numbers_stop_with_the_pictures(data: Path, tmp_path:
         train(model, dataset_of(data), tmp_path / "run", settings(), processes=Processes())
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_broken_off_is_made_up_for(data: Path, tmp_path: Path) -> None:
     told = iter([{"box_AP": 0.25}, None, {"box_AP": 0.5}])
 

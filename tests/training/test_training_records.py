@@ -190,6 +190,7 @@ def test_a_run_that_began_without_averages_has_no_use_for_a_file_of_them(data: P
     resume(data, tmp_path / "run", chosen)
 
 
+@pytest.mark.slow
 def test_a_record_has_the_names_of_earlier_versions(data: Path, tmp_path: Path) -> None:
     resume(data, tmp_path / "run", settings())
     state = newest_state(tmp_path / "run")
@@ -254,6 +255,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_damaged_lines_of_the_log_are_left_out_and_counted(copied: Path, data: Path) -> None:
     log = copied / "log.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
@@ -271,6 +273,7 @@ def test_damaged_lines_of_the_log_are_left_out_and_counted(copied: Path, data: P
     ]
 
 
+@pytest.mark.slow
 def test_a_line_that_was_torn_by_a_kill_is_no_damage(
     copied: Path, data: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -365,6 +368,7 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended(
     again.communicate()
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_lock(data: Path, tmp_path: Path) -> None:
     resume(data, tmp_path / "run")
     assert not (tmp_path / "run" / ".lock").exists()
@@ -474,6 +478,7 @@ def test_a_full_disk_while_a_state_is_saved_keeps_the_one_before(
     assert weights_of(folder) == weights_of(begun.parent / "whole")
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_the_log_is_written(data: Path, begun: Path, disk: Path) -> None:
     folder = Path(shutil.copytree(begun, disk / "run"))
     for leave in (0, 4096):  # at the beginning; when the log's page is full

@@ -323,6 +323,7 @@ def test_a_run_of_an_older_version_goes_on_as_it_was_begun(wide: CocoDataset, tm
     assert "pad_to_crop" not in json.loads((state() / "progress.json").read_text())["settings"]["recipe"]
 
 
+@pytest.mark.slow
 def test_other_padding_than_a_run_was_begun_with_is_refused(wide: CocoDataset, tmp_path: Path) -> None:
     own = settings(batch_size=2)
     train(small_model(RPN), wide, tmp_path / "run", own, processes=Processes())

@@ -222,6 +222,7 @@ def flip(content: bytes, chance: random.Random) -> bytes:
     return bytes(altered)
 
 
+@pytest.mark.slow
 def test_250_flips_in_transit_are_all_found(mirror: Mirror, tmp_path: Path, tell: Callable[[str], None]) -> None:
     chance, found = random.Random(2), Counter[str]()
     mirror.files[FILE] = SMALL

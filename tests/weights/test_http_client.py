@@ -390,6 +390,7 @@ def mutations(count: int) -> Iterator[bytes]:
         yield bytes(altered)
 
 
+@pytest.mark.slow
 def test_600_mutated_responses_end_as_a_body_or_one_line() -> None:
     responses = mutations(600)
     outcomes = {"body": 0, "line": 0}

@@ -254,6 +254,7 @@ def test_a_hub_that_is_out_of_order(client):
     assert told["well"] == told["cached"] == WEIGHTS.hex()
 
 
+@pytest.mark.slow
 def test_without_the_network(client):
     commit = client.hub.commit("owner/offline", FILES)
     partial = client.hub.commit("owner/partial", FILES)
@@ -292,6 +293,7 @@ def test_without_the_network(client):
     assert "check the network, and HF_ENDPOINT" in unreachable["unknown"]
 
 
+@pytest.mark.slow
 def test_offline_set_late_holds_and_unset_late_is_told(client):
     for name in ("owner/late", "owner/other"):
         client.hub.commit(name, FILES)
@@ -387,6 +389,7 @@ def test_where_there_are_no_links(client):
     assert told["good"] == ["good", "good"]
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written(client):
     client.hub.commit("owner/unwritable", FILES)
     (client.home / "file").write_text("no folder")
