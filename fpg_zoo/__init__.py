@@ -13,6 +13,7 @@ from fpg_zoo.version import __version__
 
 if TYPE_CHECKING:
     from fpg_zoo.errors import FPGZooError
+    from fpg_zoo.inference.export import export
     from fpg_zoo.inference.optimized.detectors import optimize
     from fpg_zoo.inference.predictor import Predictor
     from fpg_zoo.modeling.build import register_backbone, register_neck
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "create_model",
     "create_neck",
+    "export",
     "features",
     "list_models",
     "load_reference_state_dict",
@@ -48,6 +50,7 @@ _HOMES = {
     "Predictor": "inference.predictor",
     "create_model": "models.factory",
     "create_neck": "models.features",
+    "export": "inference.export",
     "features": "models.features",
     "list_models": "models.factory",
     "load_reference_state_dict": "models.loading",

@@ -76,3 +76,7 @@ class CheckpointError(WeightsError):
 
 class UnsafeCheckpointError(CheckpointError):
     """A checkpoint whose pickle asks for more than tensors and plain data."""
+
+
+class ExportError(FPGZooError, RuntimeError):
+    """A model cannot be exported as asked, or an exported file not be opened or used."""

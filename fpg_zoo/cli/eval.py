@@ -32,7 +32,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "images are shared among the processes.",
     )
     command.add_argument(
-        "--model", metavar="NAME", help=f"{MODEL_HELP}; published weights unless --checkpoint is given"
+        "--model",
+        metavar="NAME",
+        help=f"{MODEL_HELP}; published weights unless --checkpoint is given. Or an exported file: .onnx, .pt2, .xml",
     )
     add_architecture(command)
     command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")
@@ -124,11 +126,14 @@ def _eval_model(options: argparse.Namespace) -> int:
     from fpg_zoo.distributed import device_of_process, process_group
     from fpg_zoo.evaluation.coco_metrics import no_mask_note
     from fpg_zoo.evaluation.detect import categories_of, detect_all, image_ids_of, iou_types_of, parts_of
-    from fpg_zoo.models.factory import create_model
+    from fpg_zoo.inference.open_model import open_model
+    from fpg_zoo.modeling.detectors import Detector
 
     device = device_of_process(options.device)
-    model = create_model(**trained_model_arguments(options), device=device)
+    model = open_model(**trained_model_arguments(options), device=device)
     if options.dtype is not None:
+        if not isinstance(model, Detector):
+            raise ConfigError(f"--dtype {options.dtype}: an exported file has its precision; export it in that one")
         model = model.to(torch.bfloat16)
     iou_types = iou_types_of(model)
     data = open_held_out(

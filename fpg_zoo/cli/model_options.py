@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fpg_zoo.errors import ConfigError
+from fpg_zoo.inference.exported.formats import format_of
 
 MODEL_HELP = (
     "NAME or NAME.TAG, as `fpg-zoo list` has them; a family, with --backbone; local-dir:FOLDER or hf-hub:OWNER/REPO"
@@ -29,7 +30,7 @@ def add_architecture(command: argparse.ArgumentParser) -> None:
 
 
 def trained_model_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """What `create_model` takes for a model with weights: the published ones, or those of `--checkpoint`.
+    """What `open_model` takes for a model with weights: the published ones, those of `--checkpoint`, or a file's own.
 
     Raises:
         ConfigError: there are no weights.
@@ -37,6 +38,8 @@ def trained_model_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """
     from fpg_zoo.models.factory import check_source
 
+    if options.model is not None and format_of(options.model) is not None:
+        return {name: getattr(options, name) for name in ("backbone", "config", "checkpoint")} | {"name": options.model}
     own = options.backbone is not None or options.config is not None
     if options.checkpoint is None:
         if own:

@@ -20,7 +20,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "images", nargs="+", metavar="IMAGES", help="files, folders (without subfolders), glob patterns, URLs"
     )
     command.add_argument(
-        "--model", metavar="NAME", help=f"{MODEL_HELP}; published weights unless --checkpoint is given"
+        "--model",
+        metavar="NAME",
+        help=f"{MODEL_HELP}; published weights unless --checkpoint is given. Or an exported file: .onnx, .pt2, .xml",
     )
     add_architecture(command)
     command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")

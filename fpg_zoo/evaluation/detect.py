@@ -22,14 +22,15 @@ from fpg_zoo.errors import ConfigError, FPGZooError
 from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, IouType, Row, coco_summary, iou_types_with_objects
 from fpg_zoo.evaluation.partial_results import ImageRows, Parts
 from fpg_zoo.files import on_terminal
-from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.inference.exported.detector import ExportedDetector
+from fpg_zoo.inference.open_model import AnyDetector
 from fpg_zoo.text import quoted
 from fpg_zoo.version import __version__
 
 _MOST_SHOWN = 5  # class names on either side
 
 
-def categories_of(model: Detector, data: HeldOut) -> tuple[int, ...]:
+def categories_of(model: AnyDetector, data: HeldOut) -> tuple[int, ...]:
     """The data's category id of each class of the model, found by name.
 
     Raises:
@@ -54,7 +55,7 @@ def _first_names(names: Sequence[str]) -> str:
     return ", ".join(map(quoted, names[:_MOST_SHOWN])) + more
 
 
-def parts_of(results: Path, model: Detector, data: HeldOut) -> Parts:
+def parts_of(results: Path, model: AnyDetector, data: HeldOut) -> Parts:
     """Where the detections of this model in these images are kept as they come.
 
     Raises:
@@ -72,8 +73,10 @@ def parts_of(results: Path, model: Detector, data: HeldOut) -> Parts:
     return Parts(results, settings)
 
 
-def _weights_digest(model: Detector) -> str:
-    """SHA-256 of everything that decides what a model computes: its config and every tensor."""
+def _weights_digest(model: AnyDetector) -> str:
+    """SHA-256 of everything that decides what a model computes: its config and every tensor, or its file."""
+    if isinstance(model, ExportedDetector):
+        return model.digest()
     digest = hashlib.sha256(json.dumps(to_dict(model.config)).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -82,7 +85,7 @@ def _weights_digest(model: Detector) -> str:
 
 
 def detect_all(
-    model: Detector,
+    model: AnyDetector,
     dataset: Dataset,
     category_ids: Sequence[int],
     *,
@@ -151,7 +154,7 @@ def _resumed(parts: Parts | None, processes: Processes) -> dict[int | str, list[
 
 
 def detect_batches(
-    model: Detector,
+    model: AnyDetector,
     dataset: Dataset,
     category_ids: Sequence[int],
     *,
@@ -192,7 +195,7 @@ def detect_batches(
             bar.update(len(results))
 
 
-def iou_types_of(model: Detector) -> tuple[IouType, ...]:
+def iou_types_of(model: AnyDetector) -> tuple[IouType, ...]:
     """What a model's detections are judged by: boxes, and masks if it has them."""
     return ("bbox", "segm") if model.config.has_masks else ("bbox",)
 
@@ -203,7 +206,7 @@ def image_ids_of(dataset: Dataset) -> list[int | str]:
 
 
 def evaluate(
-    model: Detector, dataset: Dataset, category_ids: Sequence[int], *, batch_size: int = 1, workers: int = 0
+    model: AnyDetector, dataset: Dataset, category_ids: Sequence[int], *, batch_size: int = 1, workers: int = 0
 ) -> dict[str, float | None]:
     """COCO's metrics of a model on a data set.
 
@@ -226,7 +229,7 @@ def evaluate(
     return metrics_of(model, rows, annotations)
 
 
-def metrics_of(model: Detector, rows: Sequence[Row], annotations: Mapping[str, Any]) -> dict[str, float | None]:
+def metrics_of(model: AnyDetector, rows: Sequence[Row], annotations: Mapping[str, Any]) -> dict[str, float | None]:
     """COCO's metrics of what a model detected.
 
     Args:

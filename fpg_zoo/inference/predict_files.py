@@ -21,9 +21,9 @@ from tqdm import tqdm
 from fpg_zoo.distributed import usable_device
 from fpg_zoo.errors import ConfigError, ImageError, is_out_of_memory
 from fpg_zoo.files import atomic_write, check_writable, on_terminal
+from fpg_zoo.inference.open_model import open_model
 from fpg_zoo.inference.predictor import Predictor
 from fpg_zoo.inference.prefetch import prefetch
-from fpg_zoo.models.factory import create_model
 from fpg_zoo.structures import Detections
 from fpg_zoo.structures.images import ANNOTATED_ENDING, SOFTWARE, SOFTWARE_TAG, is_url, label_of, read_image
 from fpg_zoo.text import printable
@@ -57,7 +57,7 @@ def predict_files(
     Args:
         files: paths and URLs. One that cannot be read, or for which memory does not suffice, is reported on standard
             error and skipped.
-        model_arguments: of `create_model`, but for the device.
+        model_arguments: of `open_model`, but for the device.
         device: where the model runs.
         score: the least score, 0..1; what is below it is left out before masks are made of it.
         output: folder for annotated images, `NAME_detections.jpg`, or `.png` where a side is too long for JPEG.
@@ -80,7 +80,7 @@ def predict_files(
         raise ConfigError(f"{results}: one of the images; name another file to write")
     # Only now what takes time, and only after that the first file is made.
     target_device = usable_device(device)
-    model = create_model(**model_arguments, device=target_device)
+    model = open_model(**model_arguments, device=target_device)
     predictor, summary, rows = Predictor(model), Summary(), []
     ids, targets = image_ids_of(files), _targets(files, output) if output else {}
     with tqdm(total=len(files), unit="image", disable=not on_terminal()) as bar:

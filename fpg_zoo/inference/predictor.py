@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
 from tqdm import tqdm
 
 from fpg_zoo.files import on_terminal
+from fpg_zoo.inference.exported.detector import ExportedDetector
 from fpg_zoo.inference.prefetch import prefetch
 from fpg_zoo.modeling.preprocess import padded_size, preprocess, resized_size
 from fpg_zoo.structures import Detections, check_score
@@ -17,18 +19,22 @@ from fpg_zoo.structures.images import ImageLike, is_upright_rgb, read_image, to_
 if TYPE_CHECKING:
     from PIL import Image
 
-    from fpg_zoo.modeling.detectors import Detector
+    from fpg_zoo.inference.open_model import AnyDetector
 
 
 class Predictor:
     """A model with everything before and after it.
 
     Args:
-        model: a detector, in eval mode whenever it is used, of the device and floating-point type to compute in.
+        model: a detector, in eval mode whenever it is used, of the device and floating-point type to compute in. Or an
+            exported one, or its file's path.
+
+    Raises:
+        ExportError: the path is of no exported file, or its runtime is not installed.
     """
 
-    def __init__(self, model: Detector) -> None:
-        self.model = model
+    def __init__(self, model: AnyDetector | str | Path) -> None:
+        self.model = ExportedDetector(model) if isinstance(model, (str, Path)) else model
 
     def __call__(
         self, images: ImageLike | Sequence[ImageLike], batch_size: int = 1, *, score: float = 0.0
@@ -110,6 +116,8 @@ class Predictor:
 
     def _detect_batch(self, images: Sequence[Image.Image], score: float) -> list[Detections]:
         model = self.model
+        if isinstance(model, ExportedDetector) and model.description.takes_pixels:
+            return model.detect_pixels([to_pixels(image) for image in images], score=score)
         batch, sizes = preprocess([to_pixels(image).to(model.device) for image in images], model.config.preprocess)
         original_sizes = [(image.height, image.width) for image in images]
         results = model.detect(batch.to(model.dtype), sizes, original_sizes, score=score)

@@ -22,7 +22,7 @@ from fpg_zoo.evaluation.report.coco_rows import Row
 from fpg_zoo.evaluation.report.page import page
 from fpg_zoo.evaluation.report.worst_images import Pixels
 from fpg_zoo.files import atomic_write
-from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.inference.open_model import AnyDetector
 from fpg_zoo.models.factory import published
 from fpg_zoo.models.names import HUB, LOCAL
 from fpg_zoo.structures.images import read_image
@@ -53,7 +53,7 @@ def write_report(
 
 
 def info_of_model(
-    model: Detector, *, name: str | None, checkpoint: Path | None, data: Path, split: str, arguments: Sequence[str]
+    model: AnyDetector, *, name: str | None, checkpoint: Path | None, data: Path, split: str, arguments: Sequence[str]
 ) -> ReportInfo:
     """The facts of an evaluation of a model.
 

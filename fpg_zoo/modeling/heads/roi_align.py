@@ -88,8 +88,8 @@ def _aligned(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Iterator[tu
         part = kind.nonzero().squeeze(1)
         if len(part):
             x1, y1, x2, y2 = corners[part].unbind(1)
-            rows, row_factors = _taps(y1, y2, pool, height)  # (R', P, T)
-            columns, column_factors = _taps(x1, x2, pool, width)
+            rows, row_factors = taps(y1, y2, pool, height)  # (R', P, T)
+            columns, column_factors = taps(x1, x2, pool, width)
             rows = (rois[part, :1, None].int() * height + rows) * width
             pixels = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R', P, P, T, T')
             factors = row_factors[:, :, None, :, None] * column_factors[:, None, :, None, :]
@@ -104,7 +104,7 @@ def by_torchvision(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Itera
     yield torch.arange(len(rois), device=maps.device), values.permute(0, 2, 3, 1)
 
 
-def _taps(start: Tensor, end: Tensor, pool: int, size: int) -> tuple[Tensor, Tensor]:
+def taps(start: Tensor, end: Tensor, pool: int, size: int) -> tuple[Tensor, Tensor]:
     """Which pixels of an axis the bins of each RoI read, and by which factors.
 
     Args:
@@ -118,16 +118,16 @@ def _taps(start: Tensor, end: Tensor, pool: int, size: int) -> tuple[Tensor, Ten
     step = (end - start) / pool
     counts = step.ceil().clamp(min=0)  # (R,) G of each RoI: no more than a pixel apart; none in one turned over
     count = counts.clamp(min=1)
-    bins, grid = (torch.arange(n, device=start.device, dtype=start.dtype) for n in (pool, int(count.max())))
+    bins, grid = (torch.arange(n, device=start.device, dtype=start.dtype) for n in (pool, count.max().int().item()))
     at = start[:, None, None] + bins[:, None] * step[:, None, None]
     at = at + (grid + 0.5) * (step / count)[:, None, None]  # (R, P, G)
     share = ((grid < counts[:, None, None]) & (at >= -1) & (at <= size)) / count[:, None, None]
     at = at.clamp(0, size - 1)  # the border pixel stands for up to a pixel beyond it; further out is nothing
-    first = at[..., :1].floor()
+    first = at[..., 0, None].floor()
     # Rounding may put a sample a trifle past the last pair of pixels that is counted: it stays with that pair.
     place = torch.minimum((at - first).floor().clamp(min=0), (count - 1)[:, None, None])
     beyond = at - first - place
-    taps = torch.arange(len(grid) + 1, dtype=torch.int32, device=start.device)
-    factors = start.new_zeros(*at.shape[:2], len(taps))
+    taps = torch.arange(grid.shape[0] + 1, dtype=torch.int32, device=start.device)
+    factors = start.new_zeros(*at.shape[:2], grid.shape[0] + 1)
     factors.scatter_add_(2, place.long(), share * (1 - beyond)).scatter_add_(2, place.long() + 1, share * beyond)
     return (first.int() + taps).clamp(max=size - 1), factors

@@ -1,0 +1,49 @@
+"""RoIAlign for graphs; legend as of `fpg_zoo.modeling.heads.roi_align`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from fpg_zoo.modeling.heads.roi_align import MultiLevelRoIAlign, taps
+
+# (maps (N, C, H, W) float32, RoIs (R, 5), P, pixels of the maps to one of the input) to (R, C, P, P).
+RoIAlign = Callable[[Tensor, Tensor, int, float], Tensor]
+
+
+def pooled(pooling: MultiLevelRoIAlign, pyramid: Sequence[Tensor], rois: Tensor, align: RoIAlign) -> Tensor:
+    """As calling `pooling`, by another RoIAlign."""
+    maps = pyramid[0]
+    result = maps.new_zeros(rois.shape[0], maps.shape[1], pooling.pool, pooling.pool)
+    levels = pooling.levels(rois)
+    for level, stride in enumerate(pooling.strides):
+        here = (levels == level).nonzero().squeeze(1)
+        values = align(pyramid[level].float(), rois[here], pooling.pool, 1 / stride)
+        result = result.index_copy(0, here, values.to(result.dtype))
+    return result
+
+
+def by_operator(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Tensor:
+    """torchvision's, which is written as ONNX's RoiAlign."""
+    values: Tensor = roi_align(maps, rois, pool, spatial_scale=scale, sampling_ratio=0, aligned=True)
+    return values
+
+
+def by_tensors(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Tensor:
+    """Tensor operations of torch alone."""
+    number, channels, height, width = maps.shape
+    table = maps.permute(0, 2, 3, 1).reshape(number * height * width, channels)
+    rois = F.pad(rois, (0, 0, 0, 1))  # so that there is one at least
+    x1, y1, x2, y2 = (rois[:, 1:] * scale - 0.5).unbind(1)
+    rows, row_factors = taps(y1, y2, pool, height)  # (R, P, T)
+    columns, column_factors = taps(x1, x2, pool, width)
+    rows = (rois[:, :1, None].int() * height + rows) * width
+    pixels = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, P, P, T, T')
+    factors = row_factors[:, :, None, :, None] * column_factors[:, None, :, None, :]
+    sums = F.embedding_bag(
+        pixels.flatten(3).flatten(0, 2), table, mode="sum", per_sample_weights=factors.flatten(3).flatten(0, 2)
+    )
+    return sums.view(rois.shape[0], pool, pool, channels).permute(0, 3, 1, 2)[:-1]

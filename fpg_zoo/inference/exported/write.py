@@ -1,0 +1,156 @@
+"""A form written as a file of each format."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fpg_zoo.errors import ExportError
+from fpg_zoo.inference.exported import roi_align, suppression
+from fpg_zoo.inference.exported.description import KEY, Description
+from fpg_zoo.inference.exported.form import ExportedForm, Operators
+from fpg_zoo.inference.exported.formats import Format
+from fpg_zoo.inference.exported.onnx_operators import OPSET, translations
+from fpg_zoo.inference.exported.quiet import quiet
+from fpg_zoo.inference.exported.sessions import import_runtime
+
+OPERATORS: dict[Format, Operators] = {
+    "onnx": Operators(suppression.by_operator, roi_align.by_operator),
+    "openvino": Operators(suppression.by_operator, roi_align.by_operator),
+    "pt2": Operators(suppression.by_tensors, roi_align.by_tensors),
+    "torchscript": Operators(suppression.by_kernel, roi_align.by_operator),
+}
+# What each format takes to be written, and to be run at its end.
+PACKAGES: dict[Format, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "pt2": (),
+    "torchscript": (),
+}
+_MOST = 64  # images in a pass, and multiples of the divisor along a side, where they are not fixed
+
+
+def write(form: ExportedForm, inputs: Sequence[Tensor], description: Description, kind: Format, path: Path) -> None:
+    """Write a file, of OpenVINO two.
+
+    Args:
+        form: with the operators of `OPERATORS[kind]`.
+        inputs: examples, of the sizes that the file is to be fixed to.
+        description: what it says of itself.
+        kind: a key of `OPERATORS`.
+        path: of the file.
+
+    Raises:
+        ExportError: torch's exporter cannot write a part of the model, or a package is missing.
+    """
+    writers: dict[Format, Callable[..., None]] = {
+        "onnx": _write_onnx,
+        "openvino": _write_openvino,
+        "pt2": _write_pt2,
+        "torchscript": _write_torchscript,
+    }
+    with quiet():
+        writers[kind](form, tuple(inputs), description, path)
+
+
+def dynamic_shapes(description: Description) -> tuple[dict[int, Any], ...] | None:
+    """What `torch.export` takes; None where all is fixed."""
+    batch: dict[int, Any] = {}
+    if description.batch is None:
+        batch = {0: torch.export.Dim("batch", min=1, max=_MOST)}
+    if description.takes_pixels:
+        return ({**batch, 2: torch.export.Dim("height", min=1), 3: torch.export.Dim("width", min=1)},)
+    if description.size is not None:
+        return (batch, batch) if batch else None
+    divisor = description.config.preprocess.pad_divisor
+    rows, columns = (torch.export.Dim(name, min=1, max=_MOST) for name in ("rows", "columns"))
+    return ({**batch, 2: divisor * rows, 3: divisor * columns}, batch)
+
+
+def _exported(form: ExportedForm, inputs: tuple[Tensor, ...], description: Description) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.export(form, inputs, dynamic_shapes=dynamic_shapes(description))
+    except Exception as error:  # of torch's tracers, which have no common base
+        raise ExportError(
+            f"{description.name}: {_culprit(form, inputs)} cannot be exported ({_first_line(error)})"
+        ) from error
+
+
+def _culprit(form: ExportedForm, inputs: tuple[Tensor, ...]) -> str:
+    """The part that cannot be traced by itself."""
+    model = form.model
+    images = inputs[0] if form.canvas is None else torch.zeros(1, 3, *form.canvas, dtype=model.dtype)
+    given: Any = images
+    with torch.no_grad():
+        for name, part in (("backbone", model.backbone), ("neck", model.neck)):
+            try:
+                torch.export.export(part, (given,))
+            except Exception:
+                return f"its {name}, {type(part).__name__},"
+            given = list(part(given))
+    return "what follows its neck"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _write_pt2(form: ExportedForm, inputs: tuple[Tensor, ...], description: Description, path: Path) -> None:
+    torch.export.save(_exported(form, inputs, description), path, extra_files={KEY: description.to_json()})
+
+
+def _write_torchscript(form: ExportedForm, inputs: tuple[Tensor, ...], description: Description, path: Path) -> None:
+    try:
+        traced = torch.jit.trace(form, inputs, check_trace=False)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise ExportError(f"{description.name}: cannot be traced ({_first_line(error)})") from error
+    torch.jit.save(traced, str(path), _extra_files={KEY: description.to_json()})
+
+
+def _write_onnx(form: ExportedForm, inputs: tuple[Tensor, ...], description: Description, path: Path) -> None:
+    onnx = import_runtime("onnx")
+    import_runtime("onnxscript")
+    names = ["images"] if description.takes_pixels else ["images", "sizes"]
+    program = torch.onnx.export(
+        _exported(form, inputs, description),
+        dynamo=True,
+        opset_version=OPSET,
+        custom_translation_table=translations(),
+        input_names=names,
+        output_names=list(description.outputs),
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    _name_sizes(model, description)
+    for key, value in ((KEY, description.to_json()), ("names", ",".join(description.config.class_names))):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    onnx.save(model, str(path))
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def _name_sizes(model: Any, description: Description) -> None:
+    """The names that the sizes of inputs and outputs have for people, in place of torch's expressions."""
+    named = {0: "batch", 2: "height", 3: "width"}
+    for value in model.graph.input:
+        for place, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.HasField("dim_param"):
+                dim.dim_param = named.get(place, dim.dim_param)
+
+
+def _write_openvino(form: ExportedForm, inputs: tuple[Tensor, ...], description: Description, path: Path) -> None:
+    ov = import_runtime("openvino")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        file = Path(folder) / "model.onnx"
+        _write_onnx(form, inputs, description, file)
+        model = ov.convert_model(file)
+    for place, name in enumerate(description.outputs):
+        model.outputs[place].get_tensor().set_names({name})
+    model.set_rt_info(description.to_json(), KEY)
+    ov.save_model(model, path, compress_to_fp16=description.dtype == "fp16")
