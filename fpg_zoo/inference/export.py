@@ -21,7 +21,7 @@ from fpg_zoo.inference.exported.form import ExportedForm, check_exportable
 from fpg_zoo.inference.exported.formats import DTYPES, DYNAMIC, FORMATS, INCLUDE, SUFFIXES, Dtype, Format, format_of
 from fpg_zoo.inference.exported.onnx_operators import OPSET
 from fpg_zoo.inference.exported.sessions import import_runtime
-from fpg_zoo.inference.exported.write import OPERATORS, PACKAGES, write
+from fpg_zoo.inference.exported.write import LEAST_SIDES, OPERATORS, PACKAGES, write
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.modeling.preprocess import padded_size, resized_size
 from fpg_zoo.structures.images import ImageLike, read_image, to_pixels
@@ -36,6 +36,7 @@ _REFUSED = {
 }
 # (height, width) of the scenes that a file is compared on where no images are given.
 _SCENES = ((240, 320), (320, 240), (288, 288))
+_LEAST_SIDE = 32  # pixels of a scene
 
 
 @dataclass(frozen=True)
@@ -99,17 +100,19 @@ def export(
     kind = check_export(target, format=format, dtype=dtype, batch=batch, dynamic=dynamic, include=include)
     check_exportable(model)
     canvas = _canvas(model, size, dynamic, include)
-    images = [to_pixels(read_image(one)) for one in check] or _scenes()
+    images = [to_pixels(read_image(one)) for one in check]
     description = Description(
         name=model.name,
         config=model.config,
         dtype=dtype,
         batch=None if "batch" in dynamic else batch,
         size=None if "size" in dynamic and "preprocess" not in include else canvas,
+        min_side=LEAST_SIDES.get(kind, 1) * model.config.preprocess.pad_divisor,
         takes_pixels="preprocess" in include,
         outputs=(),
         versions=_versions(kind),
     )
+    images = images or _scenes(model, description.size)
     for place, image in enumerate(images):
         if not fits(image, model, description.size):
             raise ExportError(
@@ -195,6 +198,11 @@ def _canvas(
             raise ExportError(f"size={size} and dynamic size: leave one of them out")
         if len(size) != 2 or any(side < 1 or side % config.pad_divisor for side in size):
             raise ExportError(f"size={size}: it takes (height, width), multiples of {config.pad_divisor}")
+        if config.fixed_size is None and max(size) < config.longest_side:
+            raise ExportError(
+                f"size={size}: images are resized to a longest side of {config.longest_side} pixels, and none fits; "
+                "give a larger size, or change preprocess.longest_side in the model's config"
+            )
         return size
     if config.fixed_size is not None:
         return padded_size(*config.fixed_size, config.pad_divisor)
@@ -213,8 +221,14 @@ def _examples(model: Detector, description: Description, canvas: tuple[int, int]
     return images, torch.tensor([canvas] * number, dtype=torch.int64, device=model.device)
 
 
-def _scenes() -> list[Tensor]:
-    return [ShapesDataset("val", 1, size=size)[0].image for size in _SCENES]
+def _scenes(model: Detector, size: tuple[int, int] | None) -> list[Tensor]:
+    """Drawn scenes that fit in a file of this size; of several shapes, or else of its own."""
+    scenes = [ShapesDataset("val", 1, size=shape)[0].image for shape in _SCENES]
+    if size is None or all(fits(scene, model, size) for scene in scenes):
+        return scenes
+    scale = max(_LEAST_SIDE / min(size), 1.0)
+    own = (round(size[0] * scale), round(size[1] * scale))
+    return [ShapesDataset("val", 3, size=own)[index].image for index in range(3)]
 
 
 def _versions(kind: Format) -> dict[str, str]:

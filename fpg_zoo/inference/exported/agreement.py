@@ -131,7 +131,9 @@ def _as_the_file_has_it(image: Tensor, model: Detector, file: ExportedDetector) 
     batch, sizes = preprocess([image.to(model.device)], model.config.preprocess)
     if file.description.size is not None:
         height, width = file.description.size
-        batch = F.pad(batch, (0, width - batch.shape[-1], 0, height - batch.shape[-2]))
+    else:
+        height, width = (max(side, file.description.min_side) for side in batch.shape[-2:])
+    batch = F.pad(batch, (0, width - batch.shape[-1], 0, height - batch.shape[-2]))
     return batch.to(model.dtype), sizes
 
 

@@ -25,6 +25,7 @@ class Description:
         dtype: `fp32`, `fp16`, `bf16` or `int8`, what the network computes in.
         batch: images in a pass; None for any number.
         size: (H, W) of the network's input in pixels; None for any multiple of `config.preprocess.pad_divisor`.
+        min_side: the least height and width of the input in pixels where `size` is None.
         takes_pixels: its input is uint8 RGB of any size, which it resizes itself.
         outputs: their names, in order.
         versions: of what wrote it, by the package's name, and of ONNX's operators as `opset`.
@@ -35,6 +36,7 @@ class Description:
     dtype: str
     batch: int | None
     size: tuple[int, int] | None
+    min_side: int
     takes_pixels: bool
     outputs: tuple[str, ...]
     versions: dict[str, str]
@@ -74,6 +76,7 @@ def read_description(text: str | None, place: str) -> Description:
             dtype=str(content["dtype"]),
             batch=None if content["batch"] is None else int(content["batch"]),
             size=None if content["size"] is None else (int(content["size"][0]), int(content["size"][1])),
+            min_side=int(content["min_side"]),
             takes_pixels=bool(content["takes_pixels"]),
             outputs=tuple(map(str, content["outputs"])),
             versions=dict(content["versions"]),

@@ -71,7 +71,7 @@ class ExportedDetector:
     def detect(
         self, images: Tensor, sizes: Sizes, output_sizes: Sizes | None = None, *, score: float = 0.0
     ) -> list[Detections]:
-        """As `Detector.detect`; images smaller than the file's fixed size are padded to it.
+        """As `Detector.detect`; images smaller than the file's fixed or least size are padded to it.
 
         Raises:
             ExportError: the file takes pixels, or images of another size.
@@ -89,7 +89,9 @@ class ExportedDetector:
                     f"{printable(self.path)}: its images have {height}x{width} pixels, and this one is "
                     f"{images.shape[-2]}x{images.shape[-1]}: export it for that size, or with --dynamic size"
                 )
-            images = F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
+        else:
+            height, width = (max(side, self.description.min_side) for side in images.shape[-2:])
+        images = F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
         out_sizes = sizes if output_sizes is None else output_sizes
         instances = self._run(images, torch.tensor(list(sizes), dtype=torch.int64).reshape(-1, 2))
         return [

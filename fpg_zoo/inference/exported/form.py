@@ -17,6 +17,7 @@ from fpg_zoo.inference.exported.preprocess import to_canvas
 from fpg_zoo.inference.exported.roi_align import RoIAlign, pooled
 from fpg_zoo.inference.exported.selection import Chosen, dense_detections, proposals, roi_detections
 from fpg_zoo.inference.exported.suppression import Suppression
+from fpg_zoo.inference.optimized.detectors import InferenceForm
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
 from fpg_zoo.modeling.heads.roi_align import MultiLevelRoIAlign
 
@@ -127,6 +128,8 @@ def check_exportable(model: Detector) -> None:
         ExportError: the model is in train mode, of another class than the zoo's, an inference form, or suppresses
             softly.
     """
+    if isinstance(model, InferenceForm):
+        raise ExportError(f"this {model.name} is an optimized form: export the model that it was made of")
     if not isinstance(model, (RetinaNet, TwoStageDetector)):
         raise ExportError(f"{type(model).__name__}: it is neither a RetinaNet nor a two-stage detector of the zoo")
     if model.training:

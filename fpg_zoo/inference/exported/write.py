@@ -32,6 +32,8 @@ PACKAGES: dict[Format, tuple[str, ...]] = {
     "pt2": (),
     "torchscript": (),
 }
+# A program of torch.export holds for maps of one cell or for larger ones, not for both.
+LEAST_SIDES = {"pt2": 2}  # in multiples of the divisor
 _MOST = 64  # images in a pass, and multiples of the divisor along a side, where they are not fixed
 
 
@@ -68,7 +70,8 @@ def dynamic_shapes(description: Description) -> tuple[dict[int, Any], ...] | Non
     if description.size is not None:
         return (batch, batch) if batch else None
     divisor = description.config.preprocess.pad_divisor
-    rows, columns = (torch.export.Dim(name, min=1, max=_MOST) for name in ("rows", "columns"))
+    least = description.min_side // divisor
+    rows, columns = (torch.export.Dim(name, min=least, max=_MOST) for name in ("rows", "columns"))
     return ({**batch, 2: divisor * rows, 3: divisor * columns}, batch)
 
 

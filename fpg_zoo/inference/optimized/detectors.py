@@ -45,7 +45,7 @@ def fuse(part: nn.Module) -> nn.Module:
     return FUSED_PARTS.get(type(part), copy_with_folded_norms)(part)
 
 
-class _InferenceForm(Detector):
+class InferenceForm(Detector):
     """A detector of fused parts under the plain parts' names, which refuses what such parts cannot do."""
 
     def __init__(self, plain: Detector) -> None:
@@ -54,12 +54,12 @@ class _InferenceForm(Detector):
         for name, part in plain.named_children():
             setattr(self, name, fuse(part))
 
-    def train(self, mode: bool = True) -> _InferenceForm:
+    def train(self, mode: bool = True) -> InferenceForm:
         if mode:
             self._refuse("trained")
         return super().train(False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _InferenceForm:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InferenceForm:
         winograd = next((part for part in self.modules() if isinstance(part, WinogradConvolution)), None)
         if winograd is not None:
             before, after = winograd.shift, fn(winograd.shift)
@@ -78,7 +78,7 @@ class _InferenceForm(Detector):
         raise ValueError(f"this {self.name} is an optimized form, which cannot be {what}: use the one it was made of")
 
 
-class OptimizedTwoStage(_InferenceForm, TwoStageDetector):
+class OptimizedTwoStage(InferenceForm, TwoStageDetector):
     """A two-stage detector's inference form."""
 
     def __init__(self, plain: TwoStageDetector) -> None:
@@ -91,7 +91,7 @@ class OptimizedTwoStage(_InferenceForm, TwoStageDetector):
         return TwoStageDetector.forward(self, images.contiguous(memory_format=torch.channels_last), sizes)
 
 
-class OptimizedRetinaNet(_InferenceForm, RetinaNet):
+class OptimizedRetinaNet(InferenceForm, RetinaNet):
     """RetinaNet's inference form."""
 
     def __init__(self, plain: RetinaNet) -> None:
@@ -135,7 +135,7 @@ def optimize(model: Detector, *, dtype: torch.dtype | None = None, compile: bool
         ValueError: the model is in train mode or already optimized, or `dtype` is none of float32, bfloat16, float16.
         TypeError: the detector's class has no inference form.
     """
-    if isinstance(model, _InferenceForm):
+    if isinstance(model, InferenceForm):
         raise ValueError(f"{model.name} is already optimized: give the model it was made of")
     if model.training:
         raise ValueError("the model is in train mode: call model.eval() first")
