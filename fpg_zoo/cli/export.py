@@ -8,6 +8,7 @@ import json
 import re
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fpg_zoo.cli.exit_codes import DONE
 from fpg_zoo.cli.model_options import MODEL_HELP, add_architecture, trained_model_arguments
@@ -15,6 +16,9 @@ from fpg_zoo.cli.printing import print_line, print_lines
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.inference.exported.formats import DTYPES, DYNAMIC, FORMATS, INCLUDE, SUFFIXES, format_of
 from fpg_zoo.text import printable
+
+if TYPE_CHECKING:
+    from fpg_zoo.modeling.detectors import Detector
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,6 +46,16 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument(
         "--check", nargs="+", default=(), metavar="IMAGES", help="images to compare on (default: drawn scenes)"
     )
+    command.add_argument(
+        "--calibrate",
+        nargs="+",
+        default=(),
+        metavar="IMAGES",
+        help="images for the ranges of int8 (default: of --check)",
+    )
+    command.add_argument("--data", type=Path, metavar="DIR", help="AP of the model and of the file on it, as of eval")
+    command.add_argument("--split", metavar="S", help="of DIR (default: val2017, or val if that is there instead)")
+    command.add_argument("--limit", type=int, metavar="N", help="its first N images only")
     command.add_argument("--json", action="store_true", help="print what was written and how it agrees as JSON")
     command.set_defaults(run=_export)
 
@@ -62,6 +76,8 @@ def _export(options: argparse.Namespace) -> int:
         raise ConfigError("no model: give --model NAME (`fpg-zoo list` has the names) or --checkpoint FILE")
     if options.model is not None and format_of(options.model) is not None:
         raise ConfigError(f"--model {printable(options.model)}: it is exported already; name the model it was made of")
+    if options.data is None and (options.split is not None or options.limit is not None):
+        raise ConfigError("--split and --limit are of --data DIR: give it, too")
     if options.output.is_dir():
         raise ConfigError(f"--output {printable(options.output)}: a folder; name the file to write")
     arguments = trained_model_arguments(options)
@@ -78,11 +94,12 @@ def _export(options: argparse.Namespace) -> int:
     }
     check_export(options.output, **settings)  # before weights are fetched
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    images = search_images(options.check)[0] if options.check else []
+    images, ranges = (search_images(given)[0] if given else [] for given in (options.check, options.calibrate))
     model = create_model(**arguments)
     if not options.json:
         print_line(f"exporting {model.name}, which takes a minute or two", to_stderr=True)
-    exported = export(model, options.output, size=options.size, check=images, **settings)
+    exported = export(model, options.output, size=options.size, check=images, calibration=ranges, **settings)
+    ap = {} if options.data is None else _precision(model, exported.path, options)
     if options.json:
         print_lines(
             json.dumps(
@@ -91,11 +108,27 @@ def _export(options: argparse.Namespace) -> int:
                     "bytes": exported.bytes,
                     "description": json.loads(exported.description.to_json()),
                     "agreement": dataclasses.asdict(exported.agreement),
+                    "ap": ap,
                 },
                 indent=1,
             )
         )
         return DONE
     print_line(exported.agreement.line())
+    for name, (before, after) in ap.items():
+        print_line(f"{name}: the model {before:.4f}, the file {after:.4f}")
     print_line(f"written: {printable(exported.path)}, {exported.bytes / 2**20:.1f} MiB")
     return DONE
+
+
+def _precision(model: Detector, file: Path, options: argparse.Namespace) -> dict[str, tuple[float, float]]:
+    """AP of the model and of the file, by its name; what has no ground truth is left out."""
+    from fpg_zoo.data.open_split import open_held_out
+    from fpg_zoo.evaluation.detect import categories_of, evaluate, iou_types_of
+    from fpg_zoo.inference.exported.detector import ExportedDetector
+
+    data = open_held_out(options.data, options.split, limit=options.limit, masks="segm" in iou_types_of(model))
+    category_ids = categories_of(model, data)
+    before, after = (evaluate(one, data.dataset, category_ids) for one in (model, ExportedDetector(file)))
+    values = {name: (before[name], after[name]) for name in ("box_AP", "mask_AP") if name in before}
+    return {name: (one, other) for name, (one, other) in values.items() if one is not None and other is not None}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fpg_zoo.data.shapes import ShapesDataset
@@ -23,16 +24,20 @@ from fpg_zoo.inference.exported.onnx_operators import OPSET
 from fpg_zoo.inference.exported.sessions import import_runtime
 from fpg_zoo.inference.exported.write import LEAST_SIDES, OPERATORS, PACKAGES, write
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.modeling.preprocess import padded_size, resized_size
+from fpg_zoo.modeling.preprocess import padded_size, preprocess, resized_size
 from fpg_zoo.structures.images import ImageLike, read_image, to_pixels
 from fpg_zoo.text import printable
 from fpg_zoo.version import __version__
 
-_TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# What the graph is traced in. OpenVINO chooses its precision when it opens a file; 8 bits come after tracing.
+_TORCH_DTYPES = {("onnx", "fp16"): torch.float16, ("pt2", "fp16"): torch.float16, ("pt2", "bf16"): torch.bfloat16}
 # Which of the formats compute in which precision on a CPU.
 _REFUSED = {
     ("onnx", "bf16"): "ONNX Runtime has no bfloat16 convolutions on the CPU; use fp32, or --format openvino",
-    ("torchscript", "fp16"): "give fp32 or bf16",
+    ("torchscript", "fp16"): "give fp32",
+    ("torchscript", "bf16"): "give fp32",
+    ("torchscript", "int8"): "8 bits are for onnx and openvino",
+    ("pt2", "int8"): "8 bits are for onnx and openvino",
 }
 # (height, width) of the scenes that a file is compared on where no images are given.
 _SCENES = ((240, 320), (320, 240), (288, 288))
@@ -67,6 +72,7 @@ def export(
     dynamic: Collection[str] = (),
     include: Collection[str] = (),
     check: Sequence[ImageLike] = (),
+    calibration: Sequence[ImageLike] = (),
 ) -> Exported:
     """Write a whole detector, from images to boxes, scores, labels and masks, and compare it with the model.
 
@@ -78,7 +84,7 @@ def export(
         model: in eval mode, not an inference form.
         path: to write: `.onnx`, `.pt2`, `.xml` (OpenVINO, with a `.bin` beside it) or `.torchscript`.
         format: `onnx`, `pt2`, `openvino` or `torchscript`; what the suffix stands for if None.
-        dtype: to compute in: `fp32`, `fp16` or `bf16`. The choice of detections is in float32 always.
+        dtype: to compute in: `fp32`, `fp16`, `bf16` or `int8`. The choice of detections is in float32 always.
         size: (height, width) in pixels of the network's input, multiples of `config.preprocess.pad_divisor`; the
             largest that an image is resized to if None.
         batch: images in a pass.
@@ -86,6 +92,8 @@ def export(
         include: `preprocess` for images as they are, uint8 RGB, which the file resizes and normalizes; `masks` for
             masks in the frame of the images, beside the maps.
         check: images to compare the file and the model on, as `Predictor` takes them; drawn scenes if there are none.
+        calibration: images that the ranges of `int8` come from, some dozens like those that the file is for; those of
+            `check` if there are none.
 
     Returns:
         What was written.
@@ -119,7 +127,8 @@ def export(
                 f"image {place} of check is larger than {canvas[0]}x{canvas[1]} pixels once it is resized; give a "
                 "larger size, or dynamic=['size']"
             )
-    converted = copy.deepcopy(model).to(_TORCH_DTYPES[dtype]) if model.dtype != _TORCH_DTYPES[dtype] else model
+    traced_in = _TORCH_DTYPES.get((kind, dtype), torch.float32)
+    converted = copy.deepcopy(model).to(traced_in) if model.dtype != traced_in else model
     form = ExportedForm(
         converted,
         OPERATORS[kind],
@@ -129,7 +138,11 @@ def export(
     description = Description(**{**vars(description), "outputs": form.output_names})
     with temporary_folder(target.parent) as folder:
         file = folder / f"model{target.suffix}"
-        write(form, _examples(converted, description, canvas), description, kind, file)
+        ranges: list[Sequence[Tensor]] = []
+        if dtype == "int8":
+            given = [to_pixels(read_image(one)) for one in calibration] or images
+            ranges = [_inputs(image, converted, description, canvas) for image in given]
+        write(form, _examples(converted, description, canvas), description, kind, file, ranges)
         agreement = compare(model, ExportedDetector(file, model.device), images)
         if not agreement.agrees:
             raise ExportError(f"{printable(target)}: not written, it does not agree with the model: {agreement.line()}")
@@ -219,6 +232,17 @@ def _examples(model: Detector, description: Description, canvas: tuple[int, int]
         return (torch.zeros(number, 3, 120, 160, dtype=torch.uint8, device=model.device),)
     images = torch.zeros(number, 3, *canvas, dtype=model.dtype, device=model.device)
     return images, torch.tensor([canvas] * number, dtype=torch.int64, device=model.device)
+
+
+def _inputs(image: Tensor, model: Detector, description: Description, canvas: tuple[int, int]) -> tuple[Tensor, ...]:
+    """An image as the graph takes it."""
+    if description.takes_pixels:
+        return (image[None],)
+    batch, sizes = preprocess([image], model.config.preprocess)
+    height, width = description.size or (max(side, description.min_side) for side in batch.shape[-2:])
+    batch = F.pad(batch, (0, width - batch.shape[-1], 0, height - batch.shape[-2]))
+    number = description.batch or 1
+    return batch.expand(number, -1, -1, -1).contiguous(), torch.tensor(sizes * number, dtype=torch.int64)
 
 
 def _scenes(model: Detector, size: tuple[int, int] | None) -> list[Tensor]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 Format = Literal["onnx", "pt2", "openvino", "torchscript"]
-Dtype = Literal["fp32", "fp16", "bf16"]
+Dtype = Literal["fp32", "fp16", "bf16", "int8"]
 FORMATS: tuple[Format, ...] = ("onnx", "pt2", "openvino", "torchscript")
-DTYPES: tuple[Dtype, ...] = ("fp32", "fp16", "bf16")
+DTYPES: tuple[Dtype, ...] = ("fp32", "fp16", "bf16", "int8")
 DYNAMIC = ("batch", "size")
 INCLUDE = ("preprocess", "masks")
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "pt2", ".xml": "openvino", ".torchscript": "torchscript"}

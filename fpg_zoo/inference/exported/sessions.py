@@ -32,7 +32,14 @@ class Session(NamedTuple):
     run: Run
 
 
-_EXTRAS = {"onnxruntime": "onnx", "onnx": "onnx", "onnxscript": "onnx", "openvino": "openvino", "nncf": "openvino"}
+_EXTRAS = {
+    "onnxruntime": "onnx",
+    "onnxruntime.quantization": "onnx",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "openvino": "openvino",
+    "nncf": "openvino",
+}
 
 
 def import_runtime(name: str) -> ModuleType:
@@ -135,7 +142,7 @@ def _openvino(path: Path, device: torch.device) -> Session:
     text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
     description = read_description(text, printable(path))
     # Asked for by name: on processors with AMX it would compute in bfloat16 of itself.
-    hint = {"bf16": "bf16", "fp16": "f16"}.get(description.dtype, "f32")
+    hint = "bf16" if description.dtype == "bf16" else "f32"
     settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(model, "CPU", settings)
 

@@ -16,6 +16,7 @@ from fpg_zoo.inference.exported.description import KEY, Description
 from fpg_zoo.inference.exported.form import ExportedForm, Operators
 from fpg_zoo.inference.exported.formats import Format
 from fpg_zoo.inference.exported.onnx_operators import OPSET, translations
+from fpg_zoo.inference.exported.quantize import Inputs, quantize_onnx, quantize_openvino
 from fpg_zoo.inference.exported.quiet import quiet
 from fpg_zoo.inference.exported.sessions import import_runtime
 
@@ -37,7 +38,14 @@ LEAST_SIDES = {"pt2": 2}  # in multiples of the divisor
 _MOST = 64  # images in a pass, and multiples of the divisor along a side, where they are not fixed
 
 
-def write(form: ExportedForm, inputs: Sequence[Tensor], description: Description, kind: Format, path: Path) -> None:
+def write(
+    form: ExportedForm,
+    inputs: Sequence[Tensor],
+    description: Description,
+    kind: Format,
+    path: Path,
+    calibration: Sequence[Inputs] = (),
+) -> None:
     """Write a file, of OpenVINO two.
 
     Args:
@@ -46,6 +54,7 @@ def write(form: ExportedForm, inputs: Sequence[Tensor], description: Description
         description: what it says of itself.
         kind: a key of `OPERATORS`.
         path: of the file.
+        calibration: inputs that the ranges of 8 bits come from.
 
     Raises:
         ExportError: torch's exporter cannot write a part of the model, or a package is missing.
@@ -57,7 +66,7 @@ def write(form: ExportedForm, inputs: Sequence[Tensor], description: Description
         "torchscript": _write_torchscript,
     }
     with quiet():
-        writers[kind](form, tuple(inputs), description, path)
+        writers[kind](form, tuple(inputs), description, path, calibration)
 
 
 def dynamic_shapes(description: Description) -> tuple[dict[int, Any], ...] | None:
@@ -103,11 +112,15 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _write_pt2(form: ExportedForm, inputs: tuple[Tensor, ...], description: Description, path: Path) -> None:
+def _write_pt2(
+    form: ExportedForm, inputs: tuple[Tensor, ...], description: Description, path: Path, _: Sequence[Inputs]
+) -> None:
     torch.export.save(_exported(form, inputs, description), path, extra_files={KEY: description.to_json()})
 
 
-def _write_torchscript(form: ExportedForm, inputs: tuple[Tensor, ...], description: Description, path: Path) -> None:
+def _write_torchscript(
+    form: ExportedForm, inputs: tuple[Tensor, ...], description: Description, path: Path, _: Sequence[Inputs]
+) -> None:
     try:
         traced = torch.jit.trace(form, inputs, check_trace=False)  # type: ignore[no-untyped-call]
     except Exception as error:
@@ -115,7 +128,13 @@ def _write_torchscript(form: ExportedForm, inputs: tuple[Tensor, ...], descripti
     torch.jit.save(traced, str(path), _extra_files={KEY: description.to_json()})
 
 
-def _write_onnx(form: ExportedForm, inputs: tuple[Tensor, ...], description: Description, path: Path) -> None:
+def _write_onnx(
+    form: ExportedForm,
+    inputs: tuple[Tensor, ...],
+    description: Description,
+    path: Path,
+    calibration: Sequence[Inputs],
+) -> None:
     onnx = import_runtime("onnx")
     import_runtime("onnxscript")
     names = ["images"] if description.takes_pixels else ["images", "sizes"]
@@ -130,6 +149,12 @@ def _write_onnx(form: ExportedForm, inputs: tuple[Tensor, ...], description: Des
     )
     assert program is not None
     model = program.model_proto
+    if calibration:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            plain, quantized = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
+            onnx.save(model, str(plain))
+            quantize_onnx(plain, quantized, calibration)
+            model = onnx.load(str(quantized))
     _name_sizes(model, description)
     for key, value in ((KEY, description.to_json()), ("names", ",".join(description.config.class_names))):
         entry = model.metadata_props.add()
@@ -147,12 +172,20 @@ def _name_sizes(model: Any, description: Description) -> None:
                 dim.dim_param = named.get(place, dim.dim_param)
 
 
-def _write_openvino(form: ExportedForm, inputs: tuple[Tensor, ...], description: Description, path: Path) -> None:
+def _write_openvino(
+    form: ExportedForm,
+    inputs: tuple[Tensor, ...],
+    description: Description,
+    path: Path,
+    calibration: Sequence[Inputs],
+) -> None:
     ov = import_runtime("openvino")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder) / "model.onnx"
-        _write_onnx(form, inputs, description, file)
+        _write_onnx(form, inputs, description, file, ())
         model = ov.convert_model(file)
+    if calibration:
+        model = quantize_openvino(model, calibration)
     for place, name in enumerate(description.outputs):
         model.outputs[place].get_tensor().set_names({name})
     model.set_rt_info(description.to_json(), KEY)
