@@ -76,7 +76,7 @@ def peaks(name: str, weights: Path, form: str, batch: int, device: str, threads:
     torch.set_num_threads(threads)
     on_gpu = device.startswith("cuda")
     images, sizes = batch_of(name, batch)
-    imported = 0.0 if on_gpu else _resident()
+    imported = 0.0 if on_gpu else resident()
     model = FORMS[form](fpg_zoo.create_model(checkpoint=weights, device=device))
     gc.collect()
     images = images.to(model.device, model.dtype)
@@ -86,14 +86,14 @@ def peaks(name: str, weights: Path, form: str, batch: int, device: str, threads:
     else:
         with contextlib.suppress(OSError):  # not every system can; the peak of making the model then counts, too
             _RESET.write_text("5")
-        before = _resident()
+        before = resident()
     for _ in range(2):
         model.detect(images, sizes)
-    peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else _resident(peak=True)
+    peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else resident(peak=True)
     return {"imported_mb": round(imported, 1), "before_mb": round(before, 1), "peak_mb": round(peak, 1)}
 
 
-def _resident(*, peak: bool = False) -> float:
+def resident(*, peak: bool = False) -> float:
     """MB of this process in memory, now or at most; at most in either case where there is no /proc.
 
     Not by getrusage where it can be helped: a process begins with the peak of the one that started it.
