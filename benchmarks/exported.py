@@ -1,7 +1,7 @@
 """Exported files beside the model and its forms: `python benchmarks/exported.py '*_nano_*' retinanet_r50_fpg_chn128`.
 
-Each model is exported in each format and precision, and each file opened and run in a process of its own: seconds for an
-image, seconds to open it, memory at its peak, size. How many of the model's detections it matches comes from the
+Each model is exported in each format and precision, and each file opened and run in a process of its own: seconds for
+an image, seconds to open it, memory at its peak, size. How many of the model's detections it matches comes from the
 export. With `--ap N`, AP on the first N held-out scenes, too.
 """
 

@@ -1,8 +1,8 @@
 """Detect in an image by torch alone: `python examples/export/torch_program.py model.pt2 image.jpg`.
 
 It takes torch, numpy and pillow, and a file of
-`fpg-zoo export --model mask_rcnn_nano_fpg --output model.pt2 --include preprocess,masks`. Open only files that you trust:
-torch runs what they hold. `fpg_zoo.Predictor` looks at them first.
+`fpg-zoo export --model mask_rcnn_nano_fpg --output model.pt2 --include preprocess,masks`. Open only files that you
+trust: torch runs what they hold. `fpg_zoo.Predictor` looks at them first.
 """
 
 from __future__ import annotations

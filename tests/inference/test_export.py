@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from command import environment, run
+from conftest import ROOT
 from PIL import Image
 from tiny_models import tiny_model
 from torchvision.ops import box_iou
@@ -25,6 +27,8 @@ from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import ExportError
 from fpg_zoo.inference import export as exporting
 from fpg_zoo.inference.exported.detector import ExportedDetector
+from fpg_zoo.inference.exported.form import ExportedForm
+from fpg_zoo.inference.exported.write import OPERATORS
 from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.modeling.detectors import Detector
 
@@ -97,6 +101,21 @@ def test_all_hundred_or_none(model: Detector, count: int, tmp_path: Path) -> Non
     assert_the_same(expected, found)
 
 
+def printed_by(example: str, model: Path, image: np.ndarray, file: Path) -> list[str]:
+    """What a script of `examples/export` prints, without this package."""
+    Image.fromarray(image).save(file)
+    command = [sys.executable, str(ROOT / "examples" / "export" / example), str(model), str(file)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=file.parent, env=environment(PYTHONPATH=""))
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()
+
+
+def test_tritons_config_is_of_such_a_file() -> None:
+    text = (ROOT / "examples/export/triton/model_repository/fpg/config.pbtxt").read_text()
+    form = ExportedForm(tiny_model(), OPERATORS["onnx"], canvas=(384, 384))
+    assert tuple(re.findall(r'name: "(\w+)", data_type', text)) == ("images", *form.output_names)
+
+
 @pytest.mark.slow
 def test_images_as_they_are_and_whole_masks(tmp_path: Path) -> None:
     model = fpg_zoo.create_model("mask_rcnn_nano_fpg", pretrained=True)
@@ -121,6 +140,9 @@ def test_images_as_they_are_and_whole_masks(tmp_path: Path) -> None:
     assert found.masks is not None
     assert torch.equal(outputs["masks"][0, :number].bool(), found.masks)
     assert (outputs["scores"][0, number:] == -1).all()
+    lines = printed_by("onnx_runtime.py", path, image, tmp_path / "scene.png")
+    assert [line.split()[0] for line in lines] == found.names
+    assert [float(line.split()[1]) for line in lines] == pytest.approx(found.scores.tolist(), abs=1e-3)
     (expected,) = Predictor(model)(image)  # which is padded less
     assert len(found) == pytest.approx(len(expected), abs=2)
     with pytest.raises(ExportError, match="takes images as they are"):
