@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.metadata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ def export(
         canvas=canvas if description.takes_pixels else None,
         paste="masks" in include,
     ).eval()
-    description = Description(**{**vars(description), "outputs": form.output_names})
+    description = dataclasses.replace(description, outputs=form.output_names)
     with temporary_folder(target.parent) as folder:
         file = folder / f"model{target.suffix}"
         ranges: list[Sequence[Tensor]] = []
@@ -143,7 +144,9 @@ def export(
             given = [to_pixels(read_image(one)) for one in calibration] or images
             ranges = [_inputs(image, converted, description, canvas) for image in given]
         write(form, _examples(converted, description, canvas), description, kind, file, ranges)
-        agreement = compare(model, ExportedDetector(file, model.device), images)
+        # torch's files hold the device that they were traced on; the others are run on the CPU.
+        device = model.device if kind in ("pt2", "torchscript") else torch.device("cpu")
+        agreement = compare(model, ExportedDetector(file, device), images)
         if not agreement.agrees:
             raise ExportError(f"{printable(target)}: not written, it does not agree with the model: {agreement.line()}")
         with storage_errors(target.parent):
@@ -230,7 +233,7 @@ def _examples(model: Detector, description: Description, canvas: tuple[int, int]
     number = description.batch or 2
     if description.takes_pixels:
         return (torch.zeros(number, 3, 120, 160, dtype=torch.uint8, device=model.device),)
-    images = torch.zeros(number, 3, *canvas, dtype=model.dtype, device=model.device)
+    images = torch.zeros(number, 3, *canvas, dtype=torch.float32, device=model.device)
     return images, torch.tensor([canvas] * number, dtype=torch.int64, device=model.device)
 
 

@@ -203,6 +203,22 @@ def test_torch_alone_runs_it(suffix: str, tmp_path: Path) -> None:
     assert ended.stdout.strip() == "(1,) (1, 100, 4) (1, 100) (1, 100)"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("suffix", "dtype"), [(".pt2", "bf16"), (".xml", "bf16"), (".xml", "int8")])
+def test_in_less_precision_it_finds_the_same_objects(suffix: str, dtype: Any, tmp_path: Path) -> None:
+    if dtype == "int8":
+        pytest.importorskip("nncf")
+    model = fpg_zoo.create_model("retinanet_nano_fpg", pretrained=True)
+    exported = fpg_zoo.export(model, tmp_path / f"model{suffix}", dtype=dtype, calibration=scenes()[:3])
+    assert exported.description.dtype == dtype
+    images = scenes()[:3]
+    for one, other in zip(
+        Predictor(model)(images, score=0.5), Predictor(exported.path)(images, score=0.5), strict=True
+    ):
+        assert len(one)
+        assert sorted(one.names) == sorted(other.names)
+
+
 def with_soft_nms() -> Detector:
     config: Any = fpg_zoo.model_info("retinanet_nano_fpg").config
     head = dataclasses.replace(config.head, soft_nms=SoftNMSConfig(method="linear"))

@@ -59,8 +59,8 @@ class ExportedForm(nn.Module):
         """Detect objects.
 
         Args:
-            images: (N, 3, H, W) as of `Detector.detect`, in its floating-point type; or with a canvas (N, 3, h, w)
-                uint8 RGB of any size.
+            images: (N, 3, H, W) float32, otherwise as of `Detector.detect`; or with a canvas (N, 3, h, w) uint8 RGB of
+                any size.
             sizes: (N, 2) int64, height and width before padding; None with a canvas.
 
         Returns:
@@ -72,9 +72,8 @@ class ExportedForm(nn.Module):
         height, width = images.shape[-2:]
         if self.canvas is not None:
             images, sizes = to_canvas(images, self.canvas, self.model.config.preprocess)
-            images = images.to(self.model.dtype)
         assert sizes is not None
-        found, maps = self._detect(images, sizes)
+        found, maps = self._detect(images.to(self.model.dtype), sizes)
         boxes = found.boxes
         if self.canvas is not None:
             frame = torch.stack(

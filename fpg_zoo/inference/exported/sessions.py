@@ -66,7 +66,10 @@ def open_session(path: Path, device: torch.device) -> Session:
     """
     kind = format_of(path)
     if kind is None:
-        raise ExportError(f"{printable(path)}: an exported file ends in {', '.join(SUFFIXES)}")
+        raise ExportError(
+            f"{printable(path)}: an exported file ends in {', '.join(SUFFIXES)}; of a model of the zoo's, give what "
+            "fpg_zoo.create_model(name) returns"
+        )
     opened = {"onnx": _onnx, "pt2": _pt2, "openvino": _openvino, "torchscript": _torchscript}
     try:
         with open_regular(path):

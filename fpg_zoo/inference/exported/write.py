@@ -96,8 +96,8 @@ def _exported(form: ExportedForm, inputs: tuple[Tensor, ...], description: Descr
 def _culprit(form: ExportedForm, inputs: tuple[Tensor, ...]) -> str:
     """The part that cannot be traced by itself."""
     model = form.model
-    images = inputs[0] if form.canvas is None else torch.zeros(1, 3, *form.canvas, dtype=model.dtype)
-    given: Any = images
+    height, width = form.canvas or inputs[0].shape[-2:]
+    given: Any = torch.zeros(1, 3, height, width, dtype=model.dtype, device=model.device)
     with torch.no_grad():
         for name, part in (("backbone", model.backbone), ("neck", model.neck)):
             try:
