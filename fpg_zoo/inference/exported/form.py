@@ -115,8 +115,8 @@ class ExportedForm(nn.Module):
 
     def _pooled(self, pooling: MultiLevelRoIAlign, pyramid: Sequence[Tensor], boxes: Tensor) -> Tensor:
         number, count = boxes.shape[:2]
-        image = torch.arange(number, device=boxes.device).to(boxes).repeat_interleave(count)
-        rois = torch.cat((image[:, None], boxes.flatten(0, 1)), 1)
+        image = torch.arange(number, device=boxes.device).to(boxes)[:, None, None].expand(number, count, 1)
+        rois = torch.cat((image, boxes), 2).flatten(0, 1)
         return pooled(pooling, pyramid, rois, self.operators.align)
 
 

@@ -71,7 +71,7 @@ def dense_detections(
         # The best pairs of anchor and class are of the anchors with the best best class.
         _, anchor = _best(classes.amax(-1).sigmoid(), most)
         pairs = _rows(classes, anchor).sigmoid().flatten(1)
-        there = (torch.arange(most, device=anchor.device) < classes.shape[1]).repeat_interleave(num_classes)
+        there = torch.arange(most * num_classes, device=anchor.device) < classes.shape[1] * num_classes
         score, pair = _best(torch.where(there, pairs, NOTHING), most)
         place = anchor.gather(1, pair // num_classes)
         boxes.append(decode(anchors[place], _rows(per_anchor(moves.float(), 4), place)))

@@ -89,7 +89,8 @@ def _exported(form: ExportedForm, inputs: tuple[Tensor, ...], description: Descr
         return torch.export.export(form, inputs, dynamic_shapes=dynamic_shapes(description))
     except Exception as error:  # of torch's tracers, which have no common base
         raise ExportError(
-            f"{description.name}: {_culprit(form, inputs)} cannot be exported ({_first_line(error)})"
+            f"{description.name}: {_culprit(form, inputs)} cannot be exported by torch {torch.__version__} "
+            f"({_first_line(error)}); another part, or a newer torch, may do"
         ) from error
 
 
@@ -138,15 +139,22 @@ def _write_onnx(
     onnx = import_runtime("onnx")
     import_runtime("onnxscript")
     names = ["images"] if description.takes_pixels else ["images", "sizes"]
-    program = torch.onnx.export(
-        _exported(form, inputs, description),
-        dynamo=True,
-        opset_version=OPSET,
-        custom_translation_table=translations(),
-        input_names=names,
-        output_names=list(description.outputs),
-        verbose=False,
-    )
+    exported = _exported(form, inputs, description)
+    try:
+        program = torch.onnx.export(
+            exported,
+            dynamo=True,
+            opset_version=OPSET,
+            custom_translation_table=translations(),
+            input_names=names,
+            output_names=list(description.outputs),
+            verbose=False,
+        )
+    except Exception as error:
+        raise ExportError(
+            f"{description.name}: torch {torch.__version__} cannot write it as ONNX ({_first_line(error)}); "
+            "a newer one may"
+        ) from error
     assert program is not None
     model = program.model_proto
     if calibration:
