@@ -92,6 +92,11 @@ def _all_at_once(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
 
 
 def _loop(go_on: Callable[..., Tensor], step: Callable[..., Any], start: tuple[Tensor, ...]) -> Any:
+    if not torch.compiler.is_compiling():  # while_loop would compile itself for each threshold
+        state: Any = start
+        while go_on(*state):
+            state = step(*state)
+        return state
     return while_loop(go_on, step, start)  # type: ignore[no-untyped-call]
 
 
