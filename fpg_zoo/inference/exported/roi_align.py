@@ -35,7 +35,7 @@ def by_operator(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Tensor:
 def by_tensors(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Tensor:
     """Tensor operations of torch alone."""
     number, channels, height, width = maps.shape
-    table = maps.permute(0, 2, 3, 1).reshape(number * height * width, channels)
+    table = maps.permute(0, 2, 3, 1).contiguous().view(number * height * width, channels)
     rois = F.pad(rois, (0, 0, 0, 1))  # so that there is one at least
     x1, y1, x2, y2 = (rois[:, 1:] * scale - 0.5).unbind(1)
     rows, row_factors = taps(y1, y2, pool, height)  # (R, P, T)

@@ -77,7 +77,8 @@ def _aligned(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Iterator[tu
         yield from by_torchvision(maps, rois, pool, scale)
         return
     number, channels, height, width = maps.shape
-    table = maps.permute(0, 2, 3, 1).reshape(number * height * width, channels)
+    # Contiguous: on a strided view, which it is of a batch of one, `embedding_bag` is many times as slow.
+    table = maps.permute(0, 2, 3, 1).contiguous().view(number * height * width, channels)
     # What is no RoI, for a number that is none, becomes one without an area, which reads nothing.
     corners = rois[:, 1:].to(maps.dtype).masked_fill(~rois.isfinite().all(1, keepdim=True), 0) * scale - 0.5
     sizes = corners[:, 2:] - corners[:, :2]
