@@ -22,20 +22,21 @@ _TIMED = 3  # runs of each side
 
 @dataclass(frozen=True)
 class Tolerance:
-    """By how much two detections of an object may differ, and how many of 100 have to be matched."""
+    """By how much two detections of an object may differ, and which share has to be matched, from which score on."""
 
     iou: float
     score: float
     mask_iou: float
     share: float
+    min_score: float = 0.0
 
 
-# Coarser numbers move scores, and with them what is over the threshold.
+# Coarser numbers move scores, and with them what is over the threshold: there, detections that are sure of it count.
 TOLERANCES = {
     "fp32": Tolerance(iou=0.99, score=1e-3, mask_iou=0.98, share=0.99),
-    "fp16": Tolerance(iou=0.95, score=0.02, mask_iou=0.95, share=0.95),
-    "bf16": Tolerance(iou=0.9, score=0.05, mask_iou=0.9, share=0.9),
-    "int8": Tolerance(iou=0.8, score=0.15, mask_iou=0.8, share=0.7),
+    "fp16": Tolerance(iou=0.95, score=0.02, mask_iou=0.95, share=0.95, min_score=0.3),
+    "bf16": Tolerance(iou=0.9, score=0.05, mask_iou=0.85, share=0.9, min_score=0.3),
+    "int8": Tolerance(iou=0.8, score=0.15, mask_iou=0.75, share=0.7, min_score=0.3),
 }
 
 
@@ -45,7 +46,8 @@ class ExportAgreement:
 
     Attributes:
         images: how many were looked at.
-        expected, found: detections of the model and of the file.
+        expected, found: detections of the model and of the file; in less precision than fp32 those of a score of 0.3
+            or more, which are matched among all of the other side's.
         matched: of those expected, how many have one of the same class within the tolerance.
         worst_score, worst_box: the largest difference between matched ones, and of a coordinate in pixels.
         worst_mask_iou: the least IoU of matched masks; None without masks.
@@ -99,9 +101,10 @@ def compare(model: Detector, file: ExportedDetector, images: Sequence[Tensor]) -
         times[1].append(seconds)
         expected = expected.to("cpu")
         pairs = _matched(expected, found, tolerance)
+        sure = [int((one.scores >= tolerance.min_score).sum()) for one in (expected, found)]
         expected_count, found_count, matched = (
-            expected_count + len(expected),
-            found_count + len(found),
+            expected_count + sure[0],
+            found_count + sure[1],
             matched + len(pairs),
         )
         other_way += len(_matched(found, expected, tolerance))
@@ -160,7 +163,7 @@ def _matched(expected: Detections, found: Detections, tolerance: Tolerance) -> l
     fitting &= (expected.scores[:, None] - found.scores[None]).abs() <= tolerance.score
     overlaps = torch.where(fitting & (overlaps > tolerance.iou), overlaps, 0.0)
     pairs = []
-    for place in range(len(expected)):
+    for place in (expected.scores >= tolerance.min_score).nonzero().flatten().tolist():
         if not len(found):
             break
         value, other = overlaps[place].max(0)
