@@ -14,7 +14,7 @@ PROGRAM = Path(annotation_mutations.__file__)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("door", "count"), [("results", 20), ("data", 8), ("train", 4)])
+@pytest.mark.parametrize(("door", "count"), [("results", 30), ("data", 20), ("train", 10)])
 def test_whatever_an_annotation_file_holds_the_command_ends_well(door: str, count: int) -> None:
     ended = subprocess.run([sys.executable, PROGRAM, door, "7", str(count)], capture_output=True, text=True)
     outcomes, *faults = ended.stdout.splitlines()
