@@ -61,9 +61,9 @@ def opened(form: str, file: Path) -> AnyDetector:
 def figures(name: str, form: str, file: Path, threads: int, runs: int, ap: int) -> dict[str, Any]:
     """Of one form in this process, which is fresh."""
     torch.set_num_threads(threads)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     model = opened(form, file)
-    open_seconds = time.perf_counter() - begun
+    open_seconds = time.perf_counter() - start
     images, sizes = batch_of(name, 1)
     images = images.to(model.dtype)
     seconds = measure(lambda: model.detect(images, sizes), runs=runs)

@@ -157,9 +157,9 @@ def test_the_command_writes_a_file_that_the_others_take(tmp_path: Path) -> None:
         "export", "--model", "retinanet_nano_fpg", "--output", file, "--check", image, "--size", "384x384", "--json"
     )
     assert done.code == 0, done.err
-    told = json.loads(done.out)
-    assert told["agreement"]["images"] == 1
-    assert told["description"]["size"] == [384, 384]
+    output = json.loads(done.out)
+    assert output["agreement"]["images"] == 1
+    assert output["description"]["size"] == [384, 384]
     rows = []
     for model in (str(file), "retinanet_nano_fpg"):
         done = run("predict", image, "--model", model, "--json", tmp_path / "rows.json")

@@ -205,9 +205,8 @@ def test_nothing_is_unpickled_but_tensors(program: Path, tmp_path: Path) -> None
     hostile = rewritten(program, tmp_path / "hostile.pt2", change)
     with zipfile.ZipFile(hostile) as archive:
         assert any(name.endswith(".pt") for name in archive.namelist())
-    with pytest.raises(Exception, match=r".") as caught:
+    with pytest.raises(pickle.UnpicklingError):
         pt2_files.load(hostile, {})
-    assert caught.value is not None
     assert not trap.exists()
 
 

@@ -14,12 +14,10 @@ from fpg_zoo.config import DetectorConfig
 from fpg_zoo.errors import ExportError
 from fpg_zoo.files import sha256_of
 from fpg_zoo.inference.exported.sessions import open_session
+from fpg_zoo.modeling.detectors import Sizes
 from fpg_zoo.modeling.postprocess import to_detections
 from fpg_zoo.structures import Detections, Instances, check_score
 from fpg_zoo.text import printable
-
-Sizes = Sequence[tuple[int, int]]
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class ExportedDetector:
@@ -124,10 +122,10 @@ class ExportedDetector:
         for first in range(0, len(images), batch):
             part = images[first : first + batch]
             number = len(part)
-            places = torch.arange(batch).clamp(max=number - 1)
-            inputs = [part[places].contiguous()]
-            if sizes is not None:
-                inputs.append(sizes[first : first + batch][places].to(self.device))
+            inputs = [part] if sizes is None else [part, sizes[first : first + batch].to(self.device)]
+            if number < batch:
+                inputs = [torch.cat((one, one[-1:].expand(batch - number, *one.shape[1:]))) for one in inputs]
+            inputs = [one.contiguous() for one in inputs]
             outputs = dict(zip(self.description.outputs, self._session.run(inputs), strict=True))
             for place, count in enumerate(outputs["num_detections"][:number].tolist()):
                 maps = outputs["mask_maps"][place, :count] if "mask_maps" in outputs else None

@@ -53,7 +53,7 @@ def _box_by_box(boxes: Tensor, scores: Tensor, iou: float, most: int) -> Tensor:
     places = torch.arange(boxes.shape[1], device=boxes.device)
     areas = _areas(boxes)
 
-    def go_on(count: Tensor, left: Tensor, kept: Tensor) -> Tensor:
+    def condition(count: Tensor, left: Tensor, kept: Tensor) -> Tensor:
         return (count < most) & (left >= 0).any()
 
     def step(count: Tensor, left: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,7 +64,7 @@ def _box_by_box(boxes: Tensor, scores: Tensor, iou: float, most: int) -> Tensor:
         return count + 1, torch.where(dropped, -1.0, left), kept | here
 
     start = (torch.zeros((), dtype=torch.int64, device=boxes.device), scores.clone(), torch.zeros_like(scores > 0))
-    kept: Tensor = _loop(go_on, step, start)[2]
+    kept: Tensor = _loop(condition, step, start)[2]
     return kept
 
 
@@ -80,24 +80,24 @@ def _all_at_once(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
     better = torch.ones(boxes.shape[1], boxes.shape[1], dtype=torch.bool, device=boxes.device).triu(1)
     beats = (_overlaps(ranked, ranked, areas[..., None], areas[:, None], iou) & better).float()  # (R, better, worse)
 
-    def go_on(kept: Tensor, before: Tensor) -> Tensor:
+    def condition(kept: Tensor, before: Tensor) -> Tensor:
         return (kept != before).any()
 
     def step(kept: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         beaten = (kept.float()[:, None] @ beats)[:, 0] > 0
         return there & ~beaten, kept.clone()
 
-    kept = _loop(go_on, step, (there, torch.zeros_like(there) & ~there))[0]
+    kept = _loop(condition, step, (there, torch.zeros_like(there) & ~there))[0]
     return torch.zeros_like(kept).scatter(1, order, kept)
 
 
-def _loop(go_on: Callable[..., Tensor], step: Callable[..., Any], start: tuple[Tensor, ...]) -> Any:
+def _loop(condition: Callable[..., Tensor], step: Callable[..., Any], start: tuple[Tensor, ...]) -> Any:
     if not torch.compiler.is_compiling():  # while_loop would compile itself for each threshold
         state: Any = start
-        while go_on(*state):
+        while condition(*state):
             state = step(*state)
         return state
-    return while_loop(go_on, step, start)  # type: ignore[no-untyped-call]
+    return while_loop(condition, step, start)  # type: ignore[no-untyped-call]
 
 
 def _areas(boxes: Tensor) -> Tensor:
