@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpg_zoo.cli.exit_codes import DONE
-from fpg_zoo.cli.model_options import MODEL_HELP, add_architecture, trained_model_arguments
+from fpg_zoo.cli.model_options import add_trained_model, trained_model_arguments
 from fpg_zoo.cli.printing import print_line, print_lines
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import check_writable
@@ -31,13 +31,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Either --model or --checkpoint with --data, or --results with --annotations. Under torchrun, the "
         "images are shared among the processes.",
     )
-    command.add_argument(
-        "--model",
-        metavar="NAME",
-        help=f"{MODEL_HELP}; published weights unless --checkpoint is given. Or an exported file: .onnx, .pt2, .xml",
-    )
-    add_architecture(command)
-    command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")
+    add_trained_model(command, exported=True)
     command.add_argument("--data", type=Path, metavar="DIR", help="annotations/instances_*.json, images; or: shapes")
     command.add_argument("--split", metavar="S", help="of DIR (default: val2017, or val if that is there instead)")
     command.add_argument("--limit", type=int, metavar="N", help="the first N images only")

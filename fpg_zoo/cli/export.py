@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpg_zoo.cli.exit_codes import DONE
-from fpg_zoo.cli.model_options import MODEL_HELP, add_architecture, trained_model_arguments
+from fpg_zoo.cli.model_options import add_trained_model, trained_model_arguments
 from fpg_zoo.cli.printing import print_line, print_lines
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.inference.exported.formats import DTYPES, DYNAMIC, FORMATS, INCLUDE, SUFFIXES, format_of
@@ -29,11 +29,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Writes the whole detector, from images to boxes, scores, labels and masks, and compares it with "
         "the model. Where they do not agree, no file is left.",
     )
-    command.add_argument(
-        "--model", metavar="NAME", help=f"{MODEL_HELP}; published weights unless --checkpoint is given"
-    )
-    add_architecture(command)
-    command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")
+    add_trained_model(command, exported=False)
     command.add_argument("--format", choices=FORMATS, help="default: what the suffix of --output stands for")
     command.add_argument(
         "--output", type=Path, metavar="F", required=True, help=f"the file to write: {', '.join(SUFFIXES)}"

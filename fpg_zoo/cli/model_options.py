@@ -29,6 +29,16 @@ def add_architecture(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trained_model(command: argparse.ArgumentParser, *, exported: bool) -> None:
+    """Enter the options of a model with weights; `exported` ones may be named, too."""
+    files = ". Or an exported file: .onnx, .pt2, .xml" if exported else ""
+    command.add_argument(
+        "--model", metavar="NAME", help=f"{MODEL_HELP}; published weights unless --checkpoint is given{files}"
+    )
+    add_architecture(command)
+    command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")
+
+
 def trained_model_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """What `open_model` takes for a model with weights: the published ones, those of `--checkpoint`, or a file's own.
 

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
-from fpg_zoo.cli.model_options import MODEL_HELP, add_architecture, trained_model_arguments
+from fpg_zoo.cli.model_options import add_trained_model, trained_model_arguments
 from fpg_zoo.cli.printing import print_line
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import printable
@@ -19,13 +19,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument(
         "images", nargs="+", metavar="IMAGES", help="files, folders (without subfolders), glob patterns, URLs"
     )
-    command.add_argument(
-        "--model",
-        metavar="NAME",
-        help=f"{MODEL_HELP}; published weights unless --checkpoint is given. Or an exported file: .onnx, .pt2, .xml",
-    )
-    add_architecture(command)
-    command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")
+    add_trained_model(command, exported=True)
     command.add_argument("--score", type=float, default=0.3, metavar="S", help="least score, 0..1 (default: 0.3)")
     command.add_argument(
         "--output",

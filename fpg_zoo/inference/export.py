@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fpg_zoo.data.shapes import ShapesDataset
@@ -18,7 +17,7 @@ from fpg_zoo.errors import ExportError
 from fpg_zoo.files import storage_errors, temporary_folder
 from fpg_zoo.inference.exported.agreement import ExportAgreement, compare, fits
 from fpg_zoo.inference.exported.description import Description
-from fpg_zoo.inference.exported.detector import ExportedDetector
+from fpg_zoo.inference.exported.detector import ExportedDetector, padded
 from fpg_zoo.inference.exported.form import ExportedForm, check_exportable
 from fpg_zoo.inference.exported.formats import DTYPES, DYNAMIC, FORMATS, INCLUDE, SUFFIXES, Dtype, Format, format_of
 from fpg_zoo.inference.exported.onnx_operators import OPSET
@@ -142,7 +141,7 @@ def export(
         ranges: list[Sequence[Tensor]] = []
         if dtype == "int8":
             given = [to_pixels(read_image(one)) for one in calibration] or images
-            ranges = [_inputs(image, converted, description, canvas) for image in given]
+            ranges = [_inputs(image, converted, description) for image in given]
         write(form, _examples(converted, description, canvas), description, kind, file, ranges)
         # torch's files hold the device that they were traced on; the others are run on the CPU.
         device = model.device if kind in ("pt2", "torchscript") else torch.device("cpu")
@@ -237,13 +236,12 @@ def _examples(model: Detector, description: Description, canvas: tuple[int, int]
     return images, torch.tensor([canvas] * number, dtype=torch.int64, device=model.device)
 
 
-def _inputs(image: Tensor, model: Detector, description: Description, canvas: tuple[int, int]) -> tuple[Tensor, ...]:
+def _inputs(image: Tensor, model: Detector, description: Description) -> tuple[Tensor, ...]:
     """An image as the graph takes it."""
     if description.takes_pixels:
         return (image[None],)
     batch, sizes = preprocess([image], model.config.preprocess)
-    height, width = description.size or (max(side, description.min_side) for side in batch.shape[-2:])
-    batch = F.pad(batch, (0, width - batch.shape[-1], 0, height - batch.shape[-2]))
+    batch = padded(batch, description)
     number = description.batch or 1
     return batch.expand(number, -1, -1, -1).contiguous(), torch.tensor(sizes * number, dtype=torch.int64)
 

@@ -51,8 +51,8 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     # At the left and right border the one pixel there gets the whole weight; at the top and bottom the border row is
     # taken twice with both weights, each product cut off on its own.
     columns[left == right] = 0
-    left_weight, right_weight = _weights(columns, image.device)
-    upper_weight, lower_weight = _weights(rows[:, None], image.device)
+    left_weight, right_weight = fixed_point_weights(columns.to(image.device))
+    upper_weight, lower_weight = fixed_point_weights(rows[:, None].to(image.device))
     # Rows and columns are selected while they are bytes: what is widened to 32 bits is of the output's size, however
     # large the image is.
     source_rows, places = torch.cat((upper, lower)).unique(return_inverse=True)  # type: ignore[no-untyped-call]
@@ -78,15 +78,15 @@ def _select(image: Tensor, dim: int, places: Tensor) -> Tensor:
     return image.index_select(dim, places.to(image.device))
 
 
-def _weights(fraction: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The weights of 2048 of the first and the second neighbor."""
-    return ((1 - fraction) * _UNIT).round().int().to(device), (fraction * _UNIT).round().int().to(device)
+def fixed_point_weights(fraction: Tensor) -> tuple[Tensor, Tensor]:
+    """The int32 weights of 2048 of the first and the second neighbor; `fraction` is the way between them, 0..1."""
+    return ((1 - fraction) * _UNIT).round().int(), (fraction * _UNIT).round().int()
 
 
 def normalize(image: Tensor, config: PreprocessConfig) -> Tensor:
-    """(3, H, W) uint8 RGB to float32 of about zero mean and unit variance per channel, in the config's order."""
+    """(..., 3, H, W) RGB, 0..255, to float32 of about zero mean and unit variance a channel, in the config's order."""
     if config.channel_order == "BGR":
-        image = image.flip(0)
+        image = image.flip(-3)
     mean, std = (
         torch.tensor(values, dtype=torch.float32, device=image.device)[:, None, None]
         for values in (config.mean, config.std)

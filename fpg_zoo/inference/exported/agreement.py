@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from fpg_zoo.inference.exported.detector import ExportedDetector
+from fpg_zoo.inference.exported.detector import ExportedDetector, padded
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.modeling.preprocess import padded_size, preprocess, resized_size
 from fpg_zoo.structures import Detections
@@ -132,12 +131,7 @@ def compare(model: Detector, file: ExportedDetector, images: Sequence[Tensor]) -
 def _as_the_file_has_it(image: Tensor, model: Detector, file: ExportedDetector) -> tuple[Tensor, list[tuple[int, int]]]:
     """The model's input, padded to the file's size: padding reaches the maps, and a detection may depend on it."""
     batch, sizes = preprocess([image.to(model.device)], model.config.preprocess)
-    if file.description.size is not None:
-        height, width = file.description.size
-    else:
-        height, width = (max(side, file.description.min_side) for side in batch.shape[-2:])
-    batch = F.pad(batch, (0, width - batch.shape[-1], 0, height - batch.shape[-2]))
-    return batch.to(model.dtype), sizes
+    return padded(batch, file.description).to(model.dtype), sizes
 
 
 def fits(image: Tensor, model: Detector, size: tuple[int, int] | None) -> bool:

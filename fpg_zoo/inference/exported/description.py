@@ -41,6 +41,11 @@ class Description:
     outputs: tuple[str, ...]
     versions: dict[str, str]
 
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """What an image of this size, resized and padded, is padded to for this file; not smaller than its own."""
+        least = self.size or (self.min_side, self.min_side)
+        return max(height, least[0]), max(width, least[1])
+
     def to_json(self) -> str:
         """As the files hold it."""
         content = {

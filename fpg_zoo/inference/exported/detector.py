@@ -13,11 +13,18 @@ from torch import Tensor
 from fpg_zoo.config import DetectorConfig
 from fpg_zoo.errors import ExportError
 from fpg_zoo.files import sha256_of
+from fpg_zoo.inference.exported.description import Description
 from fpg_zoo.inference.exported.sessions import open_session
 from fpg_zoo.modeling.detectors import Sizes
 from fpg_zoo.modeling.postprocess import to_detections
 from fpg_zoo.structures import Detections, Instances, check_score
 from fpg_zoo.text import printable
+
+
+def padded(images: Tensor, description: Description) -> Tensor:
+    """Images (N, 3, H, W), resized and normalized, padded with zeros to what a file takes."""
+    height, width = description.input_size(images.shape[-2], images.shape[-1])
+    return F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
 
 
 class ExportedDetector:
@@ -80,16 +87,14 @@ class ExportedDetector:
                 f"{printable(self.path)}: takes images as they are (it was exported with preprocessing); use "
                 "fpg_zoo.Predictor, or export it without"
             )
-        if self.description.size is not None:
-            height, width = self.description.size
-            if images.shape[-2] > height or images.shape[-1] > width:
-                raise ExportError(
-                    f"{printable(self.path)}: its images have {height}x{width} pixels, and this one is "
-                    f"{images.shape[-2]}x{images.shape[-1]}: export it for that size, or with --dynamic size"
-                )
-        else:
-            height, width = (max(side, self.description.min_side) for side in images.shape[-2:])
-        images = F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
+        height, width = images.shape[-2:]
+        size = self.description.size
+        if size is not None and (height > size[0] or width > size[1]):
+            raise ExportError(
+                f"{printable(self.path)}: its images have {size[0]}x{size[1]} pixels, and this one is "
+                f"{height}x{width}: export it for that size, or with --dynamic size"
+            )
+        images = padded(images, self.description)
         out_sizes = sizes if output_sizes is None else output_sizes
         instances = self._run(images, torch.tensor(list(sizes), dtype=torch.int64).reshape(-1, 2))
         return [

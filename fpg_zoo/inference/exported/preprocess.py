@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from fpg_zoo.config import PreprocessConfig
-
-_UNIT = 2048  # a weight of 1 in the fixed-point arithmetic of `fpg_zoo.modeling.preprocess.resize`
+from fpg_zoo.modeling.preprocess import fixed_point_weights, normalize
 
 
 def resized_sizes(height: Tensor, width: Tensor, config: PreprocessConfig) -> Tensor:
@@ -43,22 +42,15 @@ def to_canvas(images: Tensor, canvas: tuple[int, int], config: PreprocessConfig)
     # twice, each product cut off on its own.
     across = torch.where(left == right, 0.0, across)
     rows = [_between(images.index_select(2, row), left, right, across) for row in (upper, lower)]
-    weights = [((1 - down) * _UNIT).round().int()[:, None], (down * _UNIT).round().int()[:, None]]
+    weights = fixed_point_weights(down[:, None])
     parts = [_shifted(row * weight, 16) for row, weight in zip(rows, weights, strict=True)]
-    pixels = _shifted(parts[0] + parts[1] + 2, 2).float()
-    if config.channel_order == "BGR":
-        pixels = pixels.flip(1)
-    mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=images.device)[:, None, None]
-        for values in (config.mean, config.std)
-    )
-    inside = (below[:, None] & beside).to(pixels.dtype)
-    return (pixels - mean) / std * inside, size.long().expand(number, 2)
+    pixels = normalize(_shifted(parts[0] + parts[1] + 2, 2), config)
+    return pixels * (below[:, None] & beside).to(pixels.dtype), size.long().expand(number, 2)
 
 
 def _between(rows: Tensor, left: Tensor, right: Tensor, across: Tensor) -> Tensor:
     """(N, 3, H, W) int32 of rows (N, 3, H, w): between the pixels `left` and `right`, times 128."""
-    first, second = ((1 - across) * _UNIT).round().int(), (across * _UNIT).round().int()
+    first, second = fixed_point_weights(across)
     return _shifted(rows.index_select(3, left).int() * first + rows.index_select(3, right).int() * second, 4)
 
 
