@@ -22,7 +22,7 @@ from fpg_zoo.inference.exported.form import ExportedForm, check_exportable
 from fpg_zoo.inference.exported.formats import DTYPES, DYNAMIC, FORMATS, INCLUDE, SUFFIXES, Dtype, Format, format_of
 from fpg_zoo.inference.exported.onnx_operators import OPSET
 from fpg_zoo.inference.exported.sessions import import_runtime
-from fpg_zoo.inference.exported.write import LEAST_SIDES, OPERATORS, PACKAGES, write
+from fpg_zoo.inference.exported.write import LEAST_SIDES, OPERATORS, PACKAGES, Graph, write
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.modeling.preprocess import padded_size, preprocess, resized_size
 from fpg_zoo.structures.images import ImageLike, read_image, to_pixels
@@ -142,7 +142,7 @@ def export(
         if dtype == "int8":
             given = [to_pixels(read_image(one)) for one in calibration] or images
             ranges = [_inputs(image, converted, description) for image in given]
-        write(form, _examples(converted, description, canvas), description, kind, file, ranges)
+        write(Graph(form, _examples(converted, description, canvas), description, ranges), kind, file)
         # torch's files hold the device that they were traced on; the others are run on the CPU.
         device = model.device if kind in ("pt2", "torchscript") else torch.device("cpu")
         agreement = compare(model, ExportedDetector(file, device), images)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from fpg_zoo.modeling.heads.roi_align import MultiLevelRoIAlign, taps
+from fpg_zoo.modeling.heads.roi_align import MultiLevelRoIAlign, bin_sums, pixel_table
 
 # (maps (N, C, H, W) float32, RoIs (R, 5), P, pixels of the maps to one of the input) to (R, C, P, P).
 RoIAlign = Callable[[Tensor, Tensor, int, float], Tensor]
@@ -34,16 +34,7 @@ def by_operator(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Tensor:
 
 def by_tensors(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Tensor:
     """Tensor operations of torch alone."""
-    number, channels, height, width = maps.shape
-    table = maps.permute(0, 2, 3, 1).contiguous().view(number * height * width, channels)
     rois = F.pad(rois, (0, 0, 0, 1))  # so that there is one at least
-    x1, y1, x2, y2 = (rois[:, 1:] * scale - 0.5).unbind(1)
-    rows, row_factors = taps(y1, y2, pool, height)  # (R, P, T)
-    columns, column_factors = taps(x1, x2, pool, width)
-    rows = (rois[:, :1, None].int() * height + rows) * width
-    pixels = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, P, P, T, T')
-    factors = row_factors[:, :, None, :, None] * column_factors[:, None, :, None, :]
-    sums = F.embedding_bag(
-        pixels.flatten(3).flatten(0, 2), table, mode="sum", per_sample_weights=factors.flatten(3).flatten(0, 2)
-    )
-    return sums.view(rois.shape[0], pool, pool, channels).permute(0, 3, 1, 2)[:-1]
+    corners = rois[:, 1:] * scale - 0.5
+    sums = bin_sums(pixel_table(maps), rois[:, 0], corners, pool, (maps.shape[2], maps.shape[3]))
+    return sums.permute(0, 3, 1, 2)[:-1]

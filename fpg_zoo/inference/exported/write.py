@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,35 +40,42 @@ LEAST_SIDES = {"pt2": 2}  # in multiples of the divisor
 _MOST = 64  # images in a pass, and multiples of the divisor along a side, where they are not fixed
 
 
-def write(
-    form: ExportedForm,
-    inputs: Sequence[Tensor],
-    description: Description,
-    kind: Format,
-    path: Path,
-    calibration: Sequence[Inputs] = (),
-) -> None:
+@dataclass(frozen=True)
+class Graph:
+    """What is written.
+
+    Attributes:
+        form: with the operators of the format, in `OPERATORS`.
+        inputs: examples, of the sizes that the file is to be fixed to.
+        description: what the file says of itself.
+        calibration: inputs that the ranges of 8 bits come from; none for another precision.
+    """
+
+    form: ExportedForm
+    inputs: tuple[Tensor, ...]
+    description: Description
+    calibration: Sequence[Inputs] = ()
+
+
+def write(graph: Graph, kind: Format, path: Path) -> None:
     """Write a file, of OpenVINO two.
 
     Args:
-        form: with the operators of `OPERATORS[kind]`.
-        inputs: examples, of the sizes that the file is to be fixed to.
-        description: what it says of itself.
-        kind: a key of `OPERATORS`.
+        graph: with the operators of `OPERATORS[kind]`.
+        kind: the format.
         path: of the file.
-        calibration: inputs that the ranges of 8 bits come from.
 
     Raises:
         ExportError: torch's exporter cannot write a part of the model, or a package is missing.
     """
-    writers: dict[Format, Callable[..., None]] = {
+    writers: dict[Format, Callable[[Graph, Path], None]] = {
         "onnx": _write_onnx,
         "openvino": _write_openvino,
         "pt2": _write_pt2,
         "torchscript": _write_torchscript,
     }
     with quiet():
-        writers[kind](form, tuple(inputs), description, path, calibration)
+        writers[kind](graph, path)
 
 
 def dynamic_shapes(description: Description) -> tuple[dict[int, Any], ...] | None:
@@ -84,13 +93,13 @@ def dynamic_shapes(description: Description) -> tuple[dict[int, Any], ...] | Non
     return ({**batch, 2: divisor * rows, 3: divisor * columns}, batch)
 
 
-def _exported(form: ExportedForm, inputs: tuple[Tensor, ...], description: Description) -> torch.export.ExportedProgram:
+def _exported(graph: Graph) -> torch.export.ExportedProgram:
     try:
-        return torch.export.export(form, inputs, dynamic_shapes=dynamic_shapes(description))
+        return torch.export.export(graph.form, graph.inputs, dynamic_shapes=dynamic_shapes(graph.description))
     except Exception as error:  # of torch's tracers, which have no common base
         raise ExportError(
-            f"{description.name}: {_culprit(form, inputs)} cannot be exported by torch {torch.__version__} "
-            f"({_first_line(error)}); another part, or a newer torch, may do"
+            f"{graph.description.name}: {_culprit(graph.form, graph.inputs)} cannot be exported by torch "
+            f"{torch.__version__} ({_first_line(error)}); another part, or a newer torch, may do"
         ) from error
 
 
@@ -113,33 +122,25 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _write_pt2(
-    form: ExportedForm, inputs: tuple[Tensor, ...], description: Description, path: Path, _: Sequence[Inputs]
-) -> None:
-    torch.export.save(_exported(form, inputs, description), path, extra_files={KEY: description.to_json()})
+def _write_pt2(graph: Graph, path: Path) -> None:
+    torch.export.save(_exported(graph), path, extra_files={KEY: graph.description.to_json()})
 
 
-def _write_torchscript(
-    form: ExportedForm, inputs: tuple[Tensor, ...], description: Description, path: Path, _: Sequence[Inputs]
-) -> None:
+def _write_torchscript(graph: Graph, path: Path) -> None:
+    description = graph.description
     try:
-        traced = torch.jit.trace(form, inputs, check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(graph.form, graph.inputs, check_trace=False)  # type: ignore[no-untyped-call]
     except Exception as error:
         raise ExportError(f"{description.name}: cannot be traced ({_first_line(error)})") from error
     torch.jit.save(traced, str(path), _extra_files={KEY: description.to_json()})
 
 
-def _write_onnx(
-    form: ExportedForm,
-    inputs: tuple[Tensor, ...],
-    description: Description,
-    path: Path,
-    calibration: Sequence[Inputs],
-) -> None:
+def _write_onnx(graph: Graph, path: Path) -> None:
+    description = graph.description
     onnx = import_runtime("onnx")
     import_runtime("onnxscript")
     names = ["images"] if description.takes_pixels else ["images", "sizes"]
-    exported = _exported(form, inputs, description)
+    exported = _exported(graph)
     try:
         program = torch.onnx.export(
             exported,
@@ -157,11 +158,11 @@ def _write_onnx(
         ) from error
     assert program is not None
     model = program.model_proto
-    if calibration:
+    if graph.calibration:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             plain, quantized = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
             onnx.save(model, str(plain))
-            quantize_onnx(plain, quantized, calibration)
+            quantize_onnx(plain, quantized, graph.calibration)
             model = onnx.load(str(quantized))
     _name_sizes(model, description)
     for key, value in ((KEY, description.to_json()), ("names", ",".join(description.config.class_names))):
@@ -180,20 +181,15 @@ def _name_sizes(model: Any, description: Description) -> None:
                 dim.dim_param = named.get(place, dim.dim_param)
 
 
-def _write_openvino(
-    form: ExportedForm,
-    inputs: tuple[Tensor, ...],
-    description: Description,
-    path: Path,
-    calibration: Sequence[Inputs],
-) -> None:
+def _write_openvino(graph: Graph, path: Path) -> None:
+    description = graph.description
     ov = import_runtime("openvino")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder) / "model.onnx"
-        _write_onnx(form, inputs, description, file, ())
+        _write_onnx(dataclasses.replace(graph, calibration=()), file)  # NNCF has its own way to 8 bits
         model = ov.convert_model(file)
-    if calibration:
-        model = quantize_openvino(model, calibration)
+    if graph.calibration:
+        model = quantize_openvino(model, graph.calibration)
     for place, name in enumerate(description.outputs):
         model.outputs[place].get_tensor().set_names({name})
     model.set_rt_info(description.to_json(), KEY)

@@ -76,9 +76,7 @@ def _aligned(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Iterator[tu
     if maps.device.type != "cpu":
         yield from by_torchvision(maps, rois, pool, scale)
         return
-    number, channels, height, width = maps.shape
-    # Contiguous: on a strided view, which it is of a batch of one, `embedding_bag` is many times as slow.
-    table = maps.permute(0, 2, 3, 1).contiguous().view(number * height * width, channels)
+    table = pixel_table(maps)
     # What is no RoI, for a number that is none, becomes one without an area, which reads nothing.
     corners = rois[:, 1:].to(maps.dtype).masked_fill(~rois.isfinite().all(1, keepdim=True), 0) * scale - 0.5
     sizes = corners[:, 2:] - corners[:, :2]
@@ -88,15 +86,38 @@ def _aligned(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Iterator[tu
     for kind in (~long, long & wide, long & ~wide):
         part = kind.nonzero().squeeze(1)
         if len(part):
-            x1, y1, x2, y2 = corners[part].unbind(1)
-            rows, row_factors = taps(y1, y2, pool, height)  # (R', P, T)
-            columns, column_factors = taps(x1, x2, pool, width)
-            rows = (rois[part, :1, None].int() * height + rows) * width
-            pixels = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R', P, P, T, T')
-            factors = row_factors[:, :, None, :, None] * column_factors[:, None, :, None, :]
-            per_bin = (len(part) * pool * pool, pixels.shape[3] * pixels.shape[4])
-            sums = F.embedding_bag(pixels.view(per_bin), table, mode="sum", per_sample_weights=factors.view(per_bin))
-            yield part, sums.view(len(part), pool, pool, channels)
+            yield part, bin_sums(table, rois[part, 0], corners[part], pool, (maps.shape[2], maps.shape[3]))
+
+
+def pixel_table(maps: Tensor) -> Tensor:
+    """Maps (N, C, H, W) as (N * H * W, C): a row of all channels for each pixel, as `bin_sums` reads them."""
+    # Contiguous: on a strided view, which it would be of a batch of one, `embedding_bag` is many times as slow.
+    return maps.permute(0, 2, 3, 1).contiguous().flatten(0, 2)
+
+
+def bin_sums(table: Tensor, images: Tensor, corners: Tensor, pool: int, size: tuple[int, int]) -> Tensor:
+    """Each bin's weighted sum of the pixels that it reads.
+
+    Args:
+        table: (N * H * W, C), of `pixel_table`.
+        images: (R,) which image each RoI is in.
+        corners: (R, 4) xyxy in pixels of maps whose first pixel's center is 0.
+        pool: P.
+        size: (H, W).
+
+    Returns:
+        (R, P, P, C).
+    """
+    height, width = size
+    x1, y1, x2, y2 = corners.unbind(1)
+    rows, row_factors = _taps(y1, y2, pool, height)  # (R, P, T)
+    columns, column_factors = _taps(x1, x2, pool, width)
+    rows = (images[:, None, None].int() * height + rows) * width
+    pixels = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, P, P, T, T')
+    factors = row_factors[:, :, None, :, None] * column_factors[:, None, :, None, :]
+    pixels, factors = (of_bins.flatten(3).flatten(0, 2) for of_bins in (pixels, factors))
+    sums = F.embedding_bag(pixels, table, mode="sum", per_sample_weights=factors)
+    return sums.view(corners.shape[0], pool, pool, table.shape[1])
 
 
 def by_torchvision(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
@@ -105,7 +126,7 @@ def by_torchvision(maps: Tensor, rois: Tensor, pool: int, scale: float) -> Itera
     yield torch.arange(len(rois), device=maps.device), values.permute(0, 2, 3, 1)
 
 
-def taps(start: Tensor, end: Tensor, pool: int, size: int) -> tuple[Tensor, Tensor]:
+def _taps(start: Tensor, end: Tensor, pool: int, size: int) -> tuple[Tensor, Tensor]:
     """Which pixels of an axis the bins of each RoI read, and by which factors.
 
     Args:
