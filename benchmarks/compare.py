@@ -21,8 +21,8 @@ from harness.models import (
     at_random,
     batch_of,
     described,
-    noise_images,
     norms_following,
+    scenes_of,
     spread_dense,
     spread_rois,
 )
@@ -57,7 +57,7 @@ def of_torchvision(name: str) -> nn.Module:
     model: Any = getattr(detection, name)(
         weights=None, weights_backbone=None, min_size=SIDE, max_size=SIDE, **{most: 100}
     ).eval()
-    scene = [noise_images(SIDE, 1)[0] / 255]
+    scene = [scenes_of(SIDE, 1)[0] / 255]
     with torch.no_grad(), norms_following(model):
         if isinstance(model, detection.RetinaNet):
             layer = model.head.classification_head.cls_logits
@@ -73,7 +73,7 @@ def of_torchvision(name: str) -> nn.Module:
 def contenders(method: str, device: torch.device) -> dict[tuple[str, str], Callable[[], list[Any]]]:
     """What is timed, by model and form; the baseline first."""
     theirs = of_torchvision(METHODS[method]).to(device)
-    scene = [(image / 255).to(device) for image in noise_images(SIDE, 1)]
+    scene = [(image / 255).to(device) for image in scenes_of(SIDE, 1)]
     contenders_by_name: dict[tuple[str, str], Callable[[], list[Any]]] = {
         (METHODS[method], BASELINE): lambda: theirs(scene)
     }
@@ -85,7 +85,7 @@ def contenders(method: str, device: torch.device) -> dict[tuple[str, str], Calla
 
 
 def _of_ours(model: Detector, device: torch.device) -> Callable[[], list[Any]]:
-    scene = [image.to(device) for image in noise_images(SIDE, 1)]
+    scene = [image.to(device) for image in scenes_of(SIDE, 1)]
 
     def run() -> list[Any]:
         images, sizes = preprocess(scene, model.config.preprocess)

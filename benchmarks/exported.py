@@ -14,11 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from harness.measure import in_a_process, measure
-from harness.models import FORMS, PLAIN, SEED, batch_of, described, model_with, noise_images, side_of, whose
+from harness.models import FORMS, PLAIN, SEED, batch_of, described, model_with, scenes_of, side_of, whose
 from harness.options import named, parsed, parser_of, write_rows
 from inference_memory import resident
+from numpy.typing import NDArray
+from torch import Tensor
 
 import fpg_zoo
 from fpg_zoo.data.shapes import ShapesDataset
@@ -79,14 +82,20 @@ def figures(name: str, form: str, file: Path, threads: int, runs: int, ap: int) 
     return row
 
 
+def as_array(image: Tensor) -> NDArray[np.uint8]:
+    """(3, H, W) to (H, W, 3)."""
+    return image.permute(1, 2, 0).numpy()
+
+
 def exported(name: str, weights: str, form: str, folder: Path) -> tuple[Path, dict[str, Any]]:
     """Write a file; what the export says of it."""
     suffix, dtype = FILES[form]
     side = side_of(name)
-    given = [image.permute(1, 2, 0).numpy() for image in noise_images(side, CALIBRATION if dtype == "int8" else 2)]
+    check = [as_array(scene) for scene in scenes_of(side, 2)]
+    calibration = [as_array(scene) for scene in scenes_of(side, CALIBRATION, split="train")] if dtype == "int8" else ()
     model = model_with(name, weights)
     path = folder / f"{form}{suffix}"
-    done = fpg_zoo.export(model, path, dtype=dtype, dynamic=["size"], check=given[:2], calibration=given)
+    done = fpg_zoo.export(model, path, dtype=dtype, dynamic=["size"], check=check, calibration=calibration)
     return path, {"bytes": done.bytes, "matched": done.agreement.matched, "expected": done.agreement.expected}
 
 

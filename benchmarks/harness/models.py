@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -62,15 +62,15 @@ def side_of(name: str) -> int:
     return config_of(name).preprocess.longest_side
 
 
-def noise_images(side: int, count: int) -> list[Tensor]:
-    """Held-out scenes of `side` x `side` pixels, (3, side, side) uint8."""
-    scenes = ShapesDataset("val", count, size=(side, side))
+def scenes_of(side: int, count: int, *, split: Literal["train", "val"] = "val") -> list[Tensor]:
+    """Drawn scenes of `side` x `side` pixels, (3, side, side) uint8; held-out ones by default."""
+    scenes = ShapesDataset(split, count, size=(side, side))
     return [scenes[index].image for index in range(count)]
 
 
 def batch_of(name: str, count: int, *, device: torch.device | str = "cpu") -> tuple[Tensor, list[tuple[int, int]]]:
     """The input of `Detector.detect` for that many scenes, which need no padding; (N, 3, side, side) float32."""
-    images, sizes = preprocess(noise_images(side_of(name), count), config_of(name).preprocess)
+    images, sizes = preprocess(scenes_of(side_of(name), count), config_of(name).preprocess)
     return images.to(device), sizes
 
 
