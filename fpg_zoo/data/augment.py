@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fpg_zoo.config.validation import AboveZero, Count, Fraction, check_fields
+from fpg_zoo.config.training import AugmentConfig
 from fpg_zoo.data.dataset import Dataset, ImageInfo, Sample
 from fpg_zoo.data.masks import Mask, Polygons, RunLengths, decode, rasterize
 from fpg_zoo.errors import ConfigError
@@ -24,30 +24,6 @@ from fpg_zoo.structures.boxes import clip, has_area
 # factors a view in two shows the whole image.
 _CROPS_TRIED = 16
 _IMAGES_TRIED = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """How training images are varied.
-
-    Attributes:
-        longest_side: pixels that the longest side is scaled to, before the random factor.
-        factors: least and greatest random factor on it.
-        crop: side in pixels of the square that is cut out at random; smaller images stay whole in that direction.
-        flip: probability of mirroring left to right, 0..1.
-        keep_empty_crops: a crop without an object is trained on. RetinaNet's recipe has False: another view is taken.
-    """
-
-    longest_side: Count = 640
-    factors: tuple[AboveZero, AboveZero] = (0.8, 1.2)
-    crop: Count = 640
-    flip: Fraction = 0.5
-    keep_empty_crops: bool = True
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.factors[0] > self.factors[1]:
-            raise ConfigError(f"factors={self.factors}: give the least first")
 
 
 @dataclass(frozen=True, eq=False)

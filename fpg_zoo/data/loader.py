@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from fpg_zoo.config import PreprocessConfig
+from fpg_zoo.config.training import AugmentConfig
 from fpg_zoo.config.validation import check_positive
-from fpg_zoo.data.augment import AugmentConfig, augmented
+from fpg_zoo.data.augment import augmented
 from fpg_zoo.data.dataset import Dataset
 from fpg_zoo.data.workers import parallel_map
 from fpg_zoo.errors import ConfigError

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fpg_zoo.config.training import RoISampling
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
 from fpg_zoo.modeling.heads.anchors import anchors_like, anchors_within, per_anchor
 from fpg_zoo.modeling.heads.roi_align import boxes_to_rois
@@ -28,20 +28,6 @@ _RPN_MATCHER = Matcher(positive=0.7, negative=0.3, allow_low_quality=0.3)
 _RPN_SAMPLER = Sampler(number=256, positive_fraction=0.5)
 _POSITIVE_REGIONS = 0.25  # of those sampled for the box head, at most
 _DENSE_MATCHER = Matcher(positive=0.5, negative=0.5, allow_low_quality=0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoISampling:
-    """How many RoIs a two-stage detector trains on; RetinaNet, which trains on every anchor, has no use for it.
-
-    Attributes:
-        candidates_per_level: the RPN's best boxes of each level, from which the proposals are made.
-        rois: sampled of an image's proposals and ground truth for the box head, a quarter positive at most; the
-            mask head trains on the positive ones.
-    """
-
-    candidates_per_level: int = 2000
-    rois: int = 512
 
 
 class Criterion(nn.Module):

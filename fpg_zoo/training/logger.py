@@ -22,7 +22,7 @@ from fpg_zoo.errors import StorageError
 from fpg_zoo.files import atomic_write, on_terminal, open_regular, storage_errors
 from fpg_zoo.training.run_checkpoints import LOG_FILE
 
-_SHOWN = ("loss", "rate", "epoch", "memory_gb", "box_AP")  # beside the bar
+_SHOWN = ("loss", "lr", "epoch", "memory_gb", "box_AP")  # beside the bar
 _MAX_LOG_BYTES = 4 << 30
 
 

@@ -6,10 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from fpg_zoo.config import DetectorConfig
-from fpg_zoo.data.augment import AugmentConfig
+from fpg_zoo.config.training import AugmentConfig, RoISampling, Schedule
 from fpg_zoo.errors import UnknownNameError
-from fpg_zoo.training.criterion import RoISampling
-from fpg_zoo.training.optimizer import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +47,13 @@ class Recipe:
 
 RECIPES = {
     "crop640_50e": Recipe(
-        schedule=Schedule(epochs=50, milestones=(30, 40), learning_rate=0.08),
+        schedule=Schedule(epochs=50, milestones=(30, 40), lr=0.08),
         pad_to_crop=True,
         frozen_stages=1,
         about="the published one: 50 epochs from a backbone trained on ImageNet, batches of 64",
     ),
     "finetune": Recipe(
-        schedule=Schedule(epochs=12, milestones=(8, 11), learning_rate=0.04, warmup_iterations=100, max_grad_norm=35.0),
+        schedule=Schedule(epochs=12, milestones=(8, 11), lr=0.04, warmup_iterations=100, max_grad_norm=35.0),
         frozen_stages=1,
         about="12 epochs from a trained detector, on data of your own",
     ),
@@ -64,7 +62,7 @@ RECIPES = {
             epochs=12,
             optimizer="adamw",
             decay="cosine",
-            learning_rate=1e-3,
+            lr=1e-3,
             base_batch_size=8,
             warmup_iterations=200,
             weight_decay=0.05,

@@ -50,6 +50,7 @@ Evaluate = Callable[[Detector], Mapping[str, float | None]]  # the best model ha
 
 # Of fields of a recipe that have another name in the records of runs.
 _RECORDED = {
+    "lr": "learning_rate",
     "milestones": "steps_down",
     "base_batch_size": "reference_batch",
     "max_grad_norm": "greatest_gradient",
@@ -270,7 +271,7 @@ class _Run:
         """Losses, backward, step; the gradients of several batches are accumulated."""
         start = time.perf_counter()
         self._seed(step)
-        learning_rate = self._set_learning_rate(optimizer, step)
+        lr = self._set_lr(optimizer, step)
         averages = _StepAverages(len(batches))
         optimizer.zero_grad()
         for index, batch in enumerate(batches):
@@ -286,10 +287,10 @@ class _Run:
             self.average.update_parameters(self.model)
         return {
             "epoch": (step + 1) * self.batch / len(self.dataset),
-            "rate": learning_rate,
+            "lr": lr,
             "loss": sum(averages.losses.values()),
             **averages.losses,
-            "gradient": grad_norm,
+            "grad_norm": grad_norm,
             "images_per_second": self.batch / (time.perf_counter() - start),
         }
 
@@ -298,11 +299,11 @@ class _Run:
         sequence = np.random.SeedSequence(self.settings.seed, spawn_key=(step, self.processes.rank))
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
 
-    def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
-        learning_rate = self.schedule.rate(step * self.batch / len(self.dataset), step, self.batch)
+    def _set_lr(self, optimizer: torch.optim.Optimizer, step: int) -> float:
+        lr = self.schedule.lr_at(step * self.batch / len(self.dataset), step, self.batch)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        return learning_rate
+            group["lr"] = lr
+        return lr
 
     def _losses(self, criterion: nn.Module, batch: TrainBatch) -> dict[str, Tensor]:
         device = self.model.device

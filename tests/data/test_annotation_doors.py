@@ -16,7 +16,8 @@ import torch
 from coco_folders import CATEGORIES, annotation, picture, rectangle, write_folder
 from command import run
 
-from fpg_zoo.data.augment import AugmentConfig, augmented
+from fpg_zoo.config.training import AugmentConfig
+from fpg_zoo.data.augment import augmented
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.open_split import open_held_out
 from fpg_zoo.errors import ConfigError

@@ -12,7 +12,8 @@ import torch
 from coco_folders import annotation, picture, rectangle, write_folder
 from pycocotools import mask as mask_api
 
-from fpg_zoo.data.augment import AugmentConfig, Crop, apply_crop, augmented, draw_crop
+from fpg_zoo.config.training import AugmentConfig
+from fpg_zoo.data.augment import Crop, apply_crop, augmented, draw_crop
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.masks import Polygons, RunLengths
 from fpg_zoo.errors import ConfigError

@@ -14,7 +14,7 @@ from coco_folders import annotation, picture, rectangle, write_folder
 
 import fpg_zoo
 from fpg_zoo.config import PreprocessConfig
-from fpg_zoo.data.augment import AugmentConfig
+from fpg_zoo.config.training import AugmentConfig
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.dataset import ImageInfo, Sample
 from fpg_zoo.data.loader import EvaluationBatch, TrainBatch, evaluation_loader, train_loader

@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from fpg_zoo.config import PreprocessConfig
-from fpg_zoo.data.augment import AugmentConfig
+from fpg_zoo.config.training import AugmentConfig
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.dataset import Dataset, ImageInfo
 from fpg_zoo.data.loader import train_loader

@@ -215,7 +215,7 @@ from pathlib import Path
 import multiprocessing
 import torch
 from fpg_zoo.config import PreprocessConfig
-from fpg_zoo.data.augment import AugmentConfig
+from fpg_zoo.config.training import AugmentConfig
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.loader import evaluation_loader, train_loader
 from fpg_zoo.errors import WorkerError

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 import fpg_zoo
 from fpg_zoo.config import DetectorConfig, ResNetConfig, RetinaNetConfig, TwoStageConfig
 from fpg_zoo.config.catalog import ARCHITECTURES, Architecture
+from fpg_zoo.config.training import Schedule
 from fpg_zoo.errors import CheckpointError, ConfigError
 from fpg_zoo.modeling.build import build_detector, build_on_meta
 from fpg_zoo.modeling.detectors import RetinaNet
 from fpg_zoo.modeling.parts import Backbone, Neck
 from fpg_zoo.models.loading import architecture_of
 from fpg_zoo.training import Criterion
-from fpg_zoo.training.optimizer import Schedule, build_optimizer
+from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.weights.hub.card import model_card
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -120,7 +121,7 @@ def test_they_go_the_whole_way(name: str, tmp_path: Path) -> None:
     images = torch.randn(2, 3, 128, 128)
 
     criterion = Criterion(model, frozen_stages=1)
-    optimizer = build_optimizer(model, Schedule(epochs=1, learning_rate=0.1))
+    optimizer = build_optimizer(model, Schedule(epochs=1, lr=0.1))
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     loss = torch.stack(list(criterion(images, [(128, 128)] * 2, _targets() * 2).values())).sum()
     loss.backward()

@@ -23,12 +23,13 @@ from training_runs import make_data
 
 import fpg_zoo
 from fpg_zoo.config import ResNetConfig, TimmConfig
+from fpg_zoo.config.training import Schedule
 from fpg_zoo.errors import CheckpointError, ConfigError, DigestError, FPGZooError
 from fpg_zoo.modeling.build import build_backbone
 from fpg_zoo.modeling.detectors import RetinaNet
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.activation_checkpointing import apply_activation_checkpointing
-from fpg_zoo.training.optimizer import Schedule, build_optimizer
+from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.weights import manifest
 from fpg_zoo.weights.hub.card import model_card
 
@@ -80,7 +81,7 @@ def test_it_goes_the_whole_way(family: str, backbone: str, tmp_path: Path) -> No
     if "fpg" in family:
         apply_activation_checkpointing(model)
     criterion = Criterion(model, frozen_stages=1)
-    optimizer = build_optimizer(model, Schedule(epochs=1, learning_rate=0.01))
+    optimizer = build_optimizer(model, Schedule(epochs=1, lr=0.01))
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     losses = criterion(torch.randn(2, 3, 128, 128), [(128, 128)] * 2, targets() * 2)
     torch.stack(list(losses.values())).sum().backward()

@@ -10,10 +10,10 @@ import torch
 from tiny_models import tiny_model
 from torch import Tensor
 
+from fpg_zoo.config.training import RoISampling
 from fpg_zoo.structures.boxes import decode
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.criterion import (
-    RoISampling,
     _TwoStageLosses,
     binary_cross_entropy,
     cross_entropy,

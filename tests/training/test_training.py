@@ -27,13 +27,14 @@ from training_runs import (
 )
 
 import fpg_zoo
+from fpg_zoo.config.training import Schedule
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, TrainingError
 from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.activation_checkpointing import apply_activation_checkpointing
-from fpg_zoo.training.optimizer import Schedule, build_optimizer
+from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import RECIPES, recipe_named
 from fpg_zoo.training.run_checkpoints import best_metric
 from fpg_zoo.training.trainer import _average, train
@@ -45,36 +46,34 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_rate_warms_up_scales_with_the_batch_and_steps_down() -> None:
-    schedule = Schedule(epochs=50, milestones=(30, 40), learning_rate=0.08)
-    assert schedule.rate(0, 0, 64) == pytest.approx(0.008)  # a tenth
-    assert schedule.rate(0, 500, 64) == pytest.approx(0.08 * 0.55)  # half of the way from 0.1 to 1
-    assert schedule.rate(0, 1000, 64) == pytest.approx(0.08)
-    assert schedule.rate(29, 5000, 16) == pytest.approx(0.02)  # a quarter of the batch
-    assert schedule.rate(30, 5000, 64) == pytest.approx(0.008)
-    assert schedule.rate(40, 5000, 64) == pytest.approx(0.0008)
-    assert schedule.rate(39.99, 5000, 64) == pytest.approx(0.008)
+    schedule = Schedule(epochs=50, milestones=(30, 40), lr=0.08)
+    assert schedule.lr_at(0, 0, 64) == pytest.approx(0.008)  # a tenth
+    assert schedule.lr_at(0, 500, 64) == pytest.approx(0.08 * 0.55)  # half of the way from 0.1 to 1
+    assert schedule.lr_at(0, 1000, 64) == pytest.approx(0.08)
+    assert schedule.lr_at(29, 5000, 16) == pytest.approx(0.02)  # a quarter of the batch
+    assert schedule.lr_at(30, 5000, 64) == pytest.approx(0.008)
+    assert schedule.lr_at(40, 5000, 64) == pytest.approx(0.0008)
+    assert schedule.lr_at(39.99, 5000, 64) == pytest.approx(0.008)
 
 
 def test_half_a_cosine_ends_at_nothing_and_adamw_scales_with_the_root_of_the_batch() -> None:
-    schedule = Schedule(
-        epochs=6, optimizer="adamw", decay="cosine", learning_rate=1e-3, base_batch_size=8, warmup_iterations=0
-    )
-    assert schedule.rate(0, 0, 8) == pytest.approx(1e-3)
-    assert schedule.rate(2, 100, 8) == pytest.approx(0.75e-3)  # cos 60 degrees is a half
-    assert schedule.rate(3, 100, 32) == pytest.approx(1e-3)  # half of the rate, twice for four times the batch
-    assert schedule.rate(6, 100, 8) == pytest.approx(0, abs=1e-12)
+    schedule = Schedule(epochs=6, optimizer="adamw", decay="cosine", lr=1e-3, base_batch_size=8, warmup_iterations=0)
+    assert schedule.lr_at(0, 0, 8) == pytest.approx(1e-3)
+    assert schedule.lr_at(2, 100, 8) == pytest.approx(0.75e-3)  # cos 60 degrees is a half
+    assert schedule.lr_at(3, 100, 32) == pytest.approx(1e-3)  # half of the rate, twice for four times the batch
+    assert schedule.lr_at(6, 100, 8) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(("name", "value"), [("optimizer", "adam"), ("decay", "linear")])
 def test_a_schedule_refuses_what_it_does_not_know(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}='{value}': use one of"):
-        Schedule(epochs=1, learning_rate=0.1, **{name: value})
+        Schedule(epochs=1, lr=0.1, **{name: value})
 
 
 def test_the_published_recipe_is_that_of_the_table() -> None:
     recipe = RECIPES["crop640_50e"]
     schedule = recipe.schedule
-    assert (schedule.epochs, schedule.milestones, schedule.learning_rate, schedule.base_batch_size) == (
+    assert (schedule.epochs, schedule.milestones, schedule.lr, schedule.base_batch_size) == (
         50,
         (30, 40),
         0.08,
@@ -197,7 +196,7 @@ def test_accumulated_passes_make_one_step(data: Path, tmp_path: Path) -> None:
     train(small_model(), dataset_of(data), tmp_path / "run", settings(accumulate=3), processes=Processes())
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1.0, 2.0]
-    assert rows[0]["rate"] == pytest.approx(RECIPES["scratch"].schedule.learning_rate * math.sqrt(6 / 8) * 0.1)
+    assert rows[0]["lr"] == pytest.approx(RECIPES["scratch"].schedule.lr * math.sqrt(6 / 8) * 0.1)
 
 
 @pytest.mark.slow

@@ -1,0 +1,110 @@
+"""How a detector is trained, as data: schedule, augmentation, sampling. Frozen dataclasses without torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from fpg_zoo.config.validation import AboveZero, Count, Fraction, check_fields, check_one_of
+from fpg_zoo.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """An optimizer, and its learning rate: a linear warm-up, then steps down or half a cosine.
+
+    Attributes:
+        epochs: how long to train.
+        optimizer: `sgd`, stochastic gradient descent with momentum, or `adamw` (Loshchilov and Hutter,
+            arXiv 1711.05101).
+        decay: `steps`, a tenth of the rate after each of `milestones`, or `cosine`, from all of it to nothing at the
+            end (arXiv 1608.03983).
+        milestones: the epochs, whole or not, after which the rate is a tenth of what it was.
+        lr: for batches of `base_batch_size` images. That of `sgd` scales in proportion to the batch (Goyal
+            et al., arXiv 1706.02677), that of `adamw` with its square root (Malladi et al., arXiv 2205.10287).
+        base_batch_size: images.
+        warmup_iterations: steps over which the rate grows evenly from `warmup_factor` of it to all of it.
+        warmup_factor: 0..1.
+        momentum: of the gradients, for `sgd`.
+        weight_decay: of all parameters but those of norms.
+        max_grad_norm: the norm that gradients are scaled down to if they exceed it; None for no limit.
+    """
+
+    epochs: int
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    decay: Literal["steps", "cosine"] = "steps"
+    milestones: tuple[float, ...] = ()
+    lr: float
+    base_batch_size: int = 64
+    warmup_iterations: int = 1000
+    warmup_factor: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        check_one_of(("sgd", "adamw"), optimizer=self.optimizer)
+        check_one_of(("steps", "cosine"), decay=self.decay)
+        if self.epochs < 1 or not (math.isfinite(self.lr) and self.lr > 0):
+            raise ConfigError(f"epochs={self.epochs}, lr={self.lr}: at least one epoch and a rate above 0")
+        if not 0 < self.warmup_factor <= 1 or self.warmup_iterations < 0:
+            raise ConfigError(
+                f"warmup_factor={self.warmup_factor}, warmup_iterations={self.warmup_iterations}: a factor above 0 and "
+                "up to 1, and no fewer than 0 iterations"
+            )
+
+    def lr_at(self, epoch: float, step: int, batch: int) -> float:
+        """The learning rate.
+
+        Args:
+            epoch: epochs done, 0 in the beginning.
+            step: the steps of the optimizer taken before, over all epochs.
+            batch: images of a step, over all processes and accumulated parts.
+        """
+        growth = batch / self.base_batch_size
+        lr = self.lr * (growth if self.optimizer == "sgd" else math.sqrt(growth))
+        if self.decay == "cosine":
+            lr *= (1 + math.cos(math.pi * min(epoch / self.epochs, 1.0))) / 2
+        lr *= 0.1 ** sum(epoch >= down for down in self.milestones)
+        if step < self.warmup_iterations:
+            lr *= self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup_iterations
+        return lr
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How training images are varied.
+
+    Attributes:
+        longest_side: pixels that the longest side is scaled to, before the random factor.
+        factors: least and greatest random factor on it.
+        crop: side in pixels of the square that is cut out at random; smaller images stay whole in that direction.
+        flip: probability of mirroring left to right, 0..1.
+        keep_empty_crops: a crop without an object is trained on. RetinaNet's recipe has False: another view is taken.
+    """
+
+    longest_side: Count = 640
+    factors: tuple[AboveZero, AboveZero] = (0.8, 1.2)
+    crop: Count = 640
+    flip: Fraction = 0.5
+    keep_empty_crops: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.factors[0] > self.factors[1]:
+            raise ConfigError(f"factors={self.factors}: give the least first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoISampling:
+    """How many RoIs a two-stage detector trains on; RetinaNet, which trains on every anchor, has no use for it.
+
+    Attributes:
+        candidates_per_level: the RPN's best boxes of each level, from which the proposals are made.
+        rois: sampled of an image's proposals and ground truth for the box head, a quarter positive at most; the
+            mask head trains on the positive ones.
+    """
+
+    candidates_per_level: int = 2000
+    rois: int = 512
