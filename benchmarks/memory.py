@@ -20,7 +20,6 @@ import torch
 from harness.measure import write
 from harness.models import config_of, is_own, whose
 from harness.options import named, parsed, parser_of, write_rows
-from harness.tensor_memory import Ledger
 from inference_memory import UNITS, rows_of
 
 import fpg_zoo
@@ -31,6 +30,7 @@ from fpg_zoo.training import Criterion
 from fpg_zoo.training.activation_checkpointing import apply_activation_checkpointing
 from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import RECIPES
+from fpg_zoo.training.tensor_memory import Ledger
 
 SIDE, IMAGES = 640, 8
 OBJECTS = 7  # of an image, as COCO's have on average

@@ -24,12 +24,12 @@ from harness.measure import device_name, measure, measure_in_rounds, summary, sy
 from harness.models import FORMS, PLAIN, at_random, batch_of, described, draw_files, side_of
 from harness.options import named, parsed, parser_of, write_rows
 from harness.stages import clocked
-from harness.tensor_memory import Ledger
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import fpg_zoo
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.training.tensor_memory import Ledger
 
 # How many times as fast as the plain form, by form: of the two heaviest models, and of the others.
 AIMS = {"optimized": (2.0, 1.6), "optimized_bf16": (6.0, 4.0)}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fpg_zoo.models.factory import ModelInfo, create_model, list_models, model_info
     from fpg_zoo.models.features import create_neck, features
     from fpg_zoo.models.loading import load_reference_state_dict, reference_state_dict
+    from fpg_zoo.run_training import train
     from fpg_zoo.structures import Detections
     from fpg_zoo.weights.hub.push import push_to_hub
 
@@ -41,6 +42,7 @@ __all__ = [
     "reference_state_dict",
     "register_backbone",
     "register_neck",
+    "train",
 ]
 
 _HOMES = {
@@ -60,6 +62,7 @@ _HOMES = {
     "reference_state_dict": "models.loading",
     "register_backbone": "modeling.build",
     "register_neck": "modeling.build",
+    "train": "run_training",
 }
 
 

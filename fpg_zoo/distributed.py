@@ -6,9 +6,10 @@ import contextlib
 import datetime
 import errno
 import os
+import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +29,7 @@ _LEFT_ALONE = ("closed by peer", "Connection reset", "NCCL", "Broken pipe")
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 # A fork of a killed process, as a worker at its last batch, holds the lock until it ends, too.
 _PATIENCE_SECONDS = 3.0
+_FIRST_PORT, _PORTS = 20_000, 20_000  # of jobs of SLURM, each of which takes the one of its number
 
 
 @dataclass(frozen=True)
@@ -161,34 +163,48 @@ def device_of_process(name: str | None) -> torch.device:
         ConfigError: no such device, or not on this machine.
     """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    local = os.environ.get("LOCAL_RANK")
-    return usable_device(f"{name}:{local}" if name == "cuda" and local else name)
+    local = _launched().get("LOCAL_RANK")
+    if name == "cuda" and local and torch.cuda.is_available():
+        name = f"cuda:{int(local) % torch.cuda.device_count()}"  # SLURM may show each process its own GPU alone
+    return usable_device(name)
 
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[Processes]:
-    """Join the group that torchrun's variables describe; alone where there are none.
+    """Join the group that torchrun's or srun's variables describe; alone where there are none.
+
+    A group that the caller has joined is taken as it is, and stays.
 
     Args:
         device: what is computed on: nccl connects GPUs, gloo everything else.
 
     Raises:
-        ConfigError: torchrun's variables are incomplete.
+        ConfigError: the variables are incomplete.
         WorkerError: another of the processes has stopped, in place of what torch raises in the block.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = _launched()
+    if dist.is_initialized():
+        yield Processes(dist.get_rank(), dist.get_world_size(), int(launched.get("LOCAL_RANK", "0")))
+        return
+    count = int(launched.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Processes()
         return
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in launched]
     if missing:
-        raise ConfigError(f"WORLD_SIZE is {count} and {', '.join(missing)} not set: start with torchrun, or unset it")
-    processes = Processes(int(os.environ["RANK"]), count, int(os.environ["LOCAL_RANK"]))
+        raise ConfigError(
+            f"WORLD_SIZE is {count} and {', '.join(missing)} not set: start with torchrun or srun, or unset it"
+        )
+    processes = Processes(int(launched["RANK"]), count, int(launched["LOCAL_RANK"]))
     if device.type == "cuda":
-        torch.cuda.set_device(processes.local_rank)
+        torch.cuda.set_device(device)
     # The others wait while the main process computes metrics and writes, which may take long.
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=datetime.timedelta(hours=2))
+    backend, patience = "nccl" if device.type == "cuda" else "gloo", datetime.timedelta(hours=2)
+    if launched is os.environ:
+        dist.init_process_group(backend, timeout=patience)
+    else:
+        place = f"tcp://{launched['MASTER_ADDR']}:{launched['MASTER_PORT']}"
+        dist.init_process_group(backend, init_method=place, rank=processes.rank, world_size=count, timeout=patience)
     try:
         yield processes
     except RuntimeError as error:
@@ -198,6 +214,31 @@ def process_group(device: torch.device) -> Iterator[Processes]:
         raise WorkerError("another process has stopped; its own message says why") from None
     finally:
         dist.destroy_process_group()
+
+
+def _launched() -> Mapping[str, str]:
+    """torchrun's variables; made of srun's where it started several processes without torchrun."""
+    found = os.environ
+    if "WORLD_SIZE" in found or int(found.get("SLURM_STEP_NUM_TASKS", "1")) == 1 or "SLURM_PROCID" not in found:
+        return found
+    port = _FIRST_PORT + (int(found["SLURM_JOB_ID"]) + int(found.get("SLURM_STEP_ID", "0"))) % _PORTS
+    return {
+        "WORLD_SIZE": found["SLURM_STEP_NUM_TASKS"],
+        "RANK": found["SLURM_PROCID"],
+        "LOCAL_RANK": found["SLURM_LOCALID"],
+        "MASTER_ADDR": found.get("MASTER_ADDR") or _first_node(found["SLURM_STEP_NODELIST"]),
+        "MASTER_PORT": found.get("MASTER_PORT") or str(port),
+    }
+
+
+def _first_node(nodes: str) -> str:
+    """The first machine of SLURM's list of them: `gpu03` of `gpu[03-05,7],login1`."""
+    found = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodes)
+    if found is None:
+        raise ConfigError(
+            f"SLURM_STEP_NODELIST={quoted(nodes)}: no list of machines; set MASTER_ADDR to the first one's"
+        )
+    return "".join(part or "" for part in found.groups())
 
 
 def usable_device(device: str) -> torch.device:

@@ -204,7 +204,9 @@ def training_row(plain: Detector, device: torch.device, weights: str) -> dict[st
 def resume_row(name: str, device: torch.device, *, bf16: bool) -> dict[str, Any]:
     """Six steps at once, the same again, and the same broken off after the fourth and taken up from the second."""
     dataset = ShapesDataset("train", 24, masks=True)
-    settings = TrainSettings(recipe=recipe_named("scratch", epochs=1), batch_size=4, bf16=bf16, average=True)
+    settings = TrainSettings(
+        recipe=recipe_named("scratch", epochs=1), batch_size=4, amp="bf16" if bf16 else None, average=True
+    )
 
     def run(folder: Path, losses: int | None = None) -> dict[str, Tensor]:
         torch.manual_seed(0)

@@ -118,8 +118,17 @@ def from_dict(data: Any) -> Any:
     return _config(data, list(_TYPES), "")
 
 
-def _value(data: Any, expected: Any, path: str) -> Any:
-    """`data`, found at `path`, as the annotation `expected` wants it."""
+def read_value(data: Any, expected: Any, path: str) -> Any:
+    """What `json.loads` gave, as an annotation has it: lists become tuples, whole numbers floats.
+
+    Args:
+        data: the value.
+        expected: the annotation: of int, float, str, bool, None, Literal, tuple, of unions of these or of configs.
+        path: where it was found, for errors.
+
+    Raises:
+        ConfigError: it is no such value.
+    """
     options = _options(expected)
     if isinstance(data, dict) and any(option in _NAMES for option in options):
         return _config(data, [_NAMES[option] for option in options if option in _NAMES], path)
@@ -151,7 +160,7 @@ def _tuple(data: list[Any], types: tuple[Any, ...], path: str) -> tuple[Any, ...
     if len(data) != len(types):
         raise ConfigError(f"{path}={quoted(data)}: it takes a list of {len(types)}")
     return tuple(
-        _value(item, expected, f"{path}[{index}]")
+        read_value(item, expected, f"{path}[{index}]")
         for index, (item, expected) in enumerate(zip(data, types, strict=True))
     )
 
@@ -171,7 +180,7 @@ def _config(data: dict[str, Any], allowed: list[str], path: str) -> Any:
             raise ConfigError(f"{prefix}{key} is missing: it takes {_words(expected)}")
     names = {key: name for name, key in _KEYS.get(cls, {}).items()}
     values = {
-        names.get(key, key): _value(data[key], expected, prefix + key)
+        names.get(key, key): read_value(data[key], expected, prefix + key)
         for key, (expected, _) in fields.items()
         if key in data
     }

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from fpg_zoo.config.validation import AboveZero, Count, Fraction, check_fields, check_one_of
+from fpg_zoo.config.validation import (
+    AboveZero,
+    AtLeastZero,
+    Count,
+    Fraction,
+    WholeNumber,
+    check_fields,
+    is_number,
+)
 from fpg_zoo.errors import ConfigError
+from fpg_zoo.text import quoted
+
+
+def check_lr(**values: object) -> None:
+    """Refuse what is no finite number above 0."""
+    for name, value in values.items():
+        if not is_number(value) or value <= 0:
+            raise ConfigError(f"{name}={quoted(value)}: it takes a number above 0")
+
+
+def check_share(**values: object) -> None:
+    """Refuse what is no number above 0 and up to 1."""
+    for name, value in values.items():
+        if not is_number(value) or not 0 < value <= 1:
+            raise ConfigError(f"{name}={quoted(value)}: it takes a number above 0 and up to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,30 +52,25 @@ class Schedule:
         momentum: of the gradients, for `sgd`.
         weight_decay: of all parameters but those of norms.
         max_grad_norm: the norm that gradients are scaled down to if they exceed it; None for no limit.
+        layer_decay: the rate of each stage of the backbone is this share of the next one's, 0..1; neck and heads have
+            all of it (Clark et al., arXiv 2003.10555). 1 for one rate.
     """
 
-    epochs: int
+    epochs: Count
     optimizer: Literal["sgd", "adamw"] = "sgd"
     decay: Literal["steps", "cosine"] = "steps"
-    milestones: tuple[float, ...] = ()
-    lr: float
-    base_batch_size: int = 64
-    warmup_iterations: int = 1000
-    warmup_factor: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    max_grad_norm: float | None = None
+    milestones: tuple[AtLeastZero, ...] = ()
+    lr: Annotated[float, check_lr]
+    base_batch_size: Count = 64
+    warmup_iterations: WholeNumber = 1000
+    warmup_factor: Annotated[float, check_share] = 0.1
+    momentum: Fraction = 0.9
+    weight_decay: AtLeastZero = 1e-4
+    max_grad_norm: AboveZero | None = None
+    layer_decay: Annotated[float, check_share] = 1.0
 
     def __post_init__(self) -> None:
-        check_one_of(("sgd", "adamw"), optimizer=self.optimizer)
-        check_one_of(("steps", "cosine"), decay=self.decay)
-        if self.epochs < 1 or not (math.isfinite(self.lr) and self.lr > 0):
-            raise ConfigError(f"epochs={self.epochs}, lr={self.lr}: at least one epoch and a rate above 0")
-        if not 0 < self.warmup_factor <= 1 or self.warmup_iterations < 0:
-            raise ConfigError(
-                f"warmup_factor={self.warmup_factor}, warmup_iterations={self.warmup_iterations}: a factor above 0 and "
-                "up to 1, and no fewer than 0 iterations"
-            )
+        check_fields(self)
 
     def lr_at(self, epoch: float, step: int, batch: int) -> float:
         """The learning rate.
@@ -106,5 +124,8 @@ class RoISampling:
             mask head trains on the positive ones.
     """
 
-    candidates_per_level: int = 2000
-    rois: int = 512
+    candidates_per_level: Count = 2000
+    rois: Count = 512
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -43,7 +43,7 @@ def check_positive(most: int = _MOST, /, **values: object) -> None:
 def check_numbers(**values: object) -> None:
     """Refuse what is no number, or so large that pixels computed with it overflow."""
     for name, value in values.items():
-        if not _is_number(value):
+        if not is_number(value):
             raise ConfigError(f"{name}={quoted(value)}: it takes a number")
         if abs(value) > _LARGEST:
             raise ConfigError(f"{name}={quoted(value)}: it takes at most {_LARGEST:g} either way")
@@ -52,10 +52,24 @@ def check_numbers(**values: object) -> None:
 def check_above_zero(**values: object) -> None:
     """Refuse what is no number above 0, or so large or small that pixels computed with it overflow."""
     for name, value in values.items():
-        if not _is_number(value) or value <= 0:
+        if not is_number(value) or value <= 0:
             raise ConfigError(f"{name}={quoted(value)}: it takes a number above 0")
         if not 1 / _LARGEST <= value <= _LARGEST:
             raise ConfigError(f"{name}={quoted(value)}: it takes a number from {1 / _LARGEST:g} to {_LARGEST:g}")
+
+
+def check_at_least_zero(**values: object) -> None:
+    """Refuse what is no number of 0 or more."""
+    for name, value in values.items():
+        if not is_number(value) or value < 0:
+            raise ConfigError(f"{name}={quoted(value)}: it takes a number of at least 0")
+
+
+def check_whole(**values: object) -> None:
+    """Refuse what is no whole number of 0 or more."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ConfigError(f"{name}={quoted(value)}: it takes a whole number of at least 0")
 
 
 def check_multiple(divisor: int, /, **values: int) -> None:
@@ -68,12 +82,12 @@ def check_multiple(divisor: int, /, **values: int) -> None:
 def check_fractions(**values: object) -> None:
     """Refuse what is no number of 0..1."""
     for name, value in values.items():
-        if not _is_number(value) or not 0 <= value <= 1:
+        if not is_number(value) or not 0 <= value <= 1:
             raise ConfigError(f"{name}={quoted(value)}: it takes a number from 0 to 1")
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    """Finite, and no bool."""
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a finite number, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
@@ -100,6 +114,8 @@ Levels = Annotated[int, functools.partial(check_positive, MAX_LEVELS)]
 Number = Annotated[float, check_numbers]
 AboveZero = Annotated[float, check_above_zero]
 Fraction = Annotated[float, check_fractions]
+AtLeastZero = Annotated[float, check_at_least_zero]
+WholeNumber = Annotated[int, check_whole]
 
 
 def check_fields(config: Any) -> None:
@@ -129,6 +145,10 @@ def _check_value(name: str, value: object, annotation: Any) -> None:
             check(**{name: value})
     elif annotation is bool:
         check_one_of((True, False), **{name: value})
+    elif origin in (Union, UnionType) and get_origin(arguments[0]) is Annotated:
+        words = [word for option in arguments[1:] for word in (get_args(option) or (None,))]
+        if value not in words:
+            _check_value(name, value, arguments[0])
     elif allowed := _literals(annotation):
         check_one_of(allowed, **{name: value})
     elif origin is tuple:

@@ -26,6 +26,7 @@ from fpg_zoo.data.workers import parallel_map
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.preprocess import normalize, padded_size, resize, resized_size
 
+AugmentCallable = Callable[[Tensor, dict[str, Tensor], np.random.Generator], tuple[Tensor, dict[str, Tensor]]]
 Key = tuple[int, int]  # epoch, image
 
 
@@ -71,6 +72,7 @@ def train_loader(
     augment: AugmentConfig,
     preprocessing: PreprocessConfig,
     *,
+    transform: AugmentCallable | None = None,
     batch_size: int,
     seed: int,
     workers: int = 0,

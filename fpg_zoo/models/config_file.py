@@ -41,7 +41,7 @@ def read_config_file(path: Path, backbone: str | BackboneConfig | None = None) -
     Raises:
         ConfigError: the file cannot be read, or describes no detector; the message names file, field and value.
     """
-    content = _read(path)
+    content = read_table(path)
     try:
         name = content.get("name", path.stem)
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -63,7 +63,12 @@ def read_config_file(path: Path, backbone: str | BackboneConfig | None = None) -
         raise ConfigError(f"{printable(path)}: {error}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_table(path: Path) -> dict[str, Any]:
+    """The content of a `.toml` or `.json` file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no table of fields.
+    """
     if path.suffix.lower() not in (".toml", ".json"):
         raise ConfigError(f"{printable(path)}: a config file ends in .toml or .json")
     content = read_json(path) if path.suffix.lower() == ".json" else _read_toml(path)

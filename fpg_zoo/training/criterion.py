@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpg_zoo.config.training import RoISampling
+from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
 from fpg_zoo.modeling.heads.anchors import anchors_like, anchors_within, per_anchor
 from fpg_zoo.modeling.heads.roi_align import boxes_to_rois
@@ -55,14 +56,15 @@ class Criterion(nn.Module):
             sampling: of RoIs; the published schedule's by default.
 
         Raises:
-            ValueError: the backbone has not so many stages.
-            ConfigError: stages are to be frozen, and the backbone does not know where its own end.
+            ConfigError: the backbone has not so many stages, or does not know where its own end.
             TypeError: the detector's class has no losses.
         """
         super().__init__()
         stem, *stages = model.backbone.stages() if frozen_stages else [[]]
         if not 0 <= frozen_stages <= len(stages):
-            raise ValueError(f"frozen_stages={frozen_stages}: the backbone has stages 0..{len(stages)}")
+            raise ConfigError(
+                f"frozen_stages={frozen_stages}: the backbone has {len(stages)} stages; freeze 0 to {len(stages)}"
+            )
         if type(model) not in _LOSSES:
             raise TypeError(f"{type(model).__name__} is no detector that has a published schedule")
         self.model = model

@@ -146,6 +146,17 @@ class _Board:
             raise OSError(errno.EIO, f"TensorBoard: {error}") from error
 
 
+def evaluations_of(run: Path) -> list[dict[str, float]]:
+    """The metrics of a run's evaluations so far, from its log, the first first; one at a step that was taken again.
+
+    Raises:
+        StorageError: the log cannot be read.
+    """
+    rows = [row for line in _lines_of(run / LOG_FILE) if (row := _row_of(line)) is not None and "loss" not in row]
+    by_step = {row.pop("step"): row for row in rows}
+    return [{name: value for name, value in row.items() if name != "memory_gb"} for row in by_step.values()]
+
+
 def _lines_of(file: Path) -> list[bytes]:
     if not os.path.lexists(file):
         return []

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 
 from fpg_zoo.checkpoints.safetensors_files import WEIGHTS_FILE, WeightsFile, write_safetensors
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
@@ -29,6 +30,7 @@ _METRICS_FILE = "figures.json"
 BEST, LOG_FILE = "best", "log.jsonl"
 _MAX_RECORD_BYTES = 16 << 20  # of `progress.json`, which has the name of each class
 _REMEDY = "put back a copy of the state, or begin a new run in another folder"
+_OF_LENGTH = ("recipe.schedule.epochs", "recipe.schedule.steps_down")
 _MAX_SHOWN = 4  # settings that differ
 
 
@@ -39,10 +41,12 @@ class Progress:
     Attributes:
         step: the optimizer's steps so far.
         settings: what the run was started with, which a run that goes on must repeat.
+        scaler: the state of the loss's scaling, in a run in float16.
     """
 
     step: int
     settings: dict[str, Any]
+    scaler: dict[str, float] | None = None
 
 
 def save_state(
@@ -74,7 +78,9 @@ def save_state(
         if average is not None:
             write_safetensors(average, folder / _AVERAGE_FILE, {"format": "pt"})
         with storage_errors(run):
-            _write_text(folder / _PROGRESS_FILE, asdict(progress))
+            _write_text(
+                folder / _PROGRESS_FILE, {key: value for key, value in asdict(progress).items() if value is not None}
+            )
             folder.rename(target)
     _remove_before(target)
     return target
@@ -95,19 +101,30 @@ def read_progress(state: Path) -> Progress:
     file = state / _PROGRESS_FILE
     try:
         content = json.loads(read_regular(file, max_bytes=_MAX_RECORD_BYTES))
-        step, settings = content["step"], content["settings"]
+        step, settings, scaler = content["step"], content["settings"], content.get("scaler")
         if type(step) is not int or state.name != _state_name(step):
             raise ValueError("its step is not that of the folder's name")
-        if not isinstance(settings, dict) or len(content) > 2:
+        if not isinstance(settings, dict) or content.keys() - {"step", "settings", "scaler"}:
             raise ValueError("not as it was written")
-        return Progress(step, settings)
+        if scaler is not None and (
+            not isinstance(scaler, dict) or scaler.keys() != GradScaler("cpu").state_dict().keys()
+        ):
+            raise ValueError("its scaling is not as it was written")
+        return Progress(step, settings, scaler)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         cause = (isinstance(error, OSError) and error.strerror) or printable(error)
         raise CheckpointError(f"{file}: no state to go on from ({cause}); {_REMEDY}") from None
 
 
-def check_settings(state: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+def check_settings(
+    state: Path, saved: Mapping[str, Any], current: Mapping[str, Any], *, extended: bool = False
+) -> None:
     """Refuse to go on with other settings than a run was started with.
+
+    Args:
+        state: the saved state's folder.
+        saved, current: the settings.
+        extended: the run has ended, and goes on for more epochs.
 
     Raises:
         ConfigError: with what differs.
@@ -116,7 +133,7 @@ def check_settings(state: Path, saved: Mapping[str, Any], current: Mapping[str, 
     differences = [
         f"{printable(name)} was {printable(before.get(name))}, is {printable(now.get(name))}"
         for name in before | now
-        if before.get(name) != now.get(name)
+        if before.get(name) != now.get(name) and not (extended and name in _OF_LENGTH)
     ]
     if differences:
         raise ConfigError(

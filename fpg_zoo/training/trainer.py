@@ -7,24 +7,28 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from fpg_zoo.checkpoints.safetensors_files import description_of
+from fpg_zoo.config.training import AugmentConfig
 from fpg_zoo.data.dataset import Dataset
-from fpg_zoo.data.loader import TrainBatch, train_loader
+from fpg_zoo.data.loader import AugmentCallable, TrainBatch, train_loader
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, TrainingError
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.text import quoted
 from fpg_zoo.training.activation_checkpointing import apply_activation_checkpointing
+from fpg_zoo.training.callbacks import Callback, Metrics, TrainState
 from fpg_zoo.training.criterion import Criterion
 from fpg_zoo.training.logger import MetricLogger
 from fpg_zoo.training.optimizer import build_optimizer
@@ -40,12 +44,14 @@ from fpg_zoo.training.run_checkpoints import (
     save_best,
     save_state,
 )
+from fpg_zoo.weights.manifest import nearest
 
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_LEAST_SCALE = 1.0  # of a loss in float16; gradients that overflow without it are no numbers
 AVERAGE_DECAY = 0.999  # of the averaged weights, a step; less in the beginning
 _LOCK_FILE = ".lock"
 _PAD_TO_CROP = "pad_to_crop"  # a recipe's, which the records of older runs lack
-Metrics = dict[str, float | None]  # None for what has no ground truth
-Evaluate = Callable[[Detector], Mapping[str, float | None]]  # the best model has the greatest first metric
+Evaluate = Callable[[Detector], Metrics]
 
 
 # Of fields of a recipe that have another name in the records of runs.
@@ -67,22 +73,27 @@ class TrainSettings:
         batch_size: images in one pass of one process.
         accumulate: passes whose gradients make a step.
         seed: of everything random.
-        bf16: compute in bfloat16 where autocast does; weights and losses stay float32.
+        amp: the precision that autocast computes in, `bf16` or `fp16`; weights and losses stay float32. With `fp16` the
+            loss is scaled, and a step whose gradients overflow is left out.
         checkpoint_activations: compute the grid twice and keep less of it (`apply_activation_checkpointing`).
         average: also keep an exponential moving average of the weights, and evaluate that.
         sync_norms: BatchNorms take their statistics over all processes (needs CUDA).
         compile: compile backbone and neck with torch.compile.
+        augment: in place of the recipe's augmentation.
+        metric: of `evaluate`, that tells the best model; None for the first.
     """
 
     recipe: Recipe
     batch_size: int = 8
     accumulate: int = 1
     seed: int = 0
-    bf16: bool = False
+    amp: Literal["bf16", "fp16"] | None = None
     checkpoint_activations: bool = False
     average: bool = False
     sync_norms: bool = False
     compile: bool = False
+    augment: AugmentConfig | None = None
+    metric: str | None = None
 
 
 def train(
@@ -98,6 +109,8 @@ def train(
     evaluate_every: int = 1,
     resume: bool = False,
     data: str = "",
+    transform: AugmentCallable | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Metrics:
     """Train a model in place.
 
@@ -109,12 +122,14 @@ def train(
         processes: this one among those that train together.
         workers: processes that make batches ahead. Their number changes nothing in what comes out.
         save_every: steps from one state to the next; one is also saved at the end.
-        evaluate: gives metrics, of which the first tells the best model. It is called in all processes, and the main
-            one's count.
+        evaluate: gives metrics. It is called in all processes, and the main one's count.
         evaluate_every: epochs from one evaluation to the next; the last epoch is always evaluated.
-        resume: take up the newest state in `run`, if there is one.
+        resume: take up the newest state in `run`, if there is one. A run that has ended goes on where there are more
+            epochs than it had.
         data: what tells the data set from others, as a digest of its annotations. A run that goes on must have the
             same.
+        transform: called on each image and its targets after the augmentation, as of `train_loader`.
+        callbacks: called at steps and evaluations.
 
     Returns:
         The metrics of the last evaluation; empty without one.
@@ -124,9 +139,8 @@ def train(
         TrainingError: the losses of a step are no numbers; the message has the images' ids. The last state is kept.
         StorageError: a state cannot be written.
     """
-    return _Run(model, dataset, run, settings, processes, workers, data).train(
-        save_every, evaluate, evaluate_every, resume
-    )
+    whole = _Run(model, dataset, run, settings, processes, workers, data, transform, callbacks)
+    return whole.train(save_every, evaluate, evaluate_every, resume)
 
 
 class _Run:
@@ -139,6 +153,8 @@ class _Run:
         processes: Processes,
         workers: int,
         data: str,
+        transform: AugmentCallable | None,
+        callbacks: Sequence[Callback],
     ) -> None:
         if model.class_names != dataset.class_names:
             raise ConfigError(
@@ -153,6 +169,7 @@ class _Run:
             raise ConfigError(f"sync_norms on {model.device}: BatchNorms are synchronised on CUDA alone; leave it out")
         self.model, self.dataset, self.run, self.settings = model, dataset, run, settings
         self.processes, self.workers = processes, workers
+        self.transform, self.callbacks = transform, callbacks
         self.schedule = settings.recipe.schedule
         self.batch = settings.batch_size * settings.accumulate * processes.world_size  # images of a step
         self.steps = max(self.schedule.epochs * len(dataset) // self.batch, 1)
@@ -165,6 +182,7 @@ class _Run:
         }
         del self.record["checkpoint_activations"], self.record["recipe"]["about"]  # which change nothing
         self.pad_to_crop = settings.recipe.pad_to_crop
+        self.scaler = GradScaler(model.device.type, enabled=settings.amp == "fp16")
         self.average: AveragedModel | None = None
 
     def train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, resume: bool) -> Metrics:
@@ -194,20 +212,40 @@ class _Run:
             return evaluate is not None and (step == self.steps or self._ends_epoch(step, evaluate_every))
 
         metrics: Metrics = {}
+        state = TrainState(
+            self.model, self.run, done, self.steps, done * self.batch / len(self.dataset), self.processes.is_main
+        )
         journal = MetricLogger(self.run, self.processes.is_main, done, self.steps)
         self.processes.on_main(journal.open)
         with journal, _training_errors():
+            for callback in self.callbacks:
+                callback.on_train_begin(state)
             if done and due(done) and evaluate:  # it may have been broken off there
-                metrics = self._evaluated(evaluate)
-                journal.note(done, metrics)
-            for step, batches in enumerate(self._batches(done), start=done + 1):
-                journal.note(step, self._train_step(wrapped, optimizer, step - 1, batches))
-                if due(step) or step == self.steps or step % save_every == 0:
-                    self._save(optimizer, step)
-                if due(step) and evaluate:
-                    metrics = self._evaluated(evaluate)
-                    journal.note(step, metrics)
+                metrics = self._evaluated(evaluate, state, journal)
+            with contextlib.closing(self._batches(done)) as batches:
+                for step in range(done + 1, self.steps + 1):
+                    if self._stops(state):
+                        break
+                    begun = time.perf_counter()
+                    passes = next(batches)
+                    waited = time.perf_counter() - begun
+                    state.step, state.epoch = step, step * self.batch / len(self.dataset)
+                    told = self._train_step(wrapped, optimizer, step - 1, passes)
+                    told |= _pace(self.batch, waited, time.perf_counter() - begun)
+                    journal.note(step, told)
+                    for callback in self.callbacks:
+                        callback.on_step_end(state, told)
+                    if due(step) or step == self.steps or step % save_every == 0:
+                        self._save(optimizer, step)
+                    if due(step) and evaluate:
+                        metrics = self._evaluated(evaluate, state, journal)
+            for callback in self.callbacks:
+                callback.on_train_end(state, metrics)
         return metrics
+
+    def _stops(self, state: TrainState) -> bool:
+        """Whether a callback of the main process ended the run."""
+        return bool(self.callbacks) and self.processes.broadcast(state.stop)
 
     def _wrap(self, criterion: Criterion) -> nn.Module:
         """The criterion as the processes share it, and compiled if wanted."""
@@ -240,21 +278,30 @@ class _Run:
             # Started before recipes had it, when every image had anchors up to the crop. It goes on so, to the bit.
             del self.record["recipe"][_PAD_TO_CROP]
             self.pad_to_crop = True
-        check_settings(state, progress.settings, self.record)
+        check_settings(state, progress.settings, self.record, extended=self._extends(progress))
         self.processes.on_main(lambda: best_metric(self.run))  # which may be damaged: to be known before long work
         average = restore(state, self.model, optimizer, averaged=self.average is not None)
         if self.average is not None and average is not None:
             self.average.module.load_state_dict(average)
             self.average.n_averaged.fill_(progress.step)
+        if progress.scaler is not None:
+            self.scaler.load_state_dict(progress.scaler)
         return progress.step
 
-    def _batches(self, step: int) -> Iterator[list[TrainBatch]]:
+    def _extends(self, progress: Progress) -> bool:
+        """Whether a run had come to its end, and is to go on with more epochs."""
+        epochs = progress.settings.get("recipe", {}).get("schedule", {}).get("epochs")
+        ended = isinstance(epochs, int) and progress.step == max(epochs * len(self.dataset) // self.batch, 1)
+        return ended and self.steps > progress.step
+
+    def _batches(self, step: int) -> Generator[list[TrainBatch], None, None]:
         """The passes of each step from this one on."""
         recipe, settings = self.settings.recipe, self.settings
         loader = train_loader(
             self.dataset,
-            recipe.augment(self.model.config),
+            settings.augment or recipe.augment(self.model.config),
             self.model.config.preprocess,
+            transform=self.transform,
             batch_size=settings.batch_size,
             seed=settings.seed,
             workers=self.workers,
@@ -267,9 +314,8 @@ class _Run:
 
     def _train_step(
         self, criterion: nn.Module, optimizer: torch.optim.Optimizer, step: int, batches: Sequence[TrainBatch]
-    ) -> dict[str, float]:
+    ) -> dict[str, float | None]:
         """Losses, backward, step; the gradients of several batches are accumulated."""
-        start = time.perf_counter()
         self._seed(step)
         lr = self._set_lr(optimizer, step)
         averages = _StepAverages(len(batches))
@@ -277,21 +323,24 @@ class _Run:
         for index, batch in enumerate(batches):
             with _without_sync(criterion) if index < len(batches) - 1 else contextlib.nullcontext():
                 losses = self._losses(criterion, batch)
-                (torch.stack(list(losses.values())).sum() / len(batches)).backward()  # type: ignore[no-untyped-call]
+                loss = torch.stack(list(losses.values())).sum() / len(batches)
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             averages.add(losses, batch)
+        self.scaler.unscale_(optimizer)
         max_norm = math.inf if self.schedule.max_grad_norm is None else self.schedule.max_grad_norm
         grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), max_norm))
-        averages.check(step, grad_norm)
-        optimizer.step()
-        if self.average is not None:
+        overflows = self.scaler.is_enabled() and self.scaler.get_scale() > _LEAST_SCALE
+        averages.check(step, grad_norm, may_overflow=overflows)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        if self.average is not None and math.isfinite(grad_norm):
             self.average.update_parameters(self.model)
         return {
             "epoch": (step + 1) * self.batch / len(self.dataset),
             "lr": lr,
             "loss": sum(averages.losses.values()),
             **averages.losses,
-            "grad_norm": grad_norm,
-            "images_per_second": self.batch / (time.perf_counter() - start),
+            "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
         }
 
     def _seed(self, step: int) -> None:
@@ -302,14 +351,15 @@ class _Run:
     def _set_lr(self, optimizer: torch.optim.Optimizer, step: int) -> float:
         lr = self.schedule.lr_at(step * self.batch / len(self.dataset), step, self.batch)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         return lr
 
     def _losses(self, criterion: nn.Module, batch: TrainBatch) -> dict[str, Tensor]:
         device = self.model.device
         images = batch.images.to(device, memory_format=torch.channels_last)
         padded_sizes = [(images.shape[-2], images.shape[-1])] * len(images) if self.pad_to_crop else None
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
+        amp = self.settings.amp
+        with torch.autocast(device.type, dtype=AMP[amp or "bf16"], enabled=amp is not None):
             losses: dict[str, Tensor] = criterion(images, batch.sizes, batch.targets, padded_sizes=padded_sizes)
         return losses
 
@@ -318,19 +368,30 @@ class _Run:
         before, after = ((at * self.batch) // len(self.dataset) // every for at in (step - 1, step))
         return after > before
 
-    def _evaluated(self, evaluate: Evaluate) -> Metrics:
+    def _evaluated(self, evaluate: Evaluate, state: TrainState, journal: MetricLogger) -> Metrics:
+        """The metrics now, written to the log; the best model so far is kept, and callbacks hear of them."""
         model = self._model_to_keep()
         self.processes.broadcast_module(model)  # but for this, BatchNorm's running statistics are each process's own
         metrics = dict(evaluate(model.eval()))
         self.model.train()
 
         def keep_best() -> None:
-            best, figure = best_metric(self.run), next(iter(metrics.values()))
-            if figure is not None and (best is None or figure > best):
-                save_best(self.run, model, metrics)
+            name = self._metric_of(metrics)
+            best, value = best_metric(self.run), metrics[name]
+            if value is not None and (best is None or value > best):
+                save_best(self.run, model, {name: value, **metrics})
 
         self.processes.on_main(keep_best)
+        journal.note(state.step, metrics)
+        for callback in self.callbacks:
+            callback.on_evaluate_end(state, metrics)
         return metrics
+
+    def _metric_of(self, metrics: Metrics) -> str:
+        name = self.settings.metric or next(iter(metrics))
+        if name not in metrics:
+            raise ConfigError(f"metric={quoted(name)}: {nearest(name, list(metrics))}")
+        return name
 
     def _model_to_keep(self) -> Detector:
         """The averaged model if there is one, which is the better one as a rule."""
@@ -343,14 +404,31 @@ class _Run:
     def _save(self, optimizer: torch.optim.Optimizer, step: int) -> None:
         def save() -> None:
             average = self.average.module.state_dict() if self.average is not None else None
-            save_state(self.run, self.model, optimizer, average, Progress(step, self.record))
+            scaler = self.scaler.state_dict() if self.scaler.is_enabled() else None
+            save_state(self.run, self.model, optimizer, average, Progress(step, self.record, scaler))
 
         self.processes.on_main(save)
 
 
+def _pace(images: int, waited: float, took: float) -> dict[str, float]:
+    """Of a step: images a second, and the share of its seconds in which it waited for its images."""
+    return {"images_per_second": images / took, "data_wait": waited / took}
+
+
 def _recorded(settings: TrainSettings) -> dict[str, Any]:
-    """The settings as a run's record holds them, under the names that records have had from the first."""
+    """The settings as a run's record holds them, under the names that records have had from the first.
+
+    What came later is there only where it is not the default, so that older runs go on.
+    """
     record = asdict(settings)
+    amp, augment, _ = record.pop("amp"), record.pop("augment"), record.pop("metric")
+    record["bf16"] = amp == "bf16"
+    if amp == "fp16":
+        record["fp16"] = True
+    if augment is not None:
+        record["augment"] = augment
+    if settings.recipe.schedule.layer_decay == 1:
+        del record["recipe"]["schedule"]["layer_decay"]
     for part in ("schedule", "sampling"):
         fields = record["recipe"][part]
         record["recipe"][part] = {_RECORDED.get(name, name): value for name, value in fields.items()}
@@ -415,13 +493,18 @@ class _StepAverages:
         if bad:
             self._faults.append(f"{', '.join(bad)} on the images {', '.join(map(str, batch.image_ids))}")
 
-    def check(self, step: int, grad_norm: float) -> None:
+    def check(self, step: int, grad_norm: float, *, may_overflow: bool) -> None:
         """Refuse a gradient that is no number. It is equal in every process: none takes the step, and none saves it.
+
+        Args:
+            step: the steps before.
+            grad_norm: over all parameters.
+            may_overflow: it is of a loss that was scaled, and may be by less.
 
         Raises:
             TrainingError: it is so; the message has the images.
         """
-        if not math.isfinite(grad_norm):
+        if not math.isfinite(grad_norm) and not may_overflow:
             own = "; ".join(self._faults) or "the losses of this process are numbers"
             raise TrainingError(
                 f"step {step + 1}: the gradient is {grad_norm}; {own}. Look at those images' annotations, or "

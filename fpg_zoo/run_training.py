@@ -1,0 +1,386 @@
+"""Training a detector, whole: settings, data, weights to begin with, evaluation, several processes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fpg_zoo.config import DetectorConfig, TwoStageConfig
+from fpg_zoo.errors import ConfigError, DownloadError
+from fpg_zoo.models.backbones import has_weights
+from fpg_zoo.models.factory import is_source_of_weights, model_info
+from fpg_zoo.text import quoted
+from fpg_zoo.training.run_config import (
+    OPTIONS,
+    Given,
+    ModelSettings,
+    RunConfig,
+    build_run_config,
+    is_run_file,
+    read_run_file,
+)
+
+if TYPE_CHECKING:
+    from fpg_zoo.data.dataset import Dataset
+    from fpg_zoo.data.loader import AugmentCallable
+    from fpg_zoo.data.open_split import HeldOut
+    from fpg_zoo.distributed import Processes
+    from fpg_zoo.modeling.detectors import Detector
+    from fpg_zoo.training.callbacks import Callback
+    from fpg_zoo.training.trainer import Evaluate, TrainSettings
+
+_SHAPES = "shapes"  # stands for the procedural data set
+_MOST_WORKERS = 8
+
+
+def train(
+    model: str | Detector | None = None,
+    data: str | Path | Dataset | None = None,
+    output: str | Path | None = None,
+    *,
+    config: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    val_data: Dataset | None = None,
+    augment: AugmentCallable | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: bool = False,
+    **options: Any,
+) -> dict[str, float | None]:
+    """Train a detector, as `fpg-zoo train` does. Under torchrun or srun, each process calls it.
+
+    Args:
+        model: a name as of `create_model`, or a detector that is trained in place.
+        data: what `fpg-zoo train --data` takes, or a data set of your own (`fpg_zoo.data.dataset.Dataset`).
+        output: the run's folder, for `log.jsonl`, the newest state, `best/` and `run.toml`.
+        config: a run's file, as `fpg-zoo train --dump-config` prints it, or that of a detector of one's own.
+        settings: fields of a run by their dotted names, as `{"schedule.lr": 0.01}`; over those of `config`.
+        val_data: to evaluate on, where `data` is a data set of your own.
+        augment: called after the augmentation on each image and its targets, as of `fpg_zoo.data.loader.train_loader`.
+        callbacks: called at steps and evaluations (`fpg_zoo.training.callbacks.Callback`).
+        resume: go on from the newest state in `output`, if there is one. A run that has ended goes on where it is given
+            more epochs.
+        options: the usual fields by the names of the command's options: `epochs=12`, `lr=0.01`, `batch_size=4`.
+
+    Returns:
+        The metrics of the last evaluation, `box_AP` and others; empty without one, and in all processes but the first.
+
+    Raises:
+        ConfigError: settings that cannot be used, or data, or not with the run in `output`.
+        WeightsError: the weights to begin with cannot be had.
+        TrainingError: the losses are no numbers any more.
+        StorageError: the run cannot be written.
+    """
+    from fpg_zoo.modeling.detectors import Detector
+
+    given: dict[str, Given] = {}
+    if config is not None:
+        given |= read_config(Path(os.path.expanduser(config)))
+    own_model = model if isinstance(model, Detector) else None
+    own_data = data if data is not None and not isinstance(data, (str, os.PathLike)) else None
+    named = {
+        "model": own_model.name if own_model is not None else model,
+        "data": "" if own_data is not None else data,
+        "output": output,
+    }
+    for name, value in {**named, **options}.items():
+        if name not in OPTIONS:
+            raise ConfigError(f"{name}={quoted(value)}: no option of train; settings= takes fields by dotted names")
+        if value is not None:
+            given[OPTIONS[name]] = Given(value, "")
+    given |= {key: Given(value, "") for key, value in (settings or {}).items()}
+    whole = build_run_config(given)
+    metrics = run_training(
+        whole, model=own_model, data=own_data, val=val_data, augment=augment, callbacks=callbacks, resume=resume
+    )
+    return metrics or {}
+
+
+def read_config(path: Path) -> dict[str, Given]:
+    """The fields of `--config`: those of a run's file, or the detector of one's own that it describes.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    return read_run_file(path) if is_run_file(path) else {"model.config": Given(str(path), "")}
+
+
+def resolved(config: RunConfig) -> tuple[RunConfig, DetectorConfig]:
+    """A run with what depends on its model settled, and that model's config. Nothing is read but descriptions.
+
+    Raises:
+        ConfigError: settings that do not go together.
+        UnknownNameError: no such model.
+    """
+    model = config.model
+    if model.name is None and model.config is None:
+        raise ConfigError("no model: give --model NAME (`fpg-zoo list` has the names) or --config FILE")
+    info = model_info(model.name, backbone=model.backbone, config=model.config)
+    detector = with_settings(info.config, model)
+    config.augment(detector)
+    if model.pretrained_backbone is None:
+        whole = bool(model.pretrained or model.checkpoint or is_source_of_weights(model.name))
+        start = not whole and not model.backbone_checkpoint and has_weights(info.config.backbone)
+        model = dataclasses.replace(model, pretrained_backbone=start)
+        config = dataclasses.replace(config, model=model)
+    random = not any((model.pretrained, model.checkpoint, model.pretrained_backbone, model.backbone_checkpoint))
+    if config.training.frozen_stages and random and not is_source_of_weights(model.name):
+        raise ConfigError(
+            f"recipe {config.recipe} does not train the stem, which would stay at its random beginning: give "
+            "--pretrained, --checkpoint, --pretrained-backbone or --backbone-checkpoint, or --recipe scratch"
+        )
+    return config, detector
+
+
+def with_settings(detector: DetectorConfig, settings: ModelSettings) -> DetectorConfig:
+    """A detector's config with another size of images, or another number of detections.
+
+    Raises:
+        ConfigError: it has one size for all images.
+    """
+    preprocess = detector.preprocess
+    if settings.image_size is not None:
+        if preprocess.fixed_size is not None:
+            raise ConfigError(
+                f"image_size={settings.image_size}: this model stretches every image to {preprocess.fixed_size}; "
+                "leave it out"
+            )
+        shortest = preprocess.shortest_side
+        if shortest is not None:
+            shortest = max(shortest * settings.image_size // preprocess.longest_side, 1)
+        preprocess = dataclasses.replace(preprocess, longest_side=settings.image_size, shortest_side=shortest)
+    detector = dataclasses.replace(detector, preprocess=preprocess)
+    if settings.max_detections is None:
+        return detector
+    if isinstance(detector, TwoStageConfig):
+        return dataclasses.replace(detector, box=dataclasses.replace(detector.box, detections=settings.max_detections))
+    head = dataclasses.replace(detector.head, detections=settings.max_detections)  # type: ignore[type-var]
+    return dataclasses.replace(detector, head=head)
+
+
+def run_training(
+    config: RunConfig,
+    *,
+    model: Detector | None = None,
+    data: Dataset | None = None,
+    val: Dataset | None = None,
+    augment: AugmentCallable | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, float | None] | None:
+    """Train as a config says.
+
+    Args:
+        config: the run.
+        model: in place of the config's.
+        data, val: data sets in place of the config's.
+        augment, callbacks, resume: as of `train`.
+        say: is given lines for people, by the main process.
+
+    Returns:
+        The metrics of the last evaluation, empty without one; None in all processes but the main one.
+    """
+    import torch
+
+    from fpg_zoo.distributed import device_of_process, process_group
+    from fpg_zoo.training.callbacks import EarlyStopping, RunFile
+    from fpg_zoo.training.logger import evaluations_of
+    from fpg_zoo.training.trainer import train as train_loop
+
+    if model is None:
+        config, detector = resolved(config)
+    else:
+        detector = model.config
+        if config.model != ModelSettings(name=model.name):
+            raise ConfigError("a detector is trained as it is: leave out the settings of the model, or name one")
+    if data is None:
+        check_path(config)
+    run = Path(os.path.expanduser(config.output))
+    device = device_of_process(config.device) if model is None else model.device
+    with process_group(device) as processes:
+
+        def tell(text: str) -> None:
+            if processes.is_main:
+                say(text)
+
+        source = _own_source(data, val) if data is not None else _source(config, detector)
+        for note in source.notes(detector.has_masks):
+            tell(note)
+        torch.manual_seed(config.seed)  # of layers that begin at random: the same in every process
+        if model is None:
+            model = _model(config, detector, source.train.class_names).to(device)
+            if config.model.pretrained_backbone:
+                tell(f"backbone: {detector.backbone.label}, trained on ImageNet")
+        config = processes.on_main(lambda: _with_batch_size(config, model, len(source.train)))
+        kept: list[Callback] = [RunFile(config, processes), *callbacks]
+        if config.evaluation.patience is not None:
+            history = evaluations_of(run) if resume and processes.is_main else []
+            kept.append(EarlyStopping(config.evaluation.metric, config.evaluation.patience, history))
+        metrics = train_loop(
+            model,
+            source.train,
+            run,
+            _train_settings(config, model.config),
+            processes=processes,
+            workers=_workers(config.data.workers),
+            save_every=config.training.save_every,
+            evaluate=_evaluation(source.held_out, config, processes) if source.held_out else None,
+            evaluate_every=config.evaluation.every,
+            resume=resume,
+            data=source.digest,
+            transform=augment,
+            callbacks=kept,
+        )
+        return dict(metrics) if processes.is_main else None
+
+
+def check_path(config: RunConfig) -> None:
+    """Whether there is something where the data are said to be.
+
+    Raises:
+        ConfigError: there is nothing.
+    """
+    path = config.data.path
+    if path != _SHAPES and not os.path.exists(os.path.expanduser(path)):
+        raise ConfigError(f"data.path={quoted(path)}: nothing is there; give the folder of the data (--data DIR)")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What to train on, what to evaluate on if there is any, and a digest of the annotations trained on."""
+
+    train: Dataset
+    held_out: HeldOut | None
+    digest: str
+
+    def notes(self, masks: bool) -> Iterator[str]:
+        """What there is, for people."""
+        from fpg_zoo.data.coco import CocoDataset
+        from fpg_zoo.evaluation.coco_metrics import IouType, no_mask_note
+
+        if isinstance(self.train, CocoDataset):
+            yield self.train.summary()
+        if self.held_out is not None:
+            iou_types: tuple[IouType, ...] = ("bbox", "segm") if masks else ("bbox",)
+            notes = self.held_out.summary, no_mask_note(iou_types, self.held_out.annotations)
+            yield from (note for note in notes if note is not None)
+
+
+def _source(config: RunConfig, detector: DetectorConfig) -> _Source:
+    from fpg_zoo.data.coco import CocoDataset
+    from fpg_zoo.data.open_split import held_out_of, held_out_scenes
+    from fpg_zoo.data.shapes import ShapesDataset
+    from fpg_zoo.files import sha256_of
+
+    settings, masks = config.data, detector.has_masks
+    folder = Path(os.path.expanduser(settings.path))
+    if settings.path == _SHAPES and not folder.exists():
+        scenes = held_out_scenes(limit=None, masks=masks)
+        return _Source(ShapesDataset("train", masks=masks), scenes, scenes.digest)
+    dataset = CocoDataset.from_folder(folder, settings.train_split, masks=masks, allow_losses=settings.allow_losses)
+    digest = sha256_of(dataset.annotation_file)
+    split = settings.val_split or "val"
+    if settings.val_split is None and not (folder / "annotations" / f"instances_{split}.json").is_file():
+        return _Source(dataset, None, digest)
+    val = CocoDataset.from_folder(folder, split, masks=masks, training=False, allow_losses=settings.allow_losses)
+    if val.class_names != dataset.class_names:
+        raise ConfigError(
+            f"{val.annotation_file}: its classes, in the order of their ids, are not those of "
+            f"{dataset.annotation_file}; give both files the same categories"
+        )
+    return _Source(dataset, held_out_of(val, split), digest)
+
+
+def _own_source(data: Dataset, val: Dataset | None) -> _Source:
+    from fpg_zoo.data.ground_truth import ground_truth
+    from fpg_zoo.data.open_split import HeldOut
+
+    if val is None:
+        return _Source(data, None, "")
+    ids = tuple(range(1, len(val.class_names) + 1))
+    return _Source(data, HeldOut(val, ground_truth(val, ids, source="val_data"), ids, "", None, "val"), "")
+
+
+def _model(config: RunConfig, detector: DetectorConfig, class_names: tuple[str, ...]) -> Detector:
+    from fpg_zoo.modeling.build import build_on_cpu
+    from fpg_zoo.models.factory import create_model
+
+    settings, given = config.model, {}
+    for name in ("backbone", "config", "pretrained", "checkpoint", "pretrained_backbone", "backbone_checkpoint"):
+        given[name] = getattr(settings, name)
+    try:
+        model = create_model(settings.name, class_names=class_names, **given)
+    except DownloadError as error:
+        if settings.pretrained_backbone:
+            raise DownloadError(f"{error}. --no-pretrained-backbone --recipe scratch begins at random") from None
+        raise
+    changed = with_settings(model.config, settings)
+    if changed == model.config:
+        return model
+    other = build_on_cpu(changed, model.name)
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def _with_batch_size(config: RunConfig, model: Detector, images: int) -> RunConfig:
+    """The config with a batch size that fits, where that is to be found."""
+    from fpg_zoo.training.batch_size import find_batch_size
+    from fpg_zoo.training.trainer import AMP
+
+    if config.training.batch_size != "auto":
+        return config
+    amp = AMP[config.training.amp] if config.training.amp else None
+    most = min(config.schedule.base_batch_size, images)
+    found = find_batch_size(lambda: copy.deepcopy(model), config.as_recipe(), amp, most)
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, batch_size=found))
+
+
+def _train_settings(config: RunConfig, detector: DetectorConfig) -> TrainSettings:
+    from fpg_zoo.training.trainer import TrainSettings
+
+    recipe, training = config.as_recipe(), config.training
+    augment = config.augment(detector)
+    assert training.batch_size != "auto"
+    return TrainSettings(
+        recipe=recipe,
+        batch_size=training.batch_size,
+        accumulate=training.accumulate,
+        seed=config.seed,
+        amp=training.amp,
+        checkpoint_activations=training.checkpoint_activations,
+        average=training.ema,
+        sync_norms=training.sync_norms,
+        compile=training.compile,
+        augment=None if augment == recipe.augment(detector) else augment,
+        metric=config.evaluation.metric,
+    )
+
+
+def _workers(wanted: int | Literal["auto"]) -> int:
+    """Processes that read images: as many as the processors that this process may use, without its own."""
+    if wanted != "auto":
+        return wanted
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
+    return min(max(usable // local - 1, 1), _MOST_WORKERS)
+
+
+def _evaluation(held_out: HeldOut, config: RunConfig, processes: Processes) -> Evaluate:
+    """By all processes together; the main one has the metrics."""
+    from fpg_zoo.evaluation.detect import detect_all, metrics_of
+
+    assert config.training.batch_size != "auto"
+    batch_size, workers = config.training.batch_size, _workers(config.data.workers)
+
+    def evaluated(model: Detector) -> dict[str, float | None]:
+        rows = detect_all(
+            model, held_out.dataset, held_out.category_ids, batch_size=batch_size, workers=workers, processes=processes
+        )
+        return metrics_of(model, rows, held_out.annotations) if processes.is_main else {}
+
+    return evaluated
