@@ -227,7 +227,7 @@ def run_training(
             run,
             _train_settings(config, model.config),
             processes=processes,
-            workers=_workers(config.data.workers),
+            workers=_workers_of(config.data.workers),
             save_every=config.training.save_every,
             evaluate=_evaluation(source.held_out, config, processes) if source.held_out else None,
             evaluate_every=config.evaluation.every,
@@ -361,13 +361,15 @@ def _train_settings(config: RunConfig, detector: DetectorConfig) -> TrainSetting
     )
 
 
-def _workers(wanted: int | Literal["auto"]) -> int:
-    """Processes that read images: as many as the processors that this process may use, without its own."""
-    if wanted != "auto":
-        return wanted
+def usable_workers() -> int:
+    """Processes to read images: as many as the processors that this process may use, but for its own."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
     return min(max(usable // local - 1, 1), _MOST_WORKERS)
+
+
+def _workers_of(wanted: int | Literal["auto"]) -> int:
+    return usable_workers() if wanted == "auto" else wanted
 
 
 def _evaluation(held_out: HeldOut, config: RunConfig, processes: Processes) -> Evaluate:
@@ -375,7 +377,7 @@ def _evaluation(held_out: HeldOut, config: RunConfig, processes: Processes) -> E
     from fpg_zoo.evaluation.detect import detect_all, metrics_of
 
     assert config.training.batch_size != "auto"
-    batch_size, workers = config.training.batch_size, _workers(config.data.workers)
+    batch_size, workers = config.training.batch_size, _workers_of(config.data.workers)
 
     def evaluated(model: Detector) -> dict[str, float | None]:
         rows = detect_all(
