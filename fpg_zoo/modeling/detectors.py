@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fpg_zoo.checkpoints.mmdet_names import NameTable
 from fpg_zoo.checkpoints.safetensors_files import save
 from fpg_zoo.config import DetectorConfig, RetinaNetConfig, TwoStageConfig
+from fpg_zoo.modeling import without_waiting
 from fpg_zoo.modeling.heads.retina_head import DenseSelection
 from fpg_zoo.modeling.heads.roi_align import boxes_to_rois
 from fpg_zoo.modeling.heads.roi_heads import BoxHead, BoxSelection, MaskHead, maps_of_class
@@ -135,10 +136,18 @@ class Detector(nn.Module, ABC):
             raise ValueError(f"output_sizes={list(out_sizes)}: give one (height, width) of at least 1 for each image")
         if not len(images):
             return []
+        found, finite = self._find(images, sizes, images.isfinite().all())
+        if not finite:
+            raise ValueError("images holds NaN or infinite values: look at what made them")
         return [
-            to_detections(instances[instances.scores >= score], size, output_size, self.class_names)
-            for instances, size, output_size in zip(self(images, sizes), sizes, out_sizes, strict=True)
+            to_detections(_above(instances, score), size, output_size, self.class_names)
+            for instances, size, output_size in zip(found, sizes, out_sizes, strict=True)
         ]
+
+    def _find(self, images: Tensor, sizes: Sizes, flag: Tensor) -> tuple[list[Instances], bool]:
+        """What `forward` gives, and what `flag`, () bool, is; nothing else where that is False and looked at first."""
+        is_set = bool(flag)
+        return (self(images, sizes) if is_set else []), is_set
 
     def _check(self, images: Tensor, sizes: Sizes) -> None:
         divisor = self.config.preprocess.pad_divisor
@@ -153,8 +162,6 @@ class Detector(nn.Module, ABC):
                 f"images is {images.dtype} on {images.device} and the model {self.dtype} on {self.device}: "
                 "move one of them with .to()"
             )
-        if not torch.isfinite(images).all():
-            raise ValueError("images holds NaN or infinite values: look at what made them")
         height, width = images.shape[-2:]
         if height % divisor or width % divisor or not height or not width:
             raise ValueError(f"images are {height}x{width}: pad height and width to a multiple of {divisor}")
@@ -163,6 +170,11 @@ class Detector(nn.Module, ABC):
         for size in sizes:
             if not (0 < size[0] <= height and 0 < size[1] <= width):
                 raise ValueError(f"size {tuple(size)} does not lie within the padded images of {height}x{width}")
+
+
+def _above(instances: Instances, score: float) -> Instances:
+    """Those with at least this score."""
+    return instances if score == 0 else instances[instances.scores >= score]
 
 
 class TwoStageDetector(Detector):
@@ -187,12 +199,23 @@ class TwoStageDetector(Detector):
             self.mask_head.reset_classes()
 
     def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
+        if without_waiting.suits(self.config, images.device):
+            return self._find(images, sizes, torch.ones((), dtype=torch.bool, device=images.device))[0]
         pyramid = self.neck(self.backbone(images))
         objectness, deltas = self.rpn(pyramid)
         proposals = [instance.boxes for instance in self.select_proposals(objectness, deltas, sizes)]
         logits, refinements = self.box_head(pyramid, boxes_to_rois(proposals))
         instances = self.select_boxes(logits, refinements, proposals, sizes)
         return instances if self.mask_head is None else self._with_masks(self.mask_head, pyramid, instances)
+
+    def _find(self, images: Tensor, sizes: Sizes, flag: Tensor) -> tuple[list[Instances], bool]:
+        if not without_waiting.suits(self.config, images.device):
+            return super()._find(images, sizes, flag)
+        pyramid = self.neck(self.backbone(images))
+        objectness, deltas = self.rpn(pyramid)
+        regions = without_waiting.choose_proposals(objectness, deltas, sizes, self.config)
+        chosen = without_waiting.run_box_head(self.box_head, pyramid, regions, sizes, self.config)
+        return without_waiting.finish(chosen, self.mask_head, pyramid, flag)
 
     def run_layers(self, images: Tensor) -> None:
         pyramid = self.neck(self.backbone(images))
@@ -230,9 +253,16 @@ class RetinaNet(Detector):
         self.head.reset_classes()
 
     def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
-        pyramid = self.neck(self.backbone(images))
-        logits, deltas = self.head(pyramid)
+        if without_waiting.suits(self.config, images.device):
+            return self._find(images, sizes, torch.ones((), dtype=torch.bool, device=images.device))[0]
+        logits, deltas = self.head(self.neck(self.backbone(images)))
         return self.select(logits, deltas, sizes)
+
+    def _find(self, images: Tensor, sizes: Sizes, flag: Tensor) -> tuple[list[Instances], bool]:
+        if not without_waiting.suits(self.config, images.device):
+            return super()._find(images, sizes, flag)
+        logits, deltas = self.head(self.neck(self.backbone(images)))
+        return without_waiting.choose_dense(logits, deltas, sizes, self.config, flag)
 
     def run_layers(self, images: Tensor) -> None:
         self.head(self.neck(self.backbone(images)))

@@ -56,6 +56,43 @@ def _reading(first: int, last: int, start: float, end: float, probabilities: Ten
     return (1 - (place[:, None] - cells).abs()).clamp_(min=0)
 
 
+def _paste_one_by_one(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mask maps (K, S, S) on boxes (K, 4) as (K, height, width) bool. Only pixels within the boxes are computed."""
+    masks = torch.zeros(len(boxes), *size, dtype=torch.bool, device=boxes.device)
+    for index, box in enumerate(boxes.tolist()):
+        masks[index] = paste_mask(maps[index], box, size)
+    return masks
+
+
+def paste_masks(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """As `paste_mask`, of all instances at a time, so that no box has to be known to the program.
+
+    Args:
+        maps: (..., K, S, S) floating point, probabilities, 0..1.
+        boxes: (..., K, 4) xyxy in pixels of the image; one without area has an empty mask.
+        size: height and width of the image in pixels.
+
+    Returns:
+        (..., K, height, width) bool.
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    with torch.autocast(maps.device.type, enabled=False):
+        maps = maps.float()
+        rows, columns = _readings(size[0], y1, y2, maps), _readings(size[1], x1, x2, maps)
+        return rows @ maps @ columns.transpose(-1, -2) >= MASK_THRESHOLD
+
+
+def _readings(length: int, start: Tensor, end: Tensor, maps: Tensor) -> Tensor:
+    """(..., K, length, S): by which factors the pixels of an axis read maps stretched from `start` to `end`."""
+    side = maps.shape[-1]
+    pixels, cells = (torch.arange(n, dtype=torch.float32, device=maps.device) for n in (length, side))
+    extent = end - start
+    scale = torch.where(extent > 0, side / extent.clamp(min=1e-6), 0.0)
+    place = (pixels + (0.5 - start[..., None])) * scale[..., None] - 0.5
+    factors = (1 - (place[..., None] - cells).abs()).clamp(min=0)
+    return torch.where((extent > 0)[..., None, None], factors, 0.0)
+
+
 def to_detections(
     instances: Instances, size: tuple[int, int], output_size: tuple[int, int], class_names: tuple[str, ...]
 ) -> Detections:
@@ -71,13 +108,13 @@ def to_detections(
         K detections in the same order, on the same device; boxes within `output_size`, masks (K, height, width) of it.
     """
     scale_y, scale_x = size[0] / output_size[0], size[1] / output_size[1]
-    boxes = instances.boxes / instances.boxes.new_tensor((scale_x, scale_y, scale_x, scale_y))
+    x1, y1, x2, y2 = instances.boxes.unbind(-1)
+    boxes = torch.stack((x1 / scale_x, y1 / scale_y, x2 / scale_x, y2 / scale_y), dim=-1)
     boxes = clip(boxes, output_size)  # dividing may round past the border
     masks = None
     if instances.mask_maps is not None:
-        masks = torch.zeros(len(boxes), *output_size, dtype=torch.bool, device=boxes.device)
-        for index, box in enumerate(boxes.tolist()):
-            masks[index] = paste_mask(instances.mask_maps[index], box, output_size)
+        paste = _paste_one_by_one if boxes.device.type == "cpu" else paste_masks
+        masks = paste(instances.mask_maps, boxes, output_size)
     return Detections(
         boxes=boxes,
         scores=instances.scores,

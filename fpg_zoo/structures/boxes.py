@@ -25,7 +25,8 @@ def decode(anchors: Tensor, deltas: Tensor, std: tuple[float, float, float, floa
     Returns:
         (..., 4) xyxy in the frame of `anchors`, not clipped.
     """
-    dx, dy, dw, dh = (deltas * deltas.new_tensor(std)).unbind(-1)
+    # By numbers, not by a tensor of them, which a GPU would have to wait for.
+    dx, dy, dw, dh = (delta * factor for delta, factor in zip(deltas.unbind(-1), std, strict=True))
     x1, y1, x2, y2 = anchors.unbind(-1)
     width, height = x2 - x1, y2 - y1
     centre_x = (x1 + x2) * 0.5 + width * dx
@@ -40,7 +41,8 @@ def decode(anchors: Tensor, deltas: Tensor, std: tuple[float, float, float, floa
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes (..., 4) limited to an image of `size` (height, width): 0 <= x <= width, 0 <= y <= height."""
     height, width = size
-    return torch.minimum(boxes.clamp(min=0), boxes.new_tensor((width, height, width, height)))
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack((x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1)
 
 
 def has_area(boxes: Tensor) -> Tensor:

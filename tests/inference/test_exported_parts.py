@@ -19,10 +19,9 @@ from fpg_zoo.config import PreprocessConfig
 from fpg_zoo.errors import ExportError
 from fpg_zoo.inference.exported import pt2_files, roi_align, suppression
 from fpg_zoo.inference.exported.description import Description, read_description
-from fpg_zoo.inference.exported.masks import pasted
 from fpg_zoo.inference.exported.preprocess import to_canvas
 from fpg_zoo.modeling.heads.roi_align import aligned
-from fpg_zoo.modeling.postprocess import paste_mask
+from fpg_zoo.modeling.postprocess import paste_mask, paste_masks
 from fpg_zoo.modeling.preprocess import padded_size, preprocess
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -65,7 +64,7 @@ def test_masks_are_pasted_as_one_by_one() -> None:
     boxes = boxes_like(2, 5, 60.0)
     boxes[0, 0] = 0  # of no area
     boxes[1, 1] = torch.tensor([-10.0, -5.0, 300.0, 200.0])
-    masks = pasted(maps, boxes, 70, 90)
+    masks = paste_masks(maps, boxes, (70, 90))
     for image in range(2):
         for place in range(5):
             expected = paste_mask(maps[image, place], boxes[image, place].tolist(), (70, 90))

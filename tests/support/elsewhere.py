@@ -1,4 +1,4 @@
-"""A second device without one: tensors that say they are on `cuda`, are computed on the CPU, and do not mix with others.
+"""A second device without one: tensors that say they are on `cuda`, are computed on the CPU, and mix with no others.
 
 What a GPU would wait for is counted: values that a program looks at, and sizes that depend on values.
 """
@@ -103,6 +103,8 @@ class _Functions(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "__get__" and getattr(func, "__self__", None) is Tensor.device:
             return CUDA if self.elsewhere.has(args[0]) else func(*args)
+        if name in ("tolist", "numpy") and self.elsewhere.has(args[0]):
+            self.elsewhere.wait(name)
         if name in ("to", "cpu", "cuda") and args and isinstance(args[0], Tensor):
             return self._moved(name, func, args, kwargs)
         if name == "new_tensor" and self.elsewhere.has(args[0]):
@@ -131,12 +133,14 @@ class _Functions(TorchFunctionMode):
         if kwargs.get("device") is not None:
             target = torch.device(kwargs.pop("device"))
         kwargs.pop("device", None)
+        waits = not kwargs.pop("non_blocking", False)  # a small copy to a GPU is staged; one from it is not
         result: Tensor = source.to(*plain, **kwargs) if name == "to" and (plain or kwargs) else source
         if target is None or (target.type == "cuda") == self.elsewhere.has(source):
             return result
         copied = result.clone()
         if target.type == "cuda":
-            self.elsewhere.wait("copy to")
+            if waits:
+                self.elsewhere.wait("copy to")
             return self.elsewhere.put(copied)
         self.elsewhere.wait("cpu")
         return self.elsewhere.take(copied)

@@ -12,14 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from fpg_zoo.errors import ExportError
-from fpg_zoo.inference.exported.masks import pasted
 from fpg_zoo.inference.exported.preprocess import to_canvas
 from fpg_zoo.inference.exported.roi_align import RoIAlign, pooled
-from fpg_zoo.inference.exported.selection import Chosen, dense_detections, proposals, roi_detections
 from fpg_zoo.inference.exported.suppression import Suppression
 from fpg_zoo.inference.optimized.detectors import InferenceForm
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
+from fpg_zoo.modeling.heads.fixed_selection import (
+    Chosen,
+    Ways,
+    by_topk,
+    dense_detections,
+    proposals,
+    roi_detections,
+)
 from fpg_zoo.modeling.heads.roi_align import MultiLevelRoIAlign
+from fpg_zoo.modeling.postprocess import paste_masks
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class ExportedForm(nn.Module):
         self.operators = operators
         self.canvas = canvas
         self.paste = paste
+        self._ways = Ways(self._suppressed, by_topk)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -84,7 +92,7 @@ class ExportedForm(nn.Module):
         outputs = ((found.scores >= 0).sum(1), boxes, found.scores, found.labels)
         if maps is None:
             return outputs
-        return (*outputs, maps, pasted(maps, boxes, height, width)) if self.paste else (*outputs, maps)
+        return (*outputs, maps, paste_masks(maps, boxes, (height, width))) if self.paste else (*outputs, maps)
 
     def _detect(self, images: Tensor, sizes: Tensor) -> tuple[Chosen, Tensor | None]:
         pyramid = self.model.neck(self.model.backbone(images))
@@ -96,22 +104,25 @@ class ExportedForm(nn.Module):
     def _dense(self, model: RetinaNet, pyramid: Sequence[Tensor], sizes: Tensor) -> Chosen:
         logits, deltas = model.head(pyramid)
         classes = len(model.class_names)
-        return dense_detections(logits, deltas, sizes, model.config.head, classes, self.operators.suppress)
+        return dense_detections(logits, deltas, sizes, model.config.head, classes, self._ways)
 
     def _two_stage(
         self, model: TwoStageDetector, pyramid: Sequence[Tensor], sizes: Tensor
     ) -> tuple[Chosen, Tensor | None]:
-        suppress = self.operators.suppress
         objectness, moves = model.rpn(pyramid)
-        regions = proposals(objectness, moves, sizes, model.config.rpn, suppress)
+        regions = proposals(objectness, moves, sizes, model.config.rpn, self._ways)
         logits, deltas = model.box_head.predict(self._pooled(model.box_head.pooling, pyramid, regions))
-        found = roi_detections(logits, deltas, regions, sizes, model.config.box, suppress)
+        found = roi_detections(logits, deltas, regions, sizes, model.config.box, self._ways)
         if model.mask_head is None:
             return found, None
         maps = model.mask_head.predict(self._pooled(model.mask_head.pooling, pyramid, found.boxes))
         side = maps.shape[-1]
         label = found.labels.clamp(min=0).flatten()[:, None, None, None].expand(-1, 1, side, side)
         return found, maps.gather(1, label).float().sigmoid().view(*found.labels.shape, side, side)
+
+    def _suppressed(self, boxes: Tensor, scores: Tensor, iou: float, most: int) -> Tensor:
+        rows = self.operators.suppress(boxes.flatten(0, 1), scores.flatten(0, 1), iou, most)
+        return rows.view_as(scores)
 
     def _pooled(self, pooling: MultiLevelRoIAlign, pyramid: Sequence[Tensor], boxes: Tensor) -> Tensor:
         number, count = boxes.shape[:2]
