@@ -186,7 +186,7 @@ def detect_batches(
     total = sum(map(len, evaluation_batches(dataset, model.config.preprocess, **shares)))
     with tqdm(total=total, unit="image", disable=rank > 0 or not on_terminal(), leave=False) as bar:
         for batch in evaluation_loader(dataset, model.config.preprocess, workers=workers, **shares):
-            images = batch.images.to(model.device, model.dtype)
+            images = batch.images.to(model.device)
             results = model.detect(images, batch.sizes, batch.original_sizes)
             yield [
                 (image_id, detections.to_coco(image_id, category_ids))

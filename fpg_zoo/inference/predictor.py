@@ -120,7 +120,7 @@ class Predictor:
             return model.detect_pixels([to_pixels(image) for image in images], score=score)
         batch, sizes = preprocess([to_pixels(image).to(model.device) for image in images], model.config.preprocess)
         original_sizes = [(image.height, image.width) for image in images]
-        results = model.detect(batch.to(model.dtype), sizes, original_sizes, score=score)
+        results = model.detect(batch, sizes, original_sizes, score=score)
         return [detections.to("cpu") for detections in results]
 
 

@@ -112,8 +112,9 @@ class Detector(nn.Module, ABC):
         """Detect objects in a batch.
 
         Args:
-            images: (N, 3, H, W) of the model's `dtype`, on its `device`, RGB, normalized and padded as
-                `config.preprocess` says; H and W multiples of `config.preprocess.pad_divisor`.
+            images: (N, 3, H, W) float32 or of the model's `dtype`, which they are cast to, on its `device`, RGB,
+                normalized and padded as `config.preprocess` says; H and W multiples of
+                `config.preprocess.pad_divisor`.
             sizes: N (height, width) in pixels before padding.
             output_sizes: N (height, width) in pixels of the frame that boxes and masks are wanted in; `sizes` if None.
             score: the least score, 0..1. Masks of what is below it are not made: each takes a byte for every pixel of
@@ -136,7 +137,7 @@ class Detector(nn.Module, ABC):
             raise ValueError(f"output_sizes={list(out_sizes)}: give one (height, width) of at least 1 for each image")
         if not len(images):
             return []
-        found, finite = self._find(images, sizes, images.isfinite().all())
+        found, finite = self._find(images.to(self.dtype), sizes, images.isfinite().all())
         if not finite:
             raise ValueError("images holds NaN or infinite values: look at what made them")
         return [
@@ -157,7 +158,7 @@ class Detector(nn.Module, ABC):
             raise ValueError(
                 f"images is {images.dtype}: normalise it first (fpg_zoo.modeling.preprocess) or use fpg_zoo.Predictor"
             )
-        if images.dtype != self.dtype or images.device != self.device:
+        if images.dtype not in (self.dtype, torch.float32) or images.device != self.device:
             raise ValueError(
                 f"images is {images.dtype} on {images.device} and the model {self.dtype} on {self.device}: "
                 "move one of them with .to()"
