@@ -12,6 +12,7 @@ from fpg_zoo.structures import Detections, Instances
 from fpg_zoo.structures.boxes import clip
 
 MASK_THRESHOLD = 0.5
+_PASTED_AT_ONCE = 2**26  # pixels
 
 
 def paste_mask(probabilities: Tensor, box: Sequence[float], size: tuple[int, int]) -> Tensor:
@@ -64,6 +65,16 @@ def _paste_one_by_one(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Ten
     return masks
 
 
+def _paste_some_at_a_time(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """As `_paste_one_by_one`, without knowing a box: all pixels of some masks, which take four bytes each."""
+    some = max(_PASTED_AT_ONCE // (size[0] * size[1]), 1)
+    masks = torch.empty(len(boxes), *size, dtype=torch.bool, device=boxes.device)
+    for first in range(0, len(boxes), some):
+        part = slice(first, first + some)
+        masks[part] = paste_masks(maps[part], boxes[part], size)
+    return masks
+
+
 def paste_masks(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """As `paste_mask`, of all instances at a time, so that no box has to be known to the program.
 
@@ -113,7 +124,7 @@ def to_detections(
     boxes = clip(boxes, output_size)  # dividing may round past the border
     masks = None
     if instances.mask_maps is not None:
-        paste = _paste_one_by_one if boxes.device.type == "cpu" else paste_masks
+        paste = _paste_one_by_one if boxes.device.type == "cpu" else _paste_some_at_a_time
         masks = paste(instances.mask_maps, boxes, output_size)
     return Detections(
         boxes=boxes,

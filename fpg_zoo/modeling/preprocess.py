@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fpg_zoo.config import PreprocessConfig
+from fpg_zoo.modeling.opencv import Pixels, is_in_range, opencv_resizer
 
 _UNIT = 2048  # a weight of 1 in the fixed-point arithmetic of `resize`
 
@@ -35,7 +37,8 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Scale bilinearly: half-pixel centers, no antialiasing, edges repeated.
 
     The arithmetic is that of the published pipeline, OpenCV's 8-bit fixed-point resizer with 11-bit weights, to the
-    last gray level. Interpolating in floating point moves every tenth value by one, and with it the detections.
+    last gray level. Interpolating in floating point moves every tenth value by one, and with it the detections. On the
+    CPU OpenCV itself does it where it is installed, many times as fast.
 
     Args:
         image: (3, H, W) uint8.
@@ -46,6 +49,21 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(image.shape[-2:]) == size:
         return image
+    if image.device.type == "cpu" and is_in_range((image.shape[-2], image.shape[-1]), size):
+        resizer = opencv_resizer(_resized_array)
+        if resizer is not None:
+            pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+            return torch.from_numpy(resizer(pixels, size)).permute(2, 0, 1)
+    return _resized(image, size)
+
+
+def _resized_array(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """(H, W, 3) to (height, width, 3)."""
+    return _resized(torch.from_numpy(image).permute(2, 0, 1), size).permute(1, 2, 0).numpy()
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """`resize` by tensor operations."""
     (left, right), columns = _neighbours(image.shape[-1], size[1])
     (upper, lower), rows = _neighbours(image.shape[-2], size[0])
     # At the left and right border the one pixel there gets the whole weight; at the top and bottom the border row is

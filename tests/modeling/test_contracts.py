@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -284,6 +285,15 @@ def test_an_empty_batch_gives_no_detections(nano):
 def test_another_floating_point_type_than_the_models_is_refused(nano, dtype):
     with pytest.raises(ValueError, match=rf"images is {dtype} on cpu and the model torch\.float32 on cpu: move one"):
         nano.detect(_images().to(dtype), [SIZE])
+
+
+@torch.no_grad()
+def test_a_model_of_less_precision_casts_pixels_itself(nano):
+    model = copy.deepcopy(nano).to(torch.bfloat16)
+    (expected,), (found,) = model.detect(_images().bfloat16(), [SIZE]), model.detect(_images(), [SIZE])
+    assert torch.equal(found.boxes, expected.boxes)
+    assert torch.equal(found.scores, expected.scores)
+    assert len(found) > 0
 
 
 def test_images_on_another_device_than_the_model_are_refused(nano):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fpg_zoo.config import PreprocessConfig
+from fpg_zoo.modeling import preprocess as module
+from fpg_zoo.modeling.opencv import opencv_resizer
 from fpg_zoo.modeling.preprocess import normalize, preprocess, resize, resized_size
+
+
+@pytest.fixture(autouse=True, params=["own", "opencv"])
+def resizer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resizing by the zoo's own arithmetic, and by OpenCV."""
+    if request.param == "own":
+        monkeypatch.setattr(module, "opencv_resizer", lambda reference: None)
+    else:
+        pytest.importorskip("cv2")
+        assert opencv_resizer(module._resized_array) is not None
+
+
+def test_an_opencv_of_other_values_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2 = types.SimpleNamespace(INTER_LINEAR=1, resize=lambda image, size, interpolation: np.zeros((*size[::-1], 3)))
+    monkeypatch.setitem(sys.modules, "cv2", cv2)
+    assert opencv_resizer.__wrapped__(module._resized_array) is None
 
 
 def _image(rows: list[list[int]]) -> Tensor:
