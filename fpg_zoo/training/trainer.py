@@ -333,7 +333,7 @@ class _Run:
         averages.check(step, grad_norm, may_overflow=overflows)
         self.scaler.step(optimizer)
         self.scaler.update()
-        if self.average is not None and math.isfinite(grad_norm):
+        if self.average is not None:
             self.average.update_parameters(self.model)
         return {
             "epoch": (step + 1) * self.batch / len(self.dataset),
