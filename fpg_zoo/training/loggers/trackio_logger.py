@@ -73,8 +73,10 @@ class TrackioLogger(Logger):
         pass
 
     def close(self, failed: bool) -> None:
+        import trackio
+
         with _told_on_stderr():
-            self._run.finish()
+            trackio.finish()  # not the run's own, which would be called once more as Python ends
 
 
 @contextlib.contextmanager
