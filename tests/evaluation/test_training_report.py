@@ -73,7 +73,7 @@ def test_the_curves_are_those_by_hand(tmp_path: Path) -> None:
         "Loss cls": [("", "M122 14L198 73.5L274 133L350 133L426 192.5")],
         "Learning rate": [("", "M122 61.6L198 61.6L274 61.6L350 61.6L426 61.6")],
     }
-    ticks = re.findall(r'text-anchor="end">(.*?)<', text)
+    ticks = re.findall(r'<text x="38" .*?text-anchor="end">(.*?)<', text)
     assert ticks[:6] == ["0", "0.04", "0.08", "0.12", "0.16", "0.2"]
     assert ticks[-6:] == ["0", "0.001", "0.002", "0.003", "0.004", "0.005"]
     facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", text.split("</header>")[0]))

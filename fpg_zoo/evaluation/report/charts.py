@@ -13,6 +13,7 @@ from fpg_zoo.evaluation.report.html import coordinate, escaped
 WIDTH, HEIGHT = 440, 300
 LEFT, TOP, ACROSS, DOWN = 46, 14, 380, 238
 _TICKS = 5
+_MOST_BESIDE = 4  # letters of the last text under a chart, half of which are beyond it
 FRACTIONS = tuple(f"{tick / _TICKS:.1f}" for tick in range(_TICKS + 1))
 
 
@@ -61,7 +62,9 @@ def chart(
         texts.append(f'<text x="{LEFT - 8}" y="{coordinate(y + 4)}" text-anchor="end">{escaped(text)}</text>')
     for place, text in enumerate(ticks):
         x = LEFT + ACROSS * place / (len(ticks) - 1)
-        texts.append(f'<text x="{coordinate(x)}" y="{TOP + DOWN + 18}" text-anchor="middle">{escaped(text)}</text>')
+        # The last one ends with the axis where it is wider than the margin.
+        anchor = "end" if place == len(ticks) - 1 and len(text) > _MOST_BESIDE else "middle"
+        texts.append(f'<text x="{coordinate(x)}" y="{TOP + DOWN + 18}" text-anchor="{anchor}">{escaped(text)}</text>')
     texts.append(f'<text class="axis" x="{LEFT + ACROSS / 2}" y="{HEIGHT - 10}" text-anchor="middle">{across}</text>')
     upright = f'transform="translate(12 {TOP + DOWN / 2}) rotate(-90)"'
     texts.append(f'<text class="axis" {upright} text-anchor="middle">{up}</text>')
