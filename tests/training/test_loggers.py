@@ -175,7 +175,7 @@ class Failing(Logger):
 
     def __init__(self, *methods: str, error: Exception | None = None) -> None:
         self._methods = methods
-        self._error = error or RuntimeError("503 Service Unavailable\nsecond line")
+        self._error = error or RuntimeError("503 Service Unavailable.\nsecond line")
         self.calls: list[str] = []
 
     def _call(self, method: str) -> None:

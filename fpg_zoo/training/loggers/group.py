@@ -162,4 +162,4 @@ def _warn(name: str, error: Exception) -> None:
 
 def _cause(error: Exception) -> str:
     """The first line of what another library says."""
-    return printable(next(iter(str(error).strip().splitlines()), "") or type(error).__name__)
+    return printable(next(iter(str(error).strip().splitlines()), "").rstrip(".") or type(error).__name__)
