@@ -14,6 +14,7 @@ from fpg_zoo.config import DetectorConfig, TwoStageConfig
 from fpg_zoo.errors import ConfigError, DownloadError
 from fpg_zoo.models.backbones import has_weights
 from fpg_zoo.models.factory import is_source_of_weights, model_info
+from fpg_zoo.run_log import evaluations_of
 from fpg_zoo.text import quoted
 from fpg_zoo.training.run_config import (
     OPTIONS,
@@ -189,7 +190,6 @@ def run_training(
 
     from fpg_zoo.distributed import device_of_process, process_group
     from fpg_zoo.training.callbacks import EarlyStopping, RunFile
-    from fpg_zoo.training.logger import evaluations_of
     from fpg_zoo.training.trainer import train as train_loop
 
     if model is None:

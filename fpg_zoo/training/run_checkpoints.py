@@ -22,12 +22,13 @@ from fpg_zoo.checkpoints.safetensors_files import WEIGHTS_FILE, WeightsFile, wri
 from fpg_zoo.errors import CheckpointError, ConfigError, StorageError
 from fpg_zoo.files import TEMPORARY, read_regular, storage_errors
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.run_log import LOG_FILE
 from fpg_zoo.text import printable
 
 _OPTIMIZER_FILE, _AVERAGE_FILE, _PROGRESS_FILE = "optimizer.safetensors", "average.safetensors", "progress.json"
 _STATE = re.compile(r"state-(\d{8})")
 _METRICS_FILE = "figures.json"
-BEST, LOG_FILE = "best", "log.jsonl"
+BEST = "best"
 _MAX_RECORD_BYTES = 16 << 20  # of `progress.json`, which has the name of each class
 _REMEDY = "put back a copy of the state, or begin a new run in another folder"
 _OF_LENGTH = ("recipe.schedule.epochs", "recipe.schedule.steps_down")

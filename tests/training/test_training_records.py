@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -536,14 +536,14 @@ class Writer:
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self.calls += 1
-        if self.calls == 3:
+        if self.calls == 5:
             thread = _thread_of_tensorboard(self.error)
             thread.start()
             thread.join()
             raise self.error
 
     def close(self) -> None:
-        if self.calls >= 3:
+        if self.calls >= 5:
             raise self.error
 
 
@@ -561,10 +561,10 @@ def test_what_tensorboard_cannot_write_ends_the_run_in_one_line(
     module = ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = Writer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=name))
     monkeypatch.setattr(Writer, "error", error)
     hook = threading.excepthook
-    journal = MetricLogger(tmp_path, True, 0, 3)
+    journal = MetricLogger(tmp_path, True, 0, 3, loggers=("tensorboard",))
     journal.open()
 
     def note() -> None:

@@ -13,6 +13,8 @@ from fpg_zoo.evaluation.report.html import coordinate, escaped
 WIDTH, HEIGHT = 440, 300
 LEFT, TOP, ACROSS, DOWN = 46, 14, 380, 238
 _TICKS = 5
+_MOST_BESIDE = 4  # letters of the last text under a chart, half of which are beyond it
+FRACTIONS = tuple(f"{tick / _TICKS:.1f}" for tick in range(_TICKS + 1))
 
 
 def line(values: Sequence[float] | np.ndarray, name: str) -> str:
@@ -33,23 +35,36 @@ def path_of(values: Sequence[float] | np.ndarray) -> str:
     return "".join(points)
 
 
-def chart(label: str, across: str, up: str, ticks: Sequence[str], drawing: str) -> str:
-    """A chart with axes from 0 to 1 upwards.
+def line_through(points: Sequence[tuple[float, float]], name: str) -> str:
+    """A curve through points, each of (across, up) 0..1; a dot where there is one alone. `name` as of `line`."""
+    placed = [(coordinate(LEFT + ACROSS * x), coordinate(TOP + DOWN * (1 - y))) for x, y in points]
+    path = "L".join(f"{x} {y}" for x, y in placed)
+    dot = "h.01" if len(placed) == 1 else ""
+    return f'<path class="curve {name}" stroke-linecap="round" d="M{path}{dot}"/>'
+
+
+def chart(
+    label: str, across: str, up: str, ticks: Sequence[str], drawing: str, up_ticks: Sequence[str] = FRACTIONS
+) -> str:
+    """A chart with axes.
 
     Args:
         label: what it shows, for those who do not see it.
         across, up: names of the axes.
         ticks: texts at even distances along the first.
         drawing: SVG.
+        up_ticks: texts at even distances along the second, from below; 0 to 1 by default.
     """
     lines, texts = [], []
-    for place in range(_TICKS + 1):
-        y = TOP + DOWN * (1 - place / _TICKS)
+    for place, text in enumerate(up_ticks):
+        y = TOP + DOWN * (1 - place / (len(up_ticks) - 1))
         lines.append(f"M{LEFT} {coordinate(y)}h{ACROSS}")
-        texts.append(f'<text x="{LEFT - 8}" y="{coordinate(y + 4)}" text-anchor="end">{place / _TICKS:.1f}</text>')
+        texts.append(f'<text x="{LEFT - 8}" y="{coordinate(y + 4)}" text-anchor="end">{escaped(text)}</text>')
     for place, text in enumerate(ticks):
         x = LEFT + ACROSS * place / (len(ticks) - 1)
-        texts.append(f'<text x="{coordinate(x)}" y="{TOP + DOWN + 18}" text-anchor="middle">{escaped(text)}</text>')
+        # The last one ends with the axis where it is wider than the margin.
+        anchor = "end" if place == len(ticks) - 1 and len(text) > _MOST_BESIDE else "middle"
+        texts.append(f'<text x="{coordinate(x)}" y="{TOP + DOWN + 18}" text-anchor="{anchor}">{escaped(text)}</text>')
     texts.append(f'<text class="axis" x="{LEFT + ACROSS / 2}" y="{HEIGHT - 10}" text-anchor="middle">{across}</text>')
     upright = f'transform="translate(12 {TOP + DOWN / 2}) rotate(-90)"'
     texts.append(f'<text class="axis" {upright} text-anchor="middle">{up}</text>')

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from fpg_zoo.evaluation.coco_metrics import Scores
+from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, IouType, Scores
 
 NAMES = ("IoU 0.50", "IoU 0.75", "mean of IoU 0.50 to 0.95")
 _PLACES = {"IoU 0.50": 0, "IoU 0.75": 5}  # of the ten IoUs
@@ -29,6 +30,24 @@ def aps(curve: np.ndarray) -> list[float]:
     """AP of each of (3, 101); NaN where there is no ground truth."""
     aps_of_classes: list[float] = curve.mean(axis=1).tolist()
     return aps_of_classes
+
+
+def overall_curves(scores: Mapping[IouType, Scores]) -> dict[str, np.ndarray]:
+    """Precision over recall of all classes together, as the loggers of a run take it.
+
+    Args:
+        scores: by kind.
+
+    Returns:
+        `box_AP50`, `box_AP75` and `box_AP`, and the same of masks, each (101,) float64 0..1 at recall 0, 0.01, ..., 1.
+        Those without ground truth are left out.
+    """
+    named = {
+        f"{IOU_TYPES[kind]}_{metric}": curve
+        for kind, one in scores.items()
+        for metric, curve in zip(("AP50", "AP75", "AP"), overall(curves_of(one.precisions)), strict=True)
+    }
+    return {name: curve for name, curve in named.items() if not np.isnan(curve).any()}
 
 
 def embedded_curves(scores: Scores) -> list[Any]:

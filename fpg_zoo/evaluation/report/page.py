@@ -15,17 +15,27 @@ from fpg_zoo.evaluation.report.html import embedded, escaped, name_of, printable
 
 
 def page(data: ReportData) -> str:
-    """The whole page; ASCII but for what people read."""
-    style, script = _piece("page.css"), _piece("page.js")
-    # Nothing may be fetched or run but these two pieces, whatever a name of a class or file holds.
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    title = name_of(data.info.title)
-    body = "\n".join(
+    """The whole page of an evaluation; ASCII but for what people read."""
+    return _document(data.info.title, evaluation_parts(data), data)
+
+
+def training_page(title: str, parts: str, evaluation: ReportData | None) -> str:
+    """The whole page of a training run.
+
+    Args:
+        title: of the page.
+        parts: what comes first, as HTML.
+        evaluation: what comes below; None for nothing, and a page without scripts.
+    """
+    below = "" if evaluation is None else evaluation_parts(evaluation, level=2)
+    return _document(title, f"{parts}\n{below}", evaluation)
+
+
+def evaluation_parts(data: ReportData, *, level: int = 1) -> str:
+    """The parts of an evaluation as HTML; `level` is of its title."""
+    return "\n".join(
         (
-            sections.head(data),
+            sections.head(data, level=level),
             sections.tiles(data),
             sections.control(data),
             sections.metrics(data),
@@ -36,14 +46,31 @@ def page(data: ReportData) -> str:
             sections.notes(data),
         )
     )
+
+
+def _document(title: str, body: str, data: ReportData | None) -> str:
+    """A page with the style sheet, and with the script where there is an evaluation for it."""
+    style, script = _piece("page.css"), _piece("page.js")
+    # Nothing may be fetched or run but these two pieces, whatever a name of a class or file holds.
+    scripts = "'none'" if data is None else _digest(script)
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {scripts}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    ending = (
+        ""
+        if data is None
+        else (
+            f'<script type="application/json" id="data">{embedded(_data(data))}</script>\n<script>{script}</script>\n'
+        )
+    )
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escaped(policy)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark">\n<title>{title}</title>\n<link rel="icon" href="data:,">\n'
-        f"<style>{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
-        f'<script type="application/json" id="data">{embedded(_data(data))}</script>\n'
-        f"<script>{script}</script>\n</body>\n</html>\n"
+        f'<meta name="color-scheme" content="light dark">\n<title>{name_of(title)}</title>\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<style>{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n{ending}</body>\n</html>\n"
     )
 
 

@@ -35,14 +35,15 @@ def _labels(data: ReportData) -> list[str]:
     return [IOU_TYPES[kind] for kind in data.scores]
 
 
-def _section(name: str, title: str, body: str) -> str:
+def section(name: str, title: str, body: str) -> str:
+    """A part of the page under a heading; `name` is its id."""
     return (
         f'<section id="{name}" aria-labelledby="{name}-title">\n<h2 id="{name}-title">{title}</h2>\n{body}\n</section>'
     )
 
 
-def head(data: ReportData) -> str:
-    """What was evaluated, and the command."""
+def head(data: ReportData, *, level: int = 1) -> str:
+    """What was evaluated, and the command; `level` is of the title."""
     info = data.info
     counts = (
         ("Images", f"{data.image_count:,}"),
@@ -54,7 +55,7 @@ def head(data: ReportData) -> str:
         f"<div><dt>{escaped(name)}</dt><dd>{text_of(value)}</dd></div>" for name, value in (*info.facts, *counts)
     )
     return (
-        f'<header>\n<p class="eyebrow">Evaluation report</p>\n<h1>{name_of(info.title)}</h1>\n'
+        f'<header>\n<p class="eyebrow">Evaluation report</p>\n<h{level}>{name_of(info.title)}</h{level}>\n'
         f'<dl class="facts">{facts}</dl>\n'
         '<p class="command"><span class="prompt" aria-hidden="true">$</span> '
         f"<code>{text_of(info.command)}</code></p>\n"
@@ -129,7 +130,7 @@ def metrics(data: ReportData) -> str:
             row += [_with_bar(one[f"AP_{size}"], label), fraction(one[f"AR_{size}"])]
         rows.append(row)
     sizes = table("By size of the object", columns, rows)
-    return _section("metrics", "Metrics", f'<div class="pair">{twelve}{sizes}</div>')
+    return section("metrics", "Metrics", f'<div class="pair">{twelve}{sizes}</div>')
 
 
 def _with_bar(value: float | None, label: str) -> str:
@@ -176,7 +177,7 @@ def curves(data: ReportData) -> str:
         )
         + f'<ul class="key">{key}</ul></figure>'
     )
-    return _section("curves", "Curves", f'{choice}<div class="charts">{"".join(charts_html)}</div>')
+    return section("curves", "Curves", f'{choice}<div class="charts">{"".join(charts_html)}</div>')
 
 
 def confusion(data: ReportData) -> str:
@@ -187,7 +188,7 @@ def confusion(data: ReportData) -> str:
         which = "with most objects" if visible == MOST_SHOWN else "that occur"
         limited = f" Shown are the {visible} classes {which}, of {there:,}."
     shapes = "boxes" if data.matched_by == "bbox" else "masks"
-    return _section(
+    return section(
         "confusion",
         "Confusion",
         '<p class="lead">Rows are what is annotated, columns what was detected, at the score threshold above and IoU '
@@ -220,7 +221,7 @@ def classes(data: ReportData) -> str:
     table_html = table(
         "AP of each class; precision, recall and F1 at the score threshold", columns, rows, name="by-class"
     )
-    return _section(
+    return section(
         "classes", "Classes", f'<div class="scroll" role="region" aria-label="Classes" tabindex="0">{table_html}</div>'
     )
 
@@ -229,7 +230,7 @@ def worst_images(data: ReportData) -> str:
     """The images with most mistakes."""
     threshold = data.threshold_texts()[MIDDLE]
     if not data.worst_images:
-        return _section("images", "Images", f'<p class="lead">No mistakes at score {threshold} in any image.</p>')
+        return section("images", "Images", f'<p class="lead">No mistakes at score {threshold} in any image.</p>')
     key = "".join(
         f'<li><svg class="sample" viewBox="0 0 28 12" aria-hidden="true"><g class="shape {state}">'
         f'<rect class="line" x="2" y="2" width="24" height="8"/></g></svg> {text}</li>'
@@ -242,7 +243,7 @@ def worst_images(data: ReportData) -> str:
         )
     )
     blocks = "".join(_worst_image(image, number) for number, image in enumerate(data.worst_images, 1))
-    return _section(
+    return section(
         "images",
         "Images with most mistakes",
         f'<p class="lead">Ranked by mistakes at score {threshold}: detections of nothing, objects of another class, '
@@ -275,4 +276,4 @@ def notes(data: ReportData) -> str:
         f"not detected, each once. Of an image, at most {MOST_DETECTIONS} detections, the best, and {MOST_OBJECTS} "
         "objects, the first, are drawn, and counted above it.",
     )
-    return _section("notes", "How to read it", f"<ul>{''.join(f'<li>{point}</li>' for point in points)}</ul>")
+    return section("notes", "How to read it", f"<ul>{''.join(f'<li>{point}</li>' for point in points)}</ul>")

@@ -47,7 +47,15 @@ def write_report(
     Raises:
         StorageError: it cannot be written.
     """
-    content = page(gather(info, annotations, rows, scores, image_ids, pixels))
+    write_page(file, page(gather(info, annotations, rows, scores, image_ids, pixels)))
+
+
+def write_page(file: Path, content: str) -> None:
+    """Write a page, all or nothing; what UTF-8 does not have is written as HTML's references.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     with atomic_write(file) as temporary:
         temporary.write_text(content, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
 
@@ -84,9 +92,13 @@ def info_of_results(results: Path, annotations: Path, arguments: Sequence[str]) 
 
 
 def _info_of(title: str, facts: tuple[tuple[str, str], ...], arguments: Sequence[str]) -> ReportInfo:
+    return ReportInfo(title, (*facts, *versions()), shlex.join(["fpg-zoo", *arguments]))
+
+
+def versions() -> tuple[tuple[str, str], ...]:
+    """The version, and the time at hand, as facts of a page."""
     now = datetime.datetime.now().astimezone()
-    versions = (("fpg_zoo", __version__), ("Date", f"{now:%Y-%m-%d %H:%M} {now:%z}"))
-    return ReportInfo(title, (*facts, *versions), shlex.join(["fpg-zoo", *arguments]))
+    return ("fpg_zoo", __version__), ("Date", f"{now:%Y-%m-%d %H:%M} {now:%z}")
 
 
 def pixels_of(dataset: Dataset, folder: Path) -> Pixels:
