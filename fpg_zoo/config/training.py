@@ -86,7 +86,7 @@ class AugmentConfig:
         flip: probability of mirroring left to right, 0..1.
         keep_empty_crops: a crop without an object is trained on. RetinaNet's recipe has False: another view is taken.
         iou_crop: a part of the image is cut out before it is scaled, as SSD was trained (arXiv 1512.02325):
-            torchvision's `RandomIoUCrop`. Of the objects, those stay whose center is in it.
+            torchvision's `RandomIoUCrop`. Of the objects, those stay whose center is in it. Not in mosaics.
         mosaic: probability that four images are put together, one in each corner (arXiv 2004.10934), 0..1.
         copy_paste: probability that objects of another image are pasted onto this one (arXiv 2012.07177), 0..1. It
             takes masks.

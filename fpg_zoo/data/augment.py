@@ -5,6 +5,7 @@ All randomness comes from the generator that is passed in.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,7 +89,7 @@ def augmented(
 ) -> Augmented:
     """A random view of an image; of another, where there must be an object and no view of this one has any.
 
-    What is drawn of it, in this order: a mosaic or a view of a part, what is pasted onto it, a turn, colors.
+    What is drawn of it, in this order: a mosaic, or a view of a part; what is pasted onto it; a turn; colors.
 
     Args:
         dataset, index: which image.
@@ -181,6 +182,7 @@ def _mosaic(dataset: Dataset, index: int, config: AugmentConfig, generator: np.r
 
     They meet at a random point. One that does not fill its corner touches this point, and gray is beyond it.
     """
+    config = dataclasses.replace(config, iou_crop=False)  # a corner shows a part anyway; of a part, little is left
     side = config.crop
     middle_y, middle_x = (int(side * share) for share in generator.uniform(*_MOSAIC_CENTER, size=2))
     indices = [index, *generator.integers(len(dataset), size=3).tolist()]

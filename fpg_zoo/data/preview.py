@@ -78,7 +78,7 @@ def write_page(
     drawn = [_drawn(sample, class_names, crop) for sample in samples]
     content = io.BytesIO()
     if page.suffix.lower() == ".png":
-        _grid(drawn).save(content, "PNG", optimize=True)
+        _grid(drawn).save(content, "PNG")
     else:
         captions = [_caption(sample, class_names) for sample in samples]
         content.write(_html(drawn, captions, title).encode())
