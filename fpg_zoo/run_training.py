@@ -28,8 +28,8 @@ from fpg_zoo.training.run_config import (
 
 if TYPE_CHECKING:
     from fpg_zoo.data.dataset import Dataset
-    from fpg_zoo.data.loader import AugmentCallable
     from fpg_zoo.data.open_split import HeldOut
+    from fpg_zoo.data.user_transform import AugmentCallable
     from fpg_zoo.distributed import Processes
     from fpg_zoo.modeling.detectors import Detector
     from fpg_zoo.training.callbacks import Callback

@@ -13,9 +13,9 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
+from fpg_zoo.cli import data, models, weights
 from fpg_zoo.cli import eval as evaluating
 from fpg_zoo.cli import export as exporting
-from fpg_zoo.cli import models, weights
 from fpg_zoo.cli import predict as predicting
 from fpg_zoo.cli import train as training
 from fpg_zoo.cli.exit_codes import DONE, INTERRUPTED, REFUSED
@@ -87,6 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fpg-zoo", description="The published Feature Pyramid Grids detectors.")
     parser.add_argument("--version", action="version", version=f"fpg-zoo {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for part in (models, weights, predicting, training, evaluating, exporting):
+    for part in (models, weights, predicting, training, evaluating, exporting, data):
         part.add_commands(commands)
     return parser

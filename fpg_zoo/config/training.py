@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fpg_zoo.config.validation import (
     AboveZero,
@@ -15,7 +17,7 @@ from fpg_zoo.config.validation import (
     check_fields,
     is_number,
 )
-from fpg_zoo.errors import ConfigError
+from fpg_zoo.errors import ConfigError, UnknownNameError
 from fpg_zoo.text import quoted
 
 
@@ -100,6 +102,14 @@ class AugmentConfig:
         crop: side in pixels of the square that is cut out at random; smaller images stay whole in that direction.
         flip: probability of mirroring left to right, 0..1.
         keep_empty_crops: a crop without an object is trained on. RetinaNet's recipe has False: another view is taken.
+        iou_crop: a part of the image is cut out before it is scaled, as SSD was trained (arXiv 1512.02325):
+            torchvision's `RandomIoUCrop`. Of the objects, those stay whose center is in it. Not in mosaics.
+        mosaic: probability that four images are put together, one in each corner (arXiv 2004.10934), 0..1.
+        copy_paste: probability that objects of another image are pasted onto this one (arXiv 2012.07177), 0..1. It
+            takes masks.
+        rotate90: probability of a turn by 90, 180 or 270 degrees, each as likely, 0..1.
+        photometric: brightness, contrast, saturation, hue and the order of the channels vary: torchvision's
+            `RandomPhotometricDistort`.
     """
 
     longest_side: Count = 640
@@ -107,11 +117,65 @@ class AugmentConfig:
     crop: Count = 640
     flip: Fraction = 0.5
     keep_empty_crops: bool = True
+    iou_crop: bool = False
+    mosaic: Fraction = 0.0
+    copy_paste: Fraction = 0.0
+    rotate90: Fraction = 0.0
+    photometric: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.factors[0] > self.factors[1]:
             raise ConfigError(f"factors={self.factors}: give the least first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentPreset:
+    """What a preset changes in a recipe's augmentation.
+
+    Attributes:
+        about: what it is for, in a line.
+        changes: fields of `AugmentConfig` and their values.
+    """
+
+    about: str
+    changes: Mapping[str, Any]
+
+
+PRESETS = {
+    "recipe": AugmentPreset(about="the recipe's own: a random scale, a crop, a flip", changes={}),
+    "light": AugmentPreset(about="and colors that vary", changes={"photometric": True}),
+    "strong": AugmentPreset(
+        about="colors, parts of the image, mosaics of four: for small data sets and long schedules",
+        changes={"photometric": True, "iou_crop": True, "mosaic": 0.5},
+    ),
+    "lsj": AugmentPreset(
+        about="large-scale jitter, 0.1 to 2 times the size: for long schedules", changes={"factors": (0.1, 2.0)}
+    ),
+    "copy_paste": AugmentPreset(
+        about="large-scale jitter, and objects of other images pasted in; it takes masks",
+        changes={"factors": (0.1, 2.0), "copy_paste": 0.5},
+    ),
+    "rotations": AugmentPreset(
+        about="turns by 90 degrees: for images without an up, as of microscopes and from the air",
+        changes={"rotate90": 0.75},  # each of the four ways is as likely
+    ),
+}
+
+
+def preset_named(name: str, augment: AugmentConfig) -> AugmentConfig:
+    """An augmentation with a preset's changes.
+
+    Args:
+        name: a key of `PRESETS`.
+        augment: what is changed, as of a recipe.
+
+    Raises:
+        UnknownNameError: no such preset.
+    """
+    if name not in PRESETS:
+        raise UnknownNameError(f"no augmentation {quoted(name)}: known are {', '.join(PRESETS)}")
+    return dataclasses.replace(augment, **PRESETS[name].changes)
 
 
 @dataclass(frozen=True, kw_only=True)

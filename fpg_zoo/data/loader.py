@@ -1,8 +1,8 @@
 """Batches for training and for evaluation, the same whatever the number of workers, from any batch on.
 
 The order of an epoch depends on (seed, epoch), how an image is varied in it on (seed, epoch, image), nothing on any
-other random number. Epochs follow each other without a gap: a batch may hold the end of one and the beginning of the
-next. So every image comes once in each epoch, and batches are always full.
+other random number, and none is taken from anybody. Epochs follow each other without a gap: a batch may hold the end of
+one and the beginning of the next. So every image comes once in each epoch, and batches are always full.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch.nn import functional
 from fpg_zoo.config import PreprocessConfig
 from fpg_zoo.config.training import AugmentConfig
 from fpg_zoo.config.validation import check_positive
-from fpg_zoo.data.augment import augmented
+from fpg_zoo.data.augment import Augmented, augmented
 from fpg_zoo.data.dataset import Dataset
+from fpg_zoo.data.user_transform import AugmentCallable, check_transform
 from fpg_zoo.data.workers import parallel_map
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.modeling.preprocess import normalize, padded_size, resize, resized_size
 
-AugmentCallable = Callable[[Tensor, dict[str, Tensor], np.random.Generator], tuple[Tensor, dict[str, Tensor]]]
 Key = tuple[int, int]  # epoch, image
 
 
@@ -86,6 +86,8 @@ def train_loader(
         dataset: what to train on.
         augment: how it is varied.
         preprocessing: the model's (`model.config.preprocess`), for normalising and padding.
+        transform: an augmentation of one's own, after that. Where worker processes are spawned and not forked, it must
+            be picklable.
         batch_size: images in a batch of this process.
         seed: at least 0.
         workers: processes that make batches ahead; 0 makes them in this one.
@@ -97,20 +99,40 @@ def train_loader(
         An iterator. What cannot be read is raised when its batch comes:
 
     Raises:
-        ConfigError: a number out of range; or no object in any crop, where each must hold one.
+        ConfigError: a number out of range; copy-paste without masks; a transform that workers cannot be given, or that
+            returns something else than it is to; or no object in any crop, where each must hold one.
         ImageError: an image cannot be read.
         WorkerError: a worker cannot be started, has died, or does not answer.
     """
     _check_processes(workers, rank, world_size)
     check_positive(batch_size=batch_size)
-    for name, value in (("seed", seed), ("start_batch", start_batch)):
-        if not isinstance(value, int) or value < 0:
-            raise ConfigError(f"{name}={value}: it takes a whole number of at least 0")
-    if not len(dataset):
-        raise ConfigError("the dataset has no images; there is nothing to train on")
+    _check_training(dataset, augment, seed=seed, start_batch=start_batch)
+    if transform is not None:
+        check_transform(transform, workers)
     keys = _TrainKeys(len(dataset), batch_size, seed, rank, world_size, start_batch)
-    read = _ReadTrainBatch(dataset, augment, seed, preprocessing.pad_divisor)
+    read = _ReadTrainBatch(dataset, augment, transform, seed, preprocessing.pad_divisor)
     return _batches(read, keys, preprocessing, workers)
+
+
+def train_samples(dataset: Dataset, augment: AugmentConfig, *, seed: int) -> Iterator[Augmented]:
+    """What the batches of `train_loader` are made of, image by image in their order, without end.
+
+    Args:
+        dataset, augment, seed: as of `train_loader`.
+
+    Returns:
+        An iterator. What cannot be read is raised when its turn comes:
+
+    Raises:
+        ConfigError: as of `train_loader`.
+        ImageError: an image cannot be read.
+    """
+    _check_training(dataset, augment, seed=seed)
+    return (
+        augmented(dataset, index, augment, _generator(seed, epoch, 1 + index))
+        for keys in _TrainKeys(len(dataset), 1, seed, 0, 1, 0)
+        for epoch, index in keys
+    )
 
 
 def evaluation_loader(
@@ -191,6 +213,19 @@ def _check_processes(workers: int, rank: int, world_size: int) -> None:
         raise ConfigError(f"rank={rank}: of {world_size} processes it is a number from 0 to {world_size - 1}")
 
 
+def _check_training(dataset: Dataset, augment: AugmentConfig, **numbers: int) -> None:
+    for name, value in numbers.items():
+        if not isinstance(value, int) or value < 0:
+            raise ConfigError(f"{name}={value}: it takes a whole number of at least 0")
+    if not len(dataset):
+        raise ConfigError("the dataset has no images; there is nothing to train on")
+    if augment.copy_paste and dataset.image_info(0).objects.masks is None:
+        raise ConfigError(
+            f"copy_paste={augment.copy_paste}: objects are cut out by their masks, and these images are without; use "
+            "data with masks, or leave it out"
+        )
+
+
 class _TrainKeys:
     """The (epoch, image) of each batch of one process, without end, beginning at `start_batch`."""
 
@@ -223,15 +258,23 @@ def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
 class _ReadTrainBatch:
     """Makes the batches of one process, but for normalising: the images of a result are uint8."""
 
-    def __init__(self, dataset: Dataset, augment: AugmentConfig, seed: int, pad_divisor: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        augment: AugmentConfig,
+        transform: AugmentCallable | None,
+        seed: int,
+        pad_divisor: int,
+    ) -> None:
         self._dataset = dataset
         self._augment = augment
+        self._transform = transform
         self._seed = seed
         self._size = padded_size(augment.crop, augment.crop, pad_divisor)
 
     def __call__(self, keys: Sequence[Key]) -> TrainBatch:
         loaded = [
-            augmented(self._dataset, index, self._augment, _generator(self._seed, epoch, 1 + index))
+            augmented(self._dataset, index, self._augment, _generator(self._seed, epoch, 1 + index), self._transform)
             for epoch, index in keys
         ]
         targets = []

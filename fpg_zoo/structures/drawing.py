@@ -35,8 +35,8 @@ def text_color(background: Color) -> Color:
     return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 128 else (255, 255, 255)
 
 
-def draw_detections(detections: Detections, image: ImageLike) -> Image.Image:
-    """A copy of an image with masks, boxes, names and scores, the best on top; see `Detections.draw`."""
+def draw_detections(detections: Detections, image: ImageLike, *, scores: bool = True) -> Image.Image:
+    """A copy of an image with masks, boxes, names and `scores`, the best on top; see `Detections.draw`."""
     canvas = read_image(image)
     if (canvas.height, canvas.width) != tuple(detections.size):
         raise ValueError(
@@ -69,7 +69,7 @@ def draw_detections(detections: Detections, image: ImageLike) -> Image.Image:
         ordered.boxes.tolist(), colors, ordered.names, ordered.scores.tolist(), strict=True
     ):
         text, font_file = letterings[name]
-        _label(pen, box, f"{text} {score:.2f}", color, fonts[font_file], canvas.size)
+        _label(pen, box, f"{text} {score:.2f}" if scores else text, color, fonts[font_file], canvas.size)
     return canvas
 
 

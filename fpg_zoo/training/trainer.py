@@ -22,7 +22,8 @@ from torch.optim.swa_utils import AveragedModel
 from fpg_zoo.checkpoints.safetensors_files import description_of
 from fpg_zoo.config.training import AugmentConfig
 from fpg_zoo.data.dataset import Dataset
-from fpg_zoo.data.loader import AugmentCallable, TrainBatch, train_loader
+from fpg_zoo.data.loader import TrainBatch, train_loader
+from fpg_zoo.data.user_transform import AugmentCallable
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, TrainingError
 from fpg_zoo.modeling.detectors import Detector
