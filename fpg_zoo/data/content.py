@@ -87,6 +87,6 @@ def digest_of(images: list[Any], annotations: list[Any], categories: list[Any]) 
     """SHA-256, in hex, of entries that no file holds in this form."""
     digest = hashlib.sha256()
     for entry in (*categories, *images, *annotations):
-        digest.update(json.dumps(entry, sort_keys=True).encode())
+        digest.update(json.dumps(entry, sort_keys=True, default=str).encode())
         digest.update(b"\n")
     return digest.hexdigest()

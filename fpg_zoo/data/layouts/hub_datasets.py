@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,8 @@ def _things(objects: Any) -> list[dict[str, Any]]:
     """The objects of a row, which the library gives as a table of lists or as a list of tables."""
     if isinstance(objects, dict):
         columns = {name: values for name, values in objects.items() if isinstance(values, list)}
-        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        # Of a column that is too short, the last objects lack what it says, which the reader then tells.
+        return [dict(zip(columns, values, strict=True)) for values in zip_longest(*columns.values())]
     return [thing for thing in objects or () if isinstance(thing, dict)]
 
 

@@ -157,8 +157,16 @@ def find_yolo(root: Path) -> YoloLayout | None:
     """By `data.yaml`, or else the only YAML file of the folder that has names and splits."""
     if (root / _USUAL).is_file():
         return YoloLayout(root / _USUAL)
-    others = [file for file in sorted(root.iterdir()) if file.suffix.lower() in ENDINGS and file.is_file()]
+    others = [file for file in sorted(root.iterdir()) if file.suffix.lower() in ENDINGS and _is_data_set(file)]
     return YoloLayout(others[0]) if len(others) == 1 else None
+
+
+def _is_data_set(file: Path) -> bool:
+    try:
+        content = _read_yaml(file)
+    except ConfigError:
+        return False
+    return "names" in content and any(split in content for split in _SPLITS)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -167,10 +175,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         text = decode_text(read_regular(file, max_bytes=_MAX_YAML_BYTES))
         content = yaml.load(text, Loader=yaml.BaseLoader)
     except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"{file}: cannot be read ({printable(reason)}); name a YAML file of a YOLO data set"
-        ) from None
+        text = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "strerror", None)
+        reason = printable(" ".join((text or str(error)).split()))
+        raise ConfigError(f"{file}: cannot be read ({reason}); name a YAML file of a YOLO data set") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: no table in it; name a YAML file with names, train and val")
     return content

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fpg_zoo.data.coco_images import find_image, name_of, resolve_inside, size_of
 from fpg_zoo.data.dataset import Dataset, read_pixels
-from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import ImageError
 from fpg_zoo.evaluation.coco_metrics import IouType, Scores
 from fpg_zoo.evaluation.detect import image_ids_of
@@ -89,18 +88,18 @@ def _info_of(title: str, facts: tuple[tuple[str, str], ...], arguments: Sequence
     return ReportInfo(title, (*facts, *versions), shlex.join(["fpg-zoo", *arguments]))
 
 
-def pixels_of(dataset: Dataset, folder: Path) -> Pixels:
+def pixels_of(dataset: Dataset, folder: Path | None) -> Pixels:
     """Reads the images of a data set.
 
     Args:
         dataset: it.
-        folder: of its images, as the user named it; of scenes, which have no files, not looked at.
+        folder: of its images, as the user named it; None where they are no files.
     """
     places = {identity: place for place, identity in enumerate(image_ids_of(dataset))}
 
     def read(image_id: int | str) -> Image.Image:
         place = places[image_id]
-        if isinstance(dataset, ShapesDataset):
+        if folder is None:
             return _image(dataset[place].image)
         info_of_image = dataset.image_info(place)
         return _image(read_pixels(resolve_inside(info_of_image.file, folder), info_of_image.size))
