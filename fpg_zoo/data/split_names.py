@@ -13,15 +13,18 @@ _WHOLE = ("all", "default")  # all images, where there are no splits
 
 def split_named(name: str, splits: Collection[str]) -> str | None:
     """The split of this name, or else of another name for the same; None if there is none."""
-    same = next((names for names in (TRAIN, VAL, _TEST) if name in names), ())
+    same = next((names for names in (TRAIN, VAL, _TEST) if name.lower() in names), ())
     return first_of((name, *same), splits)
 
 
 def whole_of(splits: Collection[str]) -> str | None:
     """The split that holds all images, where it is the only one; None otherwise."""
-    return next((name for name in splits if name in _WHOLE), None) if len(splits) == 1 else None
+    return first_of(_WHOLE, splits) if len(splits) == 1 else None
 
 
 def first_of(names: Sequence[str], splits: Collection[str]) -> str | None:
-    """The first of some names that is a split's."""
-    return next((name for name in names if name in splits), None)
+    """The split that has the first of some names; CVAT and others begin them with a capital."""
+    lowered = {split.lower(): split for split in splits}
+    return next(
+        (name if name in splits else lowered[name] for name in names if name in splits or name in lowered), None
+    )

@@ -384,6 +384,7 @@ def test_images_without_objects_are_kept_if_asked_for(tmp_path: Path) -> None:
         (("train2017", "val2017"), ("train", "val"), ("train2017", "val2017")),
         (("train", "valid", "test"), ("train", "val"), ("train", "valid")),
         (("train", "test2017"), ("train", "test"), ("train", "test2017")),
+        (("Train", "Validation"), (None, None), ("Train", "Validation")),
     ],
 )
 def test_names_of_splits(there: tuple[str, ...], asked: Any, found: Any, tmp_path: Path) -> None:
