@@ -118,6 +118,8 @@ def open_val(
         return open_held_out(SHAPES, split, limit=None, masks=masks)
     if val_fraction is not None and split is not None:
         raise ConfigError(f"split {printable(split)} and val_fraction={val_fraction}: leave one of them out")
+    if data is None and annotations is None:  # what is trained on was a file by itself
+        return None
     layout = _layout(data, annotations, images)
     if val_fraction is not None:
         split = train_split

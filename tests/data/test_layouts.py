@@ -200,6 +200,7 @@ def test_photographs_by_yolo(polygons: bool, photographs: Photographs, tmp_path:
     assert len(_train(tmp_path)) == 42
 
 
+@pytest.mark.slow
 def test_photographs_by_datasets(photographs: Photographs, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     names = list(photographs.names.values())
@@ -403,6 +404,9 @@ def test_names_of_splits(there: tuple[str, ...], asked: Any, found: Any, tmp_pat
 def test_training_without_images_to_evaluate_on(tmp_path: Path) -> None:
     train = _train(write_folder(tmp_path, [picture(1)], [annotation(1, 1, BOX)], split="default", pictures="images"))
     assert open_val(tmp_path, train, masks=False) is None
+    assert open_val(None, train, masks=False) is None
+    with pytest.raises(ConfigError, match=r"split val and val_fraction=0\.2: leave one of them out"):
+        open_val(tmp_path, train, split="val", masks=False, val_fraction=0.2)
     assert open_held_out(tmp_path, None, limit=None, masks=False).split == "default"
 
 
@@ -510,7 +514,7 @@ def _plain(folder: Path) -> Path:
         ({str(n): "" for n in range(9)}, {}, r"It holds 0, 1, 2, 3, 4, 5, \.\.\. \(9 in all\)$"),
         ({"\x1b[2J.txt": ""}, {}, r"It holds \\x1b\[2J\.txt$"),
         ({"data.yaml": "train: [", **PAIR}, {}, r"data\.yaml: cannot be read \("),
-        ({"data.yaml": "[" * 5000, **PAIR}, {}, r"data\.yaml: cannot be read \(nested too deeply\)"),
+        ({"data.yaml": "[" * 1000, **PAIR}, {}, r"data\.yaml: cannot be read \(nested too deeply\)"),
         ({"data.yaml": '"\\UFFFFFFFF"', **PAIR}, {}, r"data\.yaml: cannot be read \("),
         ({"data.yaml": "#" * (1 << 20) + "\n", **PAIR}, {}, r"cannot be read \(1048577 bytes, more than the 1048576"),
         ({"data.yaml": "text", **PAIR}, {}, r"data\.yaml: no table in it"),
