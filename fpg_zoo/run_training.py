@@ -21,6 +21,7 @@ from fpg_zoo.training.run_config import (
     Given,
     ModelSettings,
     RunConfig,
+    as_tables,
     build_run_config,
     is_run_file,
     read_run_file,
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
     from fpg_zoo.data.open_split import HeldOut
     from fpg_zoo.data.user_transform import AugmentCallable
     from fpg_zoo.distributed import Processes
+    from fpg_zoo.evaluation.coco_metrics import IouType, Scores
     from fpg_zoo.modeling.detectors import Detector
-    from fpg_zoo.training.callbacks import Callback
-    from fpg_zoo.training.trainer import Evaluate, TrainSettings
+    from fpg_zoo.training.callbacks import Callback, Metrics, TrainState
+    from fpg_zoo.training.trainer import TrainSettings
 
 _SHAPES = "shapes"  # stands for the procedural data set
+_HUB_DATA = "hf:"  # before the name of a data set on the Hugging Face hub
 _MOST_WORKERS = 8
 
 
@@ -217,7 +220,10 @@ def run_training(
             if config.model.pretrained_backbone:
                 tell(f"backbone: {detector.backbone.label}, trained on ImageNet")
         config = processes.on_main(lambda: _with_batch_size(config, model, len(source.train)))
+        evaluation = _Evaluation(source.held_out, config, processes) if source.held_out else None
         kept: list[Callback] = [RunFile(config, processes), *callbacks]
+        if evaluation is not None and config.logging.loggers:
+            kept.append(_shown(evaluation, config))
         if config.evaluation.patience is not None:
             history = evaluations_of(run) if resume and processes.is_main else []
             kept.append(EarlyStopping(config.evaluation.metric, config.evaluation.patience, history))
@@ -229,13 +235,17 @@ def run_training(
             processes=processes,
             workers=_workers_of(config.data.workers),
             save_every=config.training.save_every,
-            evaluate=_evaluation(source.held_out, config, processes) if source.held_out else None,
+            evaluate=evaluation,
             evaluate_every=config.evaluation.every,
             resume=resume,
             data=source.digest,
             transform=augment,
             callbacks=kept,
+            loggers=config.logging.loggers,
+            log_every=config.logging.every,
+            config=as_tables(config),
         )
+        processes.on_main(lambda: _write_report(run, config, model.name, evaluation))
         return dict(metrics) if processes.is_main else None
 
 
@@ -245,9 +255,11 @@ def check_path(config: RunConfig) -> None:
     Raises:
         ConfigError: there is nothing.
     """
-    path = config.data.path
-    if path != _SHAPES and not os.path.exists(os.path.expanduser(path)):
-        raise ConfigError(f"data.path={quoted(path)}: nothing is there; give the folder of the data (--data DIR)")
+    for name in ("path", "annotations", "images"):
+        path = getattr(config.data, name)
+        if path in (None, _SHAPES) or path.startswith(_HUB_DATA) or os.path.exists(os.path.expanduser(path)):
+            continue
+        raise ConfigError(f"data.{name}={quoted(path)}: nothing is there; name what is (--data DIR, --annotations F)")
 
 
 @dataclass(frozen=True)
@@ -261,7 +273,7 @@ class _Source:
     def notes(self, masks: bool) -> Iterator[str]:
         """What there is, for people."""
         from fpg_zoo.data.coco import CocoDataset
-        from fpg_zoo.evaluation.coco_metrics import IouType, no_mask_note
+        from fpg_zoo.evaluation.coco_metrics import no_mask_note
 
         if isinstance(self.train, CocoDataset):
             yield self.train.summary()
@@ -273,27 +285,38 @@ class _Source:
 
 def _source(config: RunConfig, detector: DetectorConfig) -> _Source:
     from fpg_zoo.data.coco import CocoDataset
-    from fpg_zoo.data.open_split import held_out_of, held_out_scenes
-    from fpg_zoo.data.shapes import ShapesDataset
-    from fpg_zoo.files import sha256_of
+    from fpg_zoo.data.open_split import open_train, open_val
 
-    settings, masks = config.data, detector.has_masks
-    folder = Path(os.path.expanduser(settings.path))
-    if settings.path == _SHAPES and not folder.exists():
-        scenes = held_out_scenes(limit=None, masks=masks)
-        return _Source(ShapesDataset("train", masks=masks), scenes, scenes.digest)
-    dataset = CocoDataset.from_folder(folder, settings.train_split, masks=masks, allow_losses=settings.allow_losses)
-    digest = sha256_of(dataset.annotation_file)
-    split = settings.val_split or "val"
-    if settings.val_split is None and not (folder / "annotations" / f"instances_{split}.json").is_file():
-        return _Source(dataset, None, digest)
-    val = CocoDataset.from_folder(folder, split, masks=masks, training=False, allow_losses=settings.allow_losses)
-    if val.class_names != dataset.class_names:
-        raise ConfigError(
-            f"{val.annotation_file}: its classes, in the order of their ids, are not those of "
-            f"{dataset.annotation_file}; give both files the same categories"
-        )
-    return _Source(dataset, held_out_of(val, split), digest)
+    settings = config.data
+    path, annotations, images = (
+        None if name is None else Path(os.path.expanduser(name))
+        for name in (settings.path, settings.annotations, settings.images)
+    )
+    pasted = config.augment(detector).copy_paste > 0  # which takes masks, whatever is trained on them
+    common: dict[str, Any] = {
+        "annotations": annotations,
+        "images": images,
+        "allow_losses": settings.allow_losses,
+        "val_fraction": settings.val_fraction,
+        "seed": config.seed,
+    }
+    train = open_train(
+        path,
+        split=settings.train_split,
+        masks=detector.has_masks or pasted,
+        keep_background=settings.keep_background,
+        **common,
+    )
+    held_out = open_val(
+        path,
+        train,
+        split=settings.val_split,
+        train_split=settings.train_split,
+        masks=detector.has_masks,
+        **common,
+    )
+    digest = train.digest if isinstance(train, CocoDataset) else held_out.digest if held_out else ""
+    return _Source(train, held_out, digest)
 
 
 def _own_source(data: Dataset, val: Dataset | None) -> _Source:
@@ -303,7 +326,7 @@ def _own_source(data: Dataset, val: Dataset | None) -> _Source:
     if val is None:
         return _Source(data, None, "")
     ids = tuple(range(1, len(val.class_names) + 1))
-    return _Source(data, HeldOut(val, ground_truth(val, ids, source="val_data"), ids, "", None, "val"), "")
+    return _Source(data, HeldOut(val, ground_truth(val, ids, source="val_data"), ids, "", None, "val", None), "")
 
 
 def _model(config: RunConfig, detector: DetectorConfig, class_names: tuple[str, ...]) -> Detector:
@@ -372,17 +395,79 @@ def _workers_of(wanted: int | Literal["auto"]) -> int:
     return usable_workers() if wanted == "auto" else wanted
 
 
-def _evaluation(held_out: HeldOut, config: RunConfig, processes: Processes) -> Evaluate:
-    """By all processes together; the main one has the metrics."""
-    from fpg_zoo.evaluation.detect import detect_all, metrics_of
+class _Evaluation:
+    """COCO's metrics of the images that are held out, by all processes together; the main one has them.
 
-    assert config.training.batch_size != "auto"
-    batch_size, workers = config.training.batch_size, _workers_of(config.data.workers)
+    Attributes:
+        rows, scores: of the last evaluation, in the main process.
+    """
 
-    def evaluated(model: Detector) -> dict[str, float | None]:
-        rows = detect_all(
-            model, held_out.dataset, held_out.category_ids, batch_size=batch_size, workers=workers, processes=processes
+    def __init__(self, held_out: HeldOut, config: RunConfig, processes: Processes) -> None:
+        assert config.training.batch_size != "auto"
+        self.held_out = held_out
+        self.rows: list[dict[str, Any]] = []
+        self.scores: dict[IouType, Scores] = {}
+        self._batch_size = config.training.batch_size
+        self._workers = _workers_of(config.data.workers)
+        self._processes = processes
+
+    def __call__(self, model: Detector) -> dict[str, float | None]:
+        from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, coco_scores, iou_types_with_objects
+        from fpg_zoo.evaluation.detect import detect_all, iou_types_of
+
+        annotations = self.held_out.annotations
+        self.rows = detect_all(
+            model,
+            self.held_out.dataset,
+            self.held_out.category_ids,
+            batch_size=self._batch_size,
+            workers=self._workers,
+            processes=self._processes,
         )
-        return metrics_of(model, rows, held_out.annotations) if processes.is_main else {}
+        if not self._processes.is_main:
+            return {}
+        ids = [image["id"] for image in annotations["images"]]
+        types = iou_types_with_objects(iou_types_of(model), annotations)
+        self.scores = {iou_type: coco_scores(annotations, self.rows, iou_type, ids) for iou_type in types}
+        return {
+            f"{IOU_TYPES[iou_type]}_{name}": value
+            for iou_type, one in self.scores.items()
+            for name, value in one.metrics.items()
+        }
 
-    return evaluated
+
+def _shown(evaluation: _Evaluation, config: RunConfig) -> Callback:
+    """Shows each evaluation in the loggers that show images or curves."""
+    from fpg_zoo.evaluation.report.curves import overall_curves
+    from fpg_zoo.inference.drawn_detections import drawn_detections
+    from fpg_zoo.training.callbacks import Callback
+
+    class Shown(Callback):
+        def on_evaluate_end(self, state: TrainState, metrics: Metrics) -> None:
+            logger = state.logger
+            if logger.takes_curves and evaluation.scores:
+                logger.log_curves(state.step, overall_curves(evaluation.scores))
+            if logger.takes_images:
+                dataset = evaluation.held_out.dataset
+                shown = min(config.logging.images, len(dataset))
+                # Spread over the data set, the same ones each time.
+                indices = [place * len(dataset) // shown for place in range(shown)]
+                logger.log_images(state.step, drawn_detections(state.evaluated, dataset, indices))
+
+    return Shown()
+
+
+def _write_report(run: Path, config: RunConfig, name: str, evaluation: _Evaluation | None) -> None:
+    """The page of a run: its curves, and its last evaluation below."""
+    from fpg_zoo.evaluation.report.analysis import gather
+    from fpg_zoo.evaluation.report.training_report import write_training_report
+    from fpg_zoo.evaluation.report.writing import info_of_training, pixels_of
+
+    data = None
+    if evaluation is not None and evaluation.scores:
+        held_out = evaluation.held_out
+        info = info_of_training(run, name, data=config.data.path or config.data.annotations or "", split=held_out.split)
+        ids = [image["id"] for image in held_out.annotations["images"]]
+        pixels = pixels_of(held_out.dataset, held_out.folder)
+        data = gather(info, held_out.annotations, evaluation.rows, evaluation.scores, ids, pixels)
+    write_training_report(run, evaluation=data)

@@ -32,7 +32,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "images are shared among the processes.",
     )
     add_trained_model(command, exported=True)
-    command.add_argument("--data", type=Path, metavar="DIR", help="annotations/instances_*.json, images; or: shapes")
+    command.add_argument("--data", type=Path, metavar="DIR", help="a data set (docs/data.md), or: shapes")
     command.add_argument("--split", metavar="S", help="of DIR (default: val2017, or val if that is there instead)")
     command.add_argument("--limit", type=int, metavar="N", help="the first N images only")
     command.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: cuda if there is one, else cpu)")
@@ -168,7 +168,7 @@ def _eval_model(options: argparse.Namespace) -> int:
                     split=data.split,
                     arguments=options.argv,
                 )
-                pixels = pixels_of(data.dataset, options.data)
+                pixels = pixels_of(data.dataset, data.folder)
                 write_report(options.report, about, data.annotations, rows, scores, ids, pixels)
                 print_line(f"written: {options.report}")
     return DONE

@@ -9,7 +9,9 @@ from typing import Any
 from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
 from fpg_zoo.cli.model_options import MODEL_HELP
 from fpg_zoo.cli.printing import print_line, print_lines
+from fpg_zoo.config.training import PRESETS
 from fpg_zoo.run_training import check_path, read_config, resolved, run_training
+from fpg_zoo.training.loggers.names import LOGGERS
 from fpg_zoo.training.run_config import OPTIONS, Given, RunConfig, build_run_config, read_assignment, to_toml
 
 _FLAG: dict[str, Any] = {"action": "store_true", "default": None}  # None where it is not given
@@ -33,11 +35,16 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of the run, as schedule.lr=0.01")
     add("--dump-config", action="store_true", help="print the run as a file that --config takes, and end")
-    add("--data", metavar="DIR", help="annotations/instances_*.json, images")
+    add("--data", metavar="DIR", help="of COCO's, Roboflow's, VOC's, YOLO's and other layouts; hf:OWNER/NAME; shapes")
+    add("--annotations", metavar="F", help="a file in COCO's format, in place of what --data has")
+    add("--images", metavar="DIR", help="the folder that the names in --annotations start from")
+    add("--val-fraction", type=float, metavar="X", help="the share of the images to evaluate on, where no split is")
+    add("--keep-background", **_FLAG, help="train on images without objects, too")
     add("--allow-losses", **_FLAG, help="go on where more than one annotation in ten cannot be used")
     add("--output", metavar="RUN", help="a folder for the run")
+    add("--augment", metavar="A", help=f"{', '.join(PRESETS)} (default: recipe)")
     add("--recipe", metavar="R", help="crop640_50e, finetune, scratch (default: finetune)")
-    add("--train-split", metavar="S", help="the split to train on (default: train)")
+    add("--train-split", metavar="S", help="the split to train on (default: train, or all)")
     add("--val-split", metavar="S", help="the split to evaluate on (default: val, if it is there)")
     start = command.add_mutually_exclusive_group()
     start.add_argument("--pretrained", **_FLAG, help="begin with the published weights")
@@ -76,6 +83,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--patience", type=int, metavar="N", help="evaluations without a better one, after which training stops")
     add("--save-every", type=int, metavar="N", help="steps (default: 500)")
     add("--log-every", type=int, metavar="N", help="steps from line to line, off a terminal (default: 50)")
+    add("--logger", action="append", metavar="L", help=f"{', '.join(LOGGERS)}; may be given several times")
     add("--resume", action="store_true", help="go on from the newest state in RUN, if there is one")
     add("--device", metavar="D", help="cpu, cuda, mps (default: cuda if there is one, else cpu)")
     command.set_defaults(run=_train)

@@ -15,7 +15,16 @@ BOX_OUTSIDE = "box outside its image"
 CROWD_UNCLEAR = "iscrowd that is neither 0 nor 1"
 UNKNOWN_CATEGORY = "annotation of an unknown category id"
 UNKNOWN_IMAGE = "annotation of an unknown image id"
-LEFT_OUT = (BOX_MALFORMED, BOX_NO_SIZE, BOX_OUTSIDE, CROWD_UNCLEAR, UNKNOWN_CATEGORY, UNKNOWN_IMAGE)
+# Annotation files of single images, with all that they may hold.
+DOCTYPE = "annotation file with a document type, which can make it endless"
+ENCODING_WRONG = "annotation file in an unknown encoding, or not in the one it declares (UTF-8 if none)"
+FILE_MALFORMED = "annotation file that is not VOC's XML"
+FILE_TWICE = "two annotation files of one name"
+FILE_UNREADABLE = "annotation file that cannot be read"
+LEFT_OUT = (
+    *(BOX_MALFORMED, BOX_NO_SIZE, BOX_OUTSIDE, CROWD_UNCLEAR, UNKNOWN_CATEGORY, UNKNOWN_IMAGE),
+    *(DOCTYPE, ENCODING_WRONG, FILE_MALFORMED, FILE_TWICE, FILE_UNREADABLE),
+)
 # Annotations that are kept.
 AREA_WRONG = "area that is no number from 0 to 1e10 (the box's taken)"
 BOX_CLIPPED = "box that reaches out of its image (clipped)"
@@ -42,6 +51,9 @@ IMAGE_TWICE = "image id used before"
 IMAGE_MISSING = "image whose file is not there"
 IMAGE_SMALL = "image too small to train on"
 IMAGE_EMPTY = "image without an object to train on"
+# Where images are held out.
+ABSENT_IN_TRAINING = "class of which the images to train on show no object"
+ABSENT_HELD_OUT = "class of which the images held out show no object"
 
 
 class Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from collections.abc import Sequence
@@ -14,20 +15,22 @@ import numpy as np
 from fpg_zoo.data.annotation_problems import CATEGORY_ROOT, CATEGORY_TEXT, Report
 from fpg_zoo.data.coco_annotations import AnnotationReader, plain_ids, read_category_id
 from fpg_zoo.data.coco_images import image_folder, name_of
+from fpg_zoo.data.content import Content, read_coco
 from fpg_zoo.data.dataset import ImageInfo, Sample, read_pixels
-from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError
+from fpg_zoo.files import sha256_of
 
 _LEAST_SIDE = 32  # pixels; of images that are trained on, as in the published schedule
 _PREFIX = "instances_"
-_EXPECTED = "an annotation file in COCO's format"
 
 
 class CocoDataset:
     """The images of an annotation file in COCO's format with their objects; a `fpg_zoo.data.dataset.Dataset`.
 
+    Other layouts come in by `from_content`, and are read in the same way.
+
     Attributes:
-        annotation_file: as given.
+        annotation_file: as given; of other layouts, the file or folder that the annotations are from.
         class_names: in the order of category ids; a label is an index into it.
         category_ids: the file's id of each class, as `Detections.to_coco` takes them.
         object_count, crowd_count, mask_count: over all images; objects, crowds, and objects that have a mask.
@@ -41,6 +44,7 @@ class CocoDataset:
         *,
         masks: bool = False,
         training: bool = True,
+        keep_background: bool = False,
         allow_losses: bool = False,
     ) -> None:
         """Read the file and look whether the images are there; their pixels are read when they are asked for.
@@ -51,6 +55,8 @@ class CocoDataset:
             masks: read masks, too. An object without one is kept.
             training: leave out images under 32 pixels or without an object, as the published schedule does. Crowds
                 are no objects.
+            keep_background: in training, keep images without an object. One of which an annotation could not be used
+                is left out all the same, as it may show an object.
             allow_losses: go on where more than one annotation in ten cannot be used.
 
         Raises:
@@ -58,20 +64,49 @@ class CocoDataset:
                 one annotation in ten cannot be used, or none can. There is no mask to train on where masks are asked
                 for.
         """
-        self.annotation_file = Path(annotation_file)
+        places = [image_folders] if isinstance(image_folders, (str, Path)) else image_folders
+        content = read_coco(Path(annotation_file), tuple(map(Path, places)))
+        self._read(content, masks, training, keep_background, allow_losses)
+
+    @classmethod
+    def from_content(
+        cls,
+        content: Content,
+        *,
+        masks: bool = False,
+        training: bool = True,
+        keep_background: bool = False,
+        allow_losses: bool = False,
+    ) -> CocoDataset:
+        """What a layout gave in COCO's terms, read and checked as an annotation file is.
+
+        Args:
+            content: images, annotations and categories.
+            masks, training, keep_background, allow_losses: as of `CocoDataset`.
+
+        Raises:
+            ConfigError: as of `CocoDataset`.
+        """
+        dataset = cls.__new__(cls)
+        dataset._read(content, masks, training, keep_background, allow_losses)
+        return dataset
+
+    def _read(self, content: Content, masks: bool, training: bool, keep_background: bool, allow_losses: bool) -> None:
+        self.annotation_file = content.source
+        self._digest, self._pixels = content.digest, content.pixels
+        self._with_background = training and keep_background
         self.report = Report()
-        content, self.class_names, self.category_ids = read_annotations(self.annotation_file, self.report)
-        places = [
-            Path(place) for place in ([image_folders] if isinstance(image_folders, (str, Path)) else image_folders)
-        ]
-        raw_images = plain_ids(content["images"])
+        for problem in content.problems:
+            self.report.add(*problem)
+        self.class_names, self.category_ids = read_classes(content, self.report)
+        places, raw_images = content.folders, plain_ids(content.images)
         names = [name_of(image) for image in raw_images if isinstance(image, dict)]
         folder = image_folder(places, [name for name in names if name is not None])
         reader = AnnotationReader(folder, self.category_ids, self.report, masks=masks)
-        reader.add_images(raw_images, _LEAST_SIDE if training else 1)
-        reader.add_annotations(content["annotations"])
-        images = reader.images(keep_empty=not training)
-        if not images:
+        reader.add_images(raw_images, _LEAST_SIDE if training else 1, in_files=content.pixels is None)
+        reader.add_annotations(content.annotations)
+        images = reader.images(keep_empty=not training or keep_background, keep_lost=not training)
+        if not images or (training and not any(len(info.objects) for info in images)):
             crowds = reader.only_crowds()
             causes = [*([f"all {crowds} objects are crowds"] if crowds else []), *self.report.lines()]
             raise ConfigError(
@@ -99,6 +134,7 @@ class CocoDataset:
         *,
         masks: bool = False,
         training: bool = True,
+        keep_background: bool = False,
         allow_losses: bool = False,
     ) -> CocoDataset:
         """A dataset laid out as COCO is: `annotations/instances_SPLIT.json` and images.
@@ -107,7 +143,7 @@ class CocoDataset:
             folder: of the dataset. The images are looked for in `SPLIT`, `images/SPLIT`, `raw_images` and the folder
                 itself, in this order; the first that has one of them is taken.
             split: as `val2017`.
-            masks, training, allow_losses: as of `CocoDataset`.
+            masks, training, keep_background, allow_losses: as of `CocoDataset`.
 
         Raises:
             ConfigError: no such folder or split, and as of `CocoDataset`.
@@ -118,8 +154,14 @@ class CocoDataset:
             splits = sorted(path.stem.removeprefix(_PREFIX) for path in file.parent.glob(f"{_PREFIX}*.json"))
             remedy = f"it has {', '.join(splits)}" if splits else "name a folder with annotations/instances_SPLIT.json"
             raise ConfigError(f"{root}: no split {split!r} in this folder; {remedy}")
-        places = [root / split, root / "images" / split, root / "images", root]
-        return cls(file, places, masks=masks, training=training, allow_losses=allow_losses)
+        return cls(
+            file,
+            image_places(root, split),
+            masks=masks,
+            training=training,
+            keep_background=keep_background,
+            allow_losses=allow_losses,
+        )
 
     def __len__(self) -> int:
         return len(self._images)
@@ -132,7 +174,7 @@ class CocoDataset:
             IndexError: `index` is out of range.
         """
         info = self.image_info(index)
-        return Sample(read_pixels(info.file, info.size), info)
+        return Sample(read_pixels(info.file, info.size) if self._pixels is None else self._pixels(info), info)
 
     def image_info(self, index: int) -> ImageInfo:
         """The annotations of an image; its pixels are not read.
@@ -141,6 +183,16 @@ class CocoDataset:
             IndexError: `index` is out of range.
         """
         return self._images[index]
+
+    @property
+    def digest(self) -> str:
+        """What tells the data from any other, in hex: the annotation file's SHA-256, or that of what was read.
+
+        Raises:
+            OSError: the file cannot be read any more.
+        """
+        digest = self._digest or sha256_of(self.annotation_file)
+        return hashlib.sha256(f"{digest} with background".encode()).hexdigest() if self._with_background else digest
 
     def summary(self) -> str:
         """What there is, and a line for each kind of entry that was left out or repaired."""
@@ -151,21 +203,16 @@ class CocoDataset:
         return "\n".join([counted, *(f"  {line}" for line in self.report.lines())])
 
 
-def _content(file: Path) -> dict[str, list[Any]]:
-    content = read_json(file, _EXPECTED)
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            hint = " (it is a list, as of detections)" if isinstance(content, list) else ""
-            raise ConfigError(f"{file}: no list {part!r} in it{hint}; name {_EXPECTED}")
-    parts: dict[str, list[Any]] = content
-    return parts
+def image_places(root: Path, split: str) -> tuple[Path, ...]:
+    """The folders that may hold a split's images, of a data set laid out as COCO is."""
+    return root / split, root / "images" / split, root / "images", root
 
 
 def read_annotations(file: Path, report: Report) -> tuple[dict[str, list[Any]], tuple[str, ...], tuple[int, ...]]:
     """The content of an annotation file, of which no more than the classes is checked, and these.
 
     Args:
-        file: JSON with `raw_images`, `annotations` and `categories`.
+        file: JSON with `images`, `annotations` and `categories`.
         report: is told what is left out or repaired of the categories.
 
     Returns:
@@ -174,9 +221,25 @@ def read_annotations(file: Path, report: Report) -> tuple[dict[str, list[Any]], 
     Raises:
         ConfigError: it cannot be read, is not COCO's format, or has a class or a class's id twice.
     """
-    content = _content(file)
-    categories = [_category(place, entry, file, report) for place, entry in enumerate(content["categories"])]
-    root = _root(categories, content["annotations"])
+    content = read_coco(file)
+    names, ids = read_classes(content, report)
+    parts = {"images": content.images, "annotations": content.annotations, "categories": content.categories}
+    return parts, names, ids
+
+
+def read_classes(content: Content, report: Report) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and ids of the classes, in the order of ids.
+
+    Args:
+        content: whose categories are read.
+        report: is told what is left out or repaired of them.
+
+    Raises:
+        ConfigError: there is none, or a class or a class's id is there twice.
+    """
+    file = content.source
+    categories = [_category(place, entry, file, report) for place, entry in enumerate(content.categories)]
+    root = _root(categories, content.annotations)
     if root is not None:
         report.add(CATEGORY_ROOT, f"{root.identity}, {root.name}")
     names: dict[int, str] = {}
@@ -192,7 +255,7 @@ def read_annotations(file: Path, report: Report) -> tuple[dict[str, list[Any]], 
     if not names:
         raise ConfigError(f"{file}: no categories in it; name a file that says what its objects are")
     ids = tuple(sorted(names))
-    return content, tuple(names[identity] for identity in ids), ids
+    return tuple(names[identity] for identity in ids), ids
 
 
 class _Category(NamedTuple):

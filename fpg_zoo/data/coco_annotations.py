@@ -62,6 +62,7 @@ class _Entry:
     size: tuple[int, int] | None  # None where the file does not say, which masks need
     objects: _Columns = field(default_factory=_Columns)
     crowds: _Columns = field(default_factory=_Columns)
+    lost: bool = False  # whether an annotation of it could not be used
 
 
 class _UnusableError(Exception):
@@ -82,7 +83,7 @@ class AnnotationReader:
         Args:
             folder: that the images' file names start from.
             category_ids: in the order of labels.
-            report: is added to.
+            report: is added to. What it holds of `LEFT_OUT` already counts as annotations that cannot be used.
             masks: read masks, too.
         """
         self._folder = folder
@@ -91,14 +92,24 @@ class AnnotationReader:
         self._masks = masks
         self._entries: dict[int | str, _Entry] = {}
         self._left_out: set[int | str] = set()  # images whose objects need no report of their own
-        self._listed = 0  # annotations, without those of images that are left out
-        self._lost = 0  # of them
+        counts = report.counts
+        self._lost = sum(counts.get(problem, 0) for problem in problems.LEFT_OUT)
+        self._listed = self._lost  # annotations, without those of images that are left out
 
-    def add_images(self, images: Sequence[Any], least_side: int) -> None:
-        """Entries of `images`; those with a side of fewer pixels than `least_side` are left out."""
+    def add_images(self, images: Sequence[Any], least_side: int, *, in_files: bool = True) -> None:
+        """Entries of `images`.
+
+        Args:
+            images: the entries.
+            least_side: those with a side of fewer pixels are left out.
+            in_files: look for their files. Else a name is a name, and the entry must have the size.
+        """
         names = [name_of(image) if isinstance(image, dict) else None for image in images]
-        files = [None if name is None else find_image(self._folder, name) for name in names]
-        ambiguous = ambiguous_files(self._folder, names, files)
+        if in_files:
+            files = [None if name is None else find_image(self._folder, name) for name in names]
+        else:
+            files = [None if name is None else self._folder / name for name in names]
+        ambiguous = ambiguous_files(self._folder, names, files) if in_files else set()
         with tqdm(images, unit="image", disable=not on_terminal(), leave=False) as bar:
             for place, image in enumerate(bar):
                 identity = image.get("id") if isinstance(image, dict) else None
@@ -110,7 +121,7 @@ class AnnotationReader:
                     continue
                 try:
                     file = self._image_file(names[place], files[place], ambiguous)
-                    size = self._image_size(identity, size_of(image), file, least_side)
+                    size = self._image_size(identity, size_of(image), file if in_files else None, least_side)
                 except _UnusableError as reason:
                     self._report.add(reason.kind, identity, reason.example)
                     self._left_out.add(identity)
@@ -129,10 +140,10 @@ class AnnotationReader:
         return file
 
     def _image_size(
-        self, identity: int | str, size: tuple[int, int] | None, file: Path, least_side: int
+        self, identity: int | str, size: tuple[int, int] | None, file: Path | None, least_side: int
     ) -> tuple[int, int]:
         if size is None:
-            sizes = image_sizes(file)
+            sizes = [] if file is None else image_sizes(file)
             if not sizes:
                 raise _UnusableError(problems.IMAGE_UNREADABLE)
             size = sizes[0]
@@ -155,6 +166,8 @@ class AnnotationReader:
             self._listed += 1
             if not self._add_annotation(place, content, image_id, entry):
                 self._lost += 1
+                if entry is not None:
+                    entry.lost = True
 
     def _add_annotation(
         self, place: int, annotation: dict[str, Any], image_id: int | str | None, entry: _Entry | None
@@ -192,11 +205,16 @@ class AnnotationReader:
         columns.places.append(place)
         return True
 
-    def images(self, *, keep_empty: bool) -> list[ImageInfo]:
-        """Those that were added, in their order; without `keep_empty`, those that have an object besides crowds."""
+    def images(self, *, keep_empty: bool, keep_lost: bool = True) -> list[ImageInfo]:
+        """Those that were added, in their order.
+
+        Args:
+            keep_empty: also those that have no object besides crowds.
+            keep_lost: of these, also those of which an annotation could not be used, which may show an object.
+        """
         images = []
         for identity, entry in self._entries.items():
-            if keep_empty or entry.objects.boxes:
+            if entry.objects.boxes or (keep_empty and (keep_lost or not entry.lost)):
                 objects, crowds = entry.objects.objects(self._masks), entry.crowds.objects(self._masks)
                 images.append(ImageInfo(identity, entry.file, entry.size or (0, 0), objects, crowds))
             else:

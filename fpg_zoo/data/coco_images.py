@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import unicodedata
@@ -22,6 +23,7 @@ _MAX_NAME = 4096  # characters; of a longer one no other spelling is tried
 _MAX_PARTS = 64  # folders and file; of longer ends of an absolute path none is tried
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _ABSOLUTE = re.compile(r"(?:[A-Za-z]:)?/")  # here or on Windows, with slashes in place of backslashes
+_UPWARD = re.compile(r"(?:\./+)*\.\./")  # out of the folder that names start from
 
 
 def size_of(entry: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -47,8 +49,8 @@ def find_image(folder: Path, name: str) -> Path | None:
 
     The name as it is comes first, from the folder on. Then it may be spelled in another way: backslashes stand for
     slashes, `%20` and the like for characters, accents for themselves and their letter in one or in two characters.
-    Of an absolute path or a URL, whose beginning belongs to another machine, the longest end that there is in the
-    folder is taken.
+    Of an absolute path, a URL, or a path that begins with `..`, whose beginning belongs to another machine, the longest
+    end that there is in the folder is taken.
 
     Args:
         folder: that names start from.
@@ -79,7 +81,10 @@ def _candidates(folder: Path, name: str) -> Iterator[Path]:
         except ValueError:
             return
     spellings = list(dict.fromkeys(_spellings(path)))
-    if _ABSOLUTE.match(path.replace("\\", "/")):
+    absolute = _ABSOLUTE.match(path.replace("\\", "/")) is not None
+    if not absolute:
+        yield from (folder / spelling for spelling in spellings if spelling != name and not _ABSOLUTE.match(spelling))
+    if absolute or any(map(_UPWARD.match, spellings)):
         split = [
             [part for part in _ABSOLUTE.sub("/", spelling).split("/") if part not in ("", ".")]
             for spelling in spellings
@@ -88,8 +93,6 @@ def _candidates(folder: Path, name: str) -> Iterator[Path]:
             for parts in split:
                 if length <= len(parts) and ".." not in parts[-length:]:
                     yield folder.joinpath(*parts[-length:])
-    else:
-        yield from (folder / spelling for spelling in spellings if spelling != name and not _ABSOLUTE.match(spelling))
 
 
 def _spellings(path: str) -> Iterator[str]:
@@ -135,11 +138,11 @@ def image_folder(folders: Sequence[Path], names: Sequence[str]) -> Path:
     return folders[0]
 
 
-def image_sizes(file: Path, *, verify: bool = False) -> list[tuple[int, int]]:
+def image_sizes(file: Path | io.BytesIO, *, verify: bool = False) -> list[tuple[int, int]]:
     """The sizes that an image file's header tells of.
 
     Args:
-        file: the image. Its pixels are not decoded.
+        file: the image, or its content. Its pixels are not decoded.
         verify: also compare the file with its checksums, where its format has some, as PNG.
 
     Returns:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fpg_zoo.distributed import Processes
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.training.logger import MetricLogger
 from fpg_zoo.training.run_config import RunConfig, write_run_file
 
 Metrics = Mapping[str, float | None]  # None for what has no ground truth
@@ -19,7 +20,9 @@ class TrainState:
 
     Attributes:
         model: that is trained.
+        evaluated: that is evaluated and kept: the model, or the average of its weights.
         run: the run's folder.
+        logger: that the run is shown by.
         step: steps taken.
         steps: of the whole run.
         epoch: epochs done, 0 in the beginning.
@@ -28,7 +31,9 @@ class TrainState:
     """
 
     model: Detector
+    evaluated: Detector
     run: Path
+    logger: MetricLogger
     step: int
     steps: int
     epoch: float

@@ -20,12 +20,13 @@ import tomli_w
 
 from fpg_zoo.config import DetectorConfig
 from fpg_zoo.config.serialization import read_value
-from fpg_zoo.config.training import AugmentConfig, RoISampling, Schedule
-from fpg_zoo.config.validation import Count, WholeNumber, check_fields
+from fpg_zoo.config.training import PRESETS, AugmentConfig, RoISampling, Schedule, preset_named
+from fpg_zoo.config.validation import Count, Fraction, WholeNumber, check_fields
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import atomic_write
 from fpg_zoo.models.config_file import read_table
 from fpg_zoo.text import printable, quoted
+from fpg_zoo.training.loggers.names import check_loggers
 from fpg_zoo.training.recipes import Recipe, recipe_named
 from fpg_zoo.weights.manifest import nearest
 
@@ -73,16 +74,23 @@ class DataSettings(_Checked):
     """What is trained and evaluated on.
 
     Attributes:
-        path: of the data.
-        train_split: the split to train on.
-        val_split: the split to evaluate on; None for `val`, if it is there.
+        path: of the data; None where `annotations` are given.
+        annotations, images: an annotation file and its images' folder, given apart, as of `open_train`.
+        train_split: the split to train on; None for `train`, or for all images where there are no splits.
+        val_split: the split to evaluate on; None for the usual one, if it is there.
+        val_fraction: the share of the images that are evaluated on where there is no split to; None for none.
+        keep_background: train on images without objects, too.
         allow_losses: go on where more than one annotation in ten cannot be used.
         workers: processes that read images, or `auto`.
     """
 
-    path: str
-    train_split: str = "train"
+    path: str | None = None
+    annotations: str | None = None
+    images: str | None = None
+    train_split: str | None = None
     val_split: str | None = None
+    val_fraction: Fraction | None = None
+    keep_background: bool = False
     allow_losses: bool = False
     workers: WholeNumber | Literal["auto"] = "auto"
 
@@ -134,9 +142,17 @@ class LoggingSettings(_Checked):
 
     Attributes:
         every: steps from one line to the next, where standard error is no terminal.
+        loggers: names of `fpg_zoo.training.loggers.names.LOGGERS`.
+        images: so many of the images that are evaluated on are shown with what is detected in them.
     """
 
     every: Count = 50
+    loggers: tuple[str, ...] = ()
+    images: WholeNumber = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_loggers(self.loggers)
 
 
 _TABLES: dict[str, type] = {
@@ -162,6 +178,10 @@ OPTIONS = {
     "data": "data.path",
     "train_split": "data.train_split",
     "val_split": "data.val_split",
+    "annotations": "data.annotations",
+    "images": "data.images",
+    "val_fraction": "data.val_fraction",
+    "keep_background": "data.keep_background",
     "allow_losses": "data.allow_losses",
     "workers": "data.workers",
     "output": "output",
@@ -186,6 +206,8 @@ OPTIONS = {
     "metric": "evaluation.metric",
     "patience": "evaluation.patience",
     "log_every": "logging.every",
+    "logger": "logging.loggers",
+    "augment": "augmentation.preset",
 }
 _TOP: dict[str, Any] = {"recipe": str, "output": str, "seed": int, "device": str | None}
 
@@ -200,7 +222,7 @@ class RunConfig:
         seed: of everything random.
         device: to train on; None for `cuda` if there is one, else `cpu`.
         model, data, schedule, sampling, training, evaluation, logging: the parts.
-        augmentation: fields of `AugmentConfig` that are not the recipe's.
+        augmentation: fields of `AugmentConfig` that are not the recipe's, and a `preset` of `PRESETS`.
     """
 
     recipe: str = "finetune"
@@ -235,8 +257,10 @@ class RunConfig:
         Raises:
             ConfigError: fields that do not go together.
         """
+        changes = dict(self.augmentation)
         try:
-            return dataclasses.replace(self.as_recipe().augment(detector), **self.augmentation)
+            augment = preset_named(changes.pop("preset", "recipe"), self.as_recipe().augment(detector))
+            return dataclasses.replace(augment, **changes)
         except ConfigError as error:
             raise ConfigError(f"augmentation: {error}") from None
 
@@ -317,9 +341,10 @@ def build_run_config(given: Mapping[str, Given]) -> RunConfig:
         "sampling": recipe.sampling,
         "training": StepSettings(frozen_stages=recipe.frozen_stages, pad_to_crop=recipe.pad_to_crop),
     }
-    for key, option in (("output", "--output RUN"), ("data.path", "--data DIR")):
-        if key not in values:
-            raise ConfigError(f"{key} is missing: give {option}, or {key} in the run's file")
+    if "output" not in values:
+        raise ConfigError("output is missing: give --output RUN, or output in the run's file")
+    if values.get("data.path") is None and values.get("data.annotations") is None:
+        raise ConfigError("data.path is missing: give --data DIR, or data.path in the run's file")
     parts = {
         table: _part(cls, bases.get(table), _of_table(values, table), _of_table(given, table))
         for table, cls in _TABLES.items()
@@ -381,27 +406,40 @@ def _expected(key: str, origin: str) -> Any:
 @functools.cache
 def known_fields() -> dict[str, Any]:
     """The annotation of each field, by its dotted name."""
-    return _TOP | {
-        f"{table}.{name}": annotation for table, cls in _TABLES.items() for name, annotation in _hints(cls).items()
+    return {
+        **_TOP,
+        "augmentation.preset": Literal[tuple(PRESETS)],
+        **_of_tables(),
     }
+
+
+def _of_tables() -> dict[str, Any]:
+    return {f"{table}.{name}": annotation for table, cls in _TABLES.items() for name, annotation in _hints(cls).items()}
 
 
 def _hints(cls: type) -> dict[str, Any]:
     return {one.name: get_type_hints(cls)[one.name] for one in dataclasses.fields(cls)}
 
 
-def to_toml(config: RunConfig) -> str:
-    """The run as a file that starts it again. What the augmentation takes from the model is left to the model."""
+def as_tables(config: RunConfig) -> dict[str, Any]:
+    """The run's fields by table, as a file has them. What the augmentation takes from the model is left to that."""
     recipe = recipe_named(config.recipe)
     bases = {"schedule": recipe.schedule, "sampling": recipe.sampling}
     content: dict[str, Any] = {key: getattr(config, key) for key in _TOP if getattr(config, key) is not None}
     for table in _TABLES:
         if table == "augmentation":
-            fields = {"factors": recipe.factors, "flip": recipe.flip, **config.augmentation}
+            preset = config.augmentation.get("preset", "recipe")
+            fields = {"preset": preset, "factors": recipe.factors, "flip": recipe.flip}
+            fields |= {**PRESETS[preset].changes, **config.augmentation}
             content[table] = {name: _plain(value) for name, value in fields.items()}
         else:
             content[table] = dict(_written(getattr(config, table), bases.get(table)))
-    return tomli_w.dumps(content)
+    return content
+
+
+def to_toml(config: RunConfig) -> str:
+    """The run as a file that starts it again."""
+    return tomli_w.dumps(as_tables(config))
 
 
 def _written(part: Any, base: Any) -> Iterable[tuple[str, Any]]:

@@ -112,6 +112,9 @@ def train(
     data: str = "",
     transform: AugmentCallable | None = None,
     callbacks: Sequence[Callback] = (),
+    loggers: Sequence[str] = (),
+    log_every: int = 50,
+    config: Mapping[str, Any] | None = None,
 ) -> Metrics:
     """Train a model in place.
 
@@ -131,6 +134,7 @@ def train(
             same.
         transform: called on each image and its targets after the augmentation, as of `train_loader`.
         callbacks: called at steps and evaluations.
+        loggers, log_every, config: as of `MetricLogger`.
 
     Returns:
         The metrics of the last evaluation; empty without one.
@@ -141,7 +145,13 @@ def train(
         StorageError: a state cannot be written.
     """
     whole = _Run(model, dataset, run, settings, processes, workers, data, transform, callbacks)
-    return whole.train(save_every, evaluate, evaluate_every, resume)
+
+    def open_logger(done: int) -> MetricLogger:
+        return MetricLogger(
+            run, processes.is_main, done, whole.steps, loggers=loggers, log_every=log_every, config=config
+        )
+
+    return whole.train(save_every, evaluate, evaluate_every, resume, open_logger)
 
 
 class _Run:
@@ -186,11 +196,25 @@ class _Run:
         self.scaler = GradScaler(model.device.type, enabled=settings.amp == "fp16")
         self.average: AveragedModel | None = None
 
-    def train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, resume: bool) -> Metrics:
+    def train(
+        self,
+        save_every: int,
+        evaluate: Evaluate | None,
+        evaluate_every: int,
+        resume: bool,
+        open_logger: Callable[[int], MetricLogger],
+    ) -> Metrics:
         with self.processes.exclusive(self.run / _LOCK_FILE, f"the run {self.run}"):
-            return self._train(save_every, evaluate, evaluate_every, resume)
+            return self._train(save_every, evaluate, evaluate_every, resume, open_logger)
 
-    def _train(self, save_every: int, evaluate: Evaluate | None, evaluate_every: int, resume: bool) -> Metrics:
+    def _train(
+        self,
+        save_every: int,
+        evaluate: Evaluate | None,
+        evaluate_every: int,
+        resume: bool,
+        open_logger: Callable[[int], MetricLogger],
+    ) -> Metrics:
         settings = self.settings
         if settings.sync_norms:
             for name, part in self.model.named_children():
@@ -213,16 +237,23 @@ class _Run:
             return evaluate is not None and (step == self.steps or self._ends_epoch(step, evaluate_every))
 
         metrics: Metrics = {}
+        logger = open_logger(done)
         state = TrainState(
-            self.model, self.run, done, self.steps, done * self.batch / len(self.dataset), self.processes.is_main
+            model=self.model,
+            evaluated=self._model_to_keep(),
+            run=self.run,
+            logger=logger,
+            step=done,
+            steps=self.steps,
+            epoch=done * self.batch / len(self.dataset),
+            is_main=self.processes.is_main,
         )
-        journal = MetricLogger(self.run, self.processes.is_main, done, self.steps)
-        self.processes.on_main(journal.open)
-        with journal, _training_errors():
+        self.processes.on_main(logger.open)
+        with logger, _training_errors():
             for callback in self.callbacks:
                 callback.on_train_begin(state)
             if done and due(done) and evaluate:  # it may have been broken off there
-                metrics = self._evaluated(evaluate, state, journal)
+                metrics = self._evaluated(evaluate, state, logger)
             with contextlib.closing(self._batches(done)) as batches:
                 for step in range(done + 1, self.steps + 1):
                     if self._stops(state):
@@ -233,13 +264,13 @@ class _Run:
                     state.step, state.epoch = step, step * self.batch / len(self.dataset)
                     told = self._train_step(wrapped, optimizer, step - 1, passes)
                     told |= _pace(self.batch, waited, time.perf_counter() - begun)
-                    journal.note(step, told)
+                    logger.note(step, told)
                     for callback in self.callbacks:
                         callback.on_step_end(state, told)
                     if due(step) or step == self.steps or step % save_every == 0:
                         self._save(optimizer, step)
                     if due(step) and evaluate:
-                        metrics = self._evaluated(evaluate, state, journal)
+                        metrics = self._evaluated(evaluate, state, logger)
             for callback in self.callbacks:
                 callback.on_train_end(state, metrics)
         return metrics
@@ -369,7 +400,7 @@ class _Run:
         before, after = ((at * self.batch) // len(self.dataset) // every for at in (step - 1, step))
         return after > before
 
-    def _evaluated(self, evaluate: Evaluate, state: TrainState, journal: MetricLogger) -> Metrics:
+    def _evaluated(self, evaluate: Evaluate, state: TrainState, logger: MetricLogger) -> Metrics:
         """The metrics now, written to the log; the best model so far is kept, and callbacks hear of them."""
         model = self._model_to_keep()
         self.processes.broadcast_module(model)  # but for this, BatchNorm's running statistics are each process's own
@@ -383,7 +414,7 @@ class _Run:
                 save_best(self.run, model, {name: value, **metrics})
 
         self.processes.on_main(keep_best)
-        journal.note(state.step, metrics)
+        logger.note(state.step, metrics)
         for callback in self.callbacks:
             callback.on_evaluate_end(state, metrics)
         return metrics

@@ -222,7 +222,7 @@ def test_the_procedural_scenes(precision: tuple[str, ...], tmp_path: Path) -> No
         (("--model", NAME, "--data", "shapes", "--workers", "-1"), "--workers -1: it takes at least 0"),
         (("--model", NAME, "--data", "shapes", "--device", "tpu"), "device 'tpu' cannot be used here"),
         (("--model", NAME, "--data", "shapes", "--split", "val"), "split 'val': the procedural scenes have none"),
-        (("--model", NAME, "--data", "nowhere"), "nowhere: no split 'val2017' in this folder"),
+        (("--model", NAME, "--data", "nowhere"), "nowhere: no such folder; name the one of the data set"),
         (("--model", NAME, "--data", "shapes", "--save", "."), ".: a folder; name the file to write"),
         (("--model", NAME, "--data", "shapes", "--json", "."), ".: a folder; name the file to write"),
         (("--checkpoint", "none.safetensors", "--data", "shapes"), "none.safetensors"),

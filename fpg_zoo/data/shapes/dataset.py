@@ -40,10 +40,12 @@ class ShapesDataset:
         split: `train` or `val`, which share no scene.
         class_names: in the order of labels.
         category_ids: of each class, as `Detections.to_coco` takes them; from 1 on.
+        digest: what tells the data from any other.
     """
 
     class_names: tuple[str, ...] = tuple(CLASSES)
     category_ids: tuple[int, ...] = tuple(range(1, len(CLASSES) + 1))
+    digest: str = "shapes"
 
     def __init__(
         self, split: Split, num_images: int | None = None, *, masks: bool = False, size: tuple[int, int] = SIZE

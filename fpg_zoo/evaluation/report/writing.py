@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fpg_zoo.data.coco_images import find_image, name_of, resolve_inside, size_of
 from fpg_zoo.data.dataset import Dataset, read_pixels
-from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import ImageError
 from fpg_zoo.evaluation.coco_metrics import IouType, Scores
 from fpg_zoo.evaluation.detect import image_ids_of
@@ -85,6 +84,12 @@ def info_of_model(
     return _info_of(f"{model.name} on {data.name or data} {split}", facts, arguments)
 
 
+def info_of_training(run: Path, name: str, *, data: str, split: str) -> ReportInfo:
+    """The facts of a run's last evaluation, of a model of this name."""
+    facts = (("Model", name), ("Weights", str(run)), ("Data", data), ("Split", split))
+    return _info_of(f"{name} on {Path(data).name} {split}", facts, ["train", "--config", str(run / "run.toml")])
+
+
 def info_of_results(results: Path, annotations: Path, arguments: Sequence[str]) -> ReportInfo:
     """The facts of an evaluation of a results file; `arguments` are the command's."""
     facts = (("Detections of", str(results)), ("Annotations", str(annotations)))
@@ -101,18 +106,18 @@ def versions() -> tuple[tuple[str, str], ...]:
     return ("fpg_zoo", __version__), ("Date", f"{now:%Y-%m-%d %H:%M} {now:%z}")
 
 
-def pixels_of(dataset: Dataset, folder: Path) -> Pixels:
+def pixels_of(dataset: Dataset, folder: Path | None) -> Pixels:
     """Reads the images of a data set.
 
     Args:
         dataset: it.
-        folder: of its images, as the user named it; of scenes, which have no files, not looked at.
+        folder: of its images, as the user named it; None where they are no files.
     """
     places = {identity: place for place, identity in enumerate(image_ids_of(dataset))}
 
     def read(image_id: int | str) -> Image.Image:
         place = places[image_id]
-        if isinstance(dataset, ShapesDataset):
+        if folder is None:
             return _image(dataset[place].image)
         info_of_image = dataset.image_info(place)
         return _image(read_pixels(resolve_inside(info_of_image.file, folder), info_of_image.size))
