@@ -457,6 +457,7 @@ def _assert_same(first: list[TrainBatch], second: list[TrainBatch]) -> None:
 @pytest.mark.parametrize(
     ("name", "transform"), [*((name, None) for name in CHOICES), ("recipe", shaken), ("all", shaken)]
 )
+@pytest.mark.slow
 def test_workers_and_restarts_make_the_same_batches(name: str, transform: Any, scenes: ShapesDataset) -> None:
     torch.manual_seed(1)
     whole = _batches(scenes, name, 5, transform=transform)
