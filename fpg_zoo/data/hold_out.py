@@ -46,8 +46,9 @@ def share(content: Content, fraction: float, seed: int, *, held_out: bool) -> Co
     images = plain_ids(content.images)
     names = [(name_of(image) if isinstance(image, dict) else None) or "" for image in images]
     ids = [str(image.get("id")) if isinstance(image, dict) else "" for image in images]
-    originals = [original_of(name) for name in names]
-    group_of_id = dict(zip(ids, originals, strict=True))
+    group_of_id: dict[str, str] = {}
+    # Entries of one id stay together, so that the reader sees that it is there twice.
+    originals = [group_of_id.setdefault(identity, original_of(name)) for identity, name in zip(ids, names, strict=True)]
     classes: dict[str, set[str]] = {original: set() for original in originals}
     for row in content.annotations:
         group = group_of_id.get(_text(row.get("image_id"))) if isinstance(row, dict) else None

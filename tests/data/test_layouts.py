@@ -485,6 +485,15 @@ def test_classes_of_a_single_image_are_trained_on_and_told(tmp_path: Path) -> No
     assert held_out.summary.endswith("1 x class of which the images held out show no object: dot")
 
 
+def test_images_of_one_id_are_on_one_side(tmp_path: Path) -> None:
+    images = [picture(number) for number in range(10)] + [picture(3) | {"file_name": "other.png"}]
+    folder = write_folder(tmp_path, images, [annotation(number, number, BOX) for number in range(10)])
+    for seed in range(8):
+        train, held_out = _sides(folder, 0.5, seed)
+        sides = (train.report.ids_by_problem, (held_out.summary or "").partition("image id used before: ")[2])
+        assert sides in (({"image id used before": (3,)}, ""), ({}, "3"))
+
+
 def test_every_layout_has_a_share(tmp_path: Path) -> None:
     write_voc(tmp_path / "voc", {f"n{number}": voc_xml(GOOD) for number in range(8)} | {"bad": "<annotation>"})
     files = {
