@@ -307,14 +307,18 @@ def _source(config: RunConfig, detector: DetectorConfig) -> _Source:
         keep_background=settings.keep_background,
         **common,
     )
-    held_out = open_val(
-        path,
-        train,
-        split=settings.val_split,
-        train_split=settings.train_split,
-        masks=detector.has_masks,
-        **common,
-    )
+    if settings.val_fraction is None:
+        common["annotations"] = common["images"] = None  # which are of what is trained on
+    held_out = None
+    if path is not None or settings.val_fraction is not None:
+        held_out = open_val(
+            path,
+            train,
+            split=settings.val_split,
+            train_split=settings.train_split,
+            masks=detector.has_masks,
+            **common,
+        )
     digest = train.digest if isinstance(train, CocoDataset) else held_out.digest if held_out else ""
     return _Source(train, held_out, digest)
 

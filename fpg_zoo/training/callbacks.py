@@ -51,7 +51,7 @@ class Callback:
         """After a step; `metrics` are those of `log.jsonl`."""
 
     def on_evaluate_end(self, state: TrainState, metrics: Metrics) -> None:
-        """After an evaluation; `metrics` are empty in all processes but the main one."""
+        """After an evaluation, in eval mode; `metrics` are empty in all processes but the main one."""
 
     def on_train_end(self, state: TrainState, metrics: Metrics) -> None:
         """After the last step, with the metrics of the last evaluation."""

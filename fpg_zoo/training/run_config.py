@@ -22,7 +22,7 @@ from fpg_zoo.config import DetectorConfig
 from fpg_zoo.config.serialization import read_value
 from fpg_zoo.config.training import PRESETS, AugmentConfig, RoISampling, Schedule, preset_named
 from fpg_zoo.config.validation import Count, Fraction, WholeNumber, check_fields
-from fpg_zoo.errors import ConfigError
+from fpg_zoo.errors import ConfigError, UnknownNameError
 from fpg_zoo.files import atomic_write
 from fpg_zoo.models.config_file import read_table
 from fpg_zoo.text import printable, quoted
@@ -364,12 +364,13 @@ def _of_table(values: Mapping[str, Any], table: str) -> dict[str, Any]:
 def _part(cls: type, base: Any, values: dict[str, Any], given: Mapping[str, Given]) -> Any:
     try:
         return cls(**values) if base is None else dataclasses.replace(base, **values)
-    except ConfigError as error:
+    except (ConfigError, UnknownNameError) as error:
         # A check names its field first.
         field_name = str(error).partition("=")[0].partition("[")[0]
-        origin = given[field_name].origin if field_name in given else ""
         table = next(name for name, known in _TABLES.items() if known is cls)
-        raise ConfigError(f"{origin}{table}.{error}") from None
+        place = f"{table}." if field_name in _hints(cls) else ""
+        origin = given[field_name].origin if field_name in given else ""
+        raise ConfigError(f"{origin}{place}{error}") from None
 
 
 def _read(key: str, given: Given) -> Any:

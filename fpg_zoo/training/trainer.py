@@ -405,7 +405,6 @@ class _Run:
         model = self._model_to_keep()
         self.processes.broadcast_module(model)  # but for this, BatchNorm's running statistics are each process's own
         metrics = dict(evaluate(model.eval()))
-        self.model.train()
 
         def keep_best() -> None:
             name = self._metric_of(metrics)
@@ -417,6 +416,7 @@ class _Run:
         logger.note(state.step, metrics)
         for callback in self.callbacks:
             callback.on_evaluate_end(state, metrics)
+        self.model.train()
         return metrics
 
     def _metric_of(self, metrics: Metrics) -> str:
