@@ -67,8 +67,8 @@ class ProgressLines:
         return "  ".join(parts)
 
     def _seconds_left(self, step: int) -> float | None:
-        """At the pace so far, evaluations included; None after the first step."""
-        if self._first is None or step <= self._first[0]:
+        """At the pace so far, evaluations included; None after the first step and after the last."""
+        if self._first is None or not self._first[0] < step < self._steps:
             return None
         first, when = self._first
         return (self._clock() - when) / (step - first) * (self._steps - step)
