@@ -213,7 +213,7 @@ def resume_row(name: str, device: torch.device, *, bf16: bool) -> dict[str, Any]
         model = fpg_zoo.create_model(name, class_names=dataset.class_names, device=device)
         seen = 0
 
-        def stop(*_: object) -> None:
+        def stop(*_: object, **__: object) -> None:
             nonlocal seen
             seen += 1
             if seen == losses:

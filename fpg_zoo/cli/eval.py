@@ -18,6 +18,7 @@ from fpg_zoo.text import printable
 
 if TYPE_CHECKING:
     from fpg_zoo.evaluation.coco_metrics import IouType, Scores
+    from fpg_zoo.evaluation.intervals import Interval
 
 # Options, without a default.
 _OF_A_MODEL = ("model", "backbone", "config", "checkpoint", "data", "split", "limit", "device", "dtype", "save")
@@ -47,6 +48,15 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument(
         "--allow-losses", action="store_true", help="go on where more than one annotation in ten cannot be used"
     )
+    command.add_argument(
+        "--interval",
+        type=int,
+        nargs="?",
+        const=1000,
+        metavar="N",
+        help="95 %% intervals of AP, AP50 and AP75 by so many resamples of the images (default: 1000)",
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of --interval (default: 0)")
     command.add_argument("--json", type=Path, metavar="F", help="write the figures, AP of each class included")
     command.add_argument("--report", type=Path, metavar="F", help="write a page of HTML: curves, confusion, images")
     command.add_argument("--images", type=Path, metavar="DIR", help="the images of --annotations, for --report")
@@ -54,6 +64,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _eval(options: argparse.Namespace) -> int:
+    if options.interval is not None:
+        from fpg_zoo.evaluation.intervals import check_draws
+
+        check_draws(options.interval, options.seed)
     places = [place for place in (options.json, options.save, options.report) if place is not None]
     for place in places:
         if place.is_dir():
@@ -91,7 +105,7 @@ def _eval_results(options: argparse.Namespace) -> int:
         print_line(note, to_stderr=True)
     ids = [image["id"] for image in annotations["images"]]
     scores = _scores(iou_types, annotations, rows)
-    _tell(scores, options.json)
+    _tell(scores, options)
     if options.report is not None:
         from fpg_zoo.evaluation.report.writing import info_of_results, pixels_in, write_report
 
@@ -154,7 +168,7 @@ def _eval_model(options: argparse.Namespace) -> int:
                 parts.finish(rows)
             ids = image_ids_of(data.dataset)
             scores = _scores(iou_types, data.annotations, rows)
-            _tell(scores, options.json)
+            _tell(scores, options)
             if options.save is not None:
                 print_line(f"written: {options.save}")
             if options.report is not None:
@@ -187,19 +201,32 @@ def _scores(
     }
 
 
-def _tell(scores: Mapping[IouType, Scores], file: Path | None) -> None:
-    """Print a table of the metrics and one of the classes; write both to `file`."""
+def _tell(scores: Mapping[IouType, Scores], options: argparse.Namespace) -> None:
+    """Print a table of the metrics and one of the classes, and intervals; write all to `--json`."""
+    file = options.json
     from fpg_zoo.evaluation.coco_metrics import IOU_TYPES
     from fpg_zoo.files import atomic_write
 
+    reach: dict[IouType, dict[str, Interval]] = {}
+    if options.interval is not None:
+        from fpg_zoo.evaluation.intervals import intervals
+
+        matches = {iou_type: one.matches for iou_type, one in scores.items()}
+        reach = intervals(matches, resamples=options.interval, seed=options.seed)
     if file is not None:
-        content = {
+        content: dict[str, dict[str, Any]] = {
             IOU_TYPES[iou_type]: {"figures": one.metrics, "classes": one.classes} for iou_type, one in scores.items()
         }
+        for iou_type, of_kind in reach.items():
+            content[IOU_TYPES[iou_type]]["intervals"] = of_kind
         with atomic_write(file) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     labels = [IOU_TYPES[iou_type] for iou_type in scores]
     _print_table("", labels, [one.metrics for one in scores.values()])
+    for iou_type, of_kind in reach.items():
+        for name, interval in of_kind.items():
+            label = f"{IOU_TYPES[iou_type]} {name}"
+            print_line(f"{label}: 95 % from {interval.lower:.3f} to {interval.upper:.3f}")
     print_line()
     _print_table("AP of class", labels, [one.classes for one in scores.values()])
     if file is not None:

@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from fpg_zoo.data.masks import can_have_masks, filled
+from fpg_zoo.evaluation.intervals import Matches, matches_of
 from fpg_zoo.files import on_terminal
 
 IouType = Literal["bbox", "segm"]
@@ -48,11 +49,13 @@ class Scores:
             it.
         precisions: (10, 101, C) float64, interpolated by pycocotools: at IoU 0.5, 0.55, ..., 0.95, at recall 0, 0.01,
             ..., 1, of each class. They are of objects of all sizes, 0..1; NaN for a class without ground truth.
+        matches: what was matched, in the order of the images' ids.
     """
 
     metrics: dict[str, float | None]
     classes: dict[str, float | None]
     precisions: np.ndarray
+    matches: Matches
 
 
 def iou_types_with_objects(iou_types: Sequence[IouType], annotations: Mapping[str, Any]) -> tuple[IouType, ...]:
@@ -135,6 +138,7 @@ def coco_scores(
             names[identity]: _metric(precisions[:, :, place].mean()) for place, identity in enumerate(sorted(names))
         },
         precisions=np.where(precisions < 0, np.nan, precisions),
+        matches=matches_of(evaluation),
     )
 
 

@@ -185,9 +185,9 @@ def test_losses_that_are_no_numbers_in_one_process_spoil_no_state(data: Path, tm
         (("--recipe", "finetune"), "does not train the stem, which would stay at its random beginning"),
         (("--epochs", "0"), "epochs=0"),
         (("--batch-size", "0"), "batch_size=0"),
-        (("--train-split", "test"), "no split 'test' in this folder; it has train"),
+        (("--train-split", "test"), "(COCO): it has train"),
         (("--device", "tpu"), "device 'tpu' cannot be used here"),
-        (("--save-every", "0"), "--save-every 0: it takes at least 1"),
+        (("--save-every", "0"), "--save-every: training.save_every=0: it takes a whole number of at least 1"),
     ],
 )
 def test_train_refuses_in_one_line_and_writes_nothing(
@@ -277,7 +277,7 @@ def test_a_held_out_file_of_other_classes_is_refused(data: Path, tmp_path: Path)
     (folder / "annotations" / "instances_val.json").write_text(json.dumps(content))
     ended = run("train", "--model", NAME, "--data", folder, "--output", tmp_path / "run", "--recipe", "scratch")
     assert ended.code == 2
-    assert "its classes, in the order of their ids, are not those of" in ended.err
+    assert "its classes, in the order of their ids, are not those that are trained on" in ended.err
     assert not (tmp_path / "run").exists()
 
 

@@ -41,7 +41,7 @@ def begun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     resume(data, folder / "whole")
     losses = 0
 
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         nonlocal losses
         losses += 1
         if losses > STEP:

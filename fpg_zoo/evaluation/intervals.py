@@ -1,0 +1,201 @@
+"""How sure an AP is: intervals by the bootstrap over images (Efron, 1979), of one model and of a difference.
+
+Detections are matched once. A resample is a weight for each image, how often it was drawn, by which its detections and
+objects count. That is what pycocotools computes of as many copies of the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fpg_zoo.errors import ConfigError
+from fpg_zoo.files import on_terminal
+
+_RECALLS = np.linspace(0, 1, 101)  # at which COCO's AP reads the curve
+_DEVIATIONS = 1.96  # of a normal distribution, which 95 % lie within
+RESAMPLES = 1000
+_LEAST_RESAMPLES = 20
+_Floats = NDArray[np.float64]
+_Kind = TypeVar("_Kind", bound=str)
+
+
+class Interval(NamedTuple):
+    """The least and the greatest value that are likely; of AP, it may reach past 0 or 1."""
+
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """What pycocotools matched, of objects of all sizes and 100 detections an image.
+
+    Legend: N detections of all classes, by class and then by score, the best first; T IoU thresholds, C classes, I
+    images.
+
+    Attributes:
+        images: (N,) int64, the image of each detection, 0..I - 1.
+        starts: (C + 1,) int64, where each class begins.
+        positive: (T, N) bool, whether a detection finds an object.
+        ignored: (T, N) bool, whether it counts neither way.
+        objects: (C, I) int64, how many there are to find.
+    """
+
+    images: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    positive: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    objects: NDArray[np.int64]
+
+
+def matches_of(evaluation: Any) -> Matches:
+    """What a `COCOeval` matched, after `evaluate`."""
+    classes, sizes, number = (len(getattr(evaluation.params, name)) for name in ("catIds", "areaRng", "imgIds"))
+    thresholds = len(evaluation.params.iouThrs)
+    images: list[NDArray[np.int64]] = []
+    positive, ignored = ([np.zeros((thresholds, 0), dtype=bool)] for _ in range(2))
+    objects = np.zeros((classes, number), dtype=np.int64)
+    starts = [0]
+    for category in range(classes):
+        first = category * sizes * number  # objects of all sizes come first
+        found = [(place, one) for place, one in enumerate(evaluation.evalImgs[first : first + number]) if one]
+        for place, one in found:
+            objects[category, place] = np.count_nonzero(np.asarray(one["gtIgnore"]) == 0)
+        scores = np.concatenate([one["dtScores"] for _, one in found] or [[]])
+        order = np.argsort(-scores, kind="mergesort")
+        owners = np.repeat([place for place, _ in found], [len(one["dtScores"]) for _, one in found])
+        images.append(owners.astype(np.int64)[order])
+        starts.append(starts[-1] + len(order))
+        if len(order):
+            matched = np.concatenate([one["dtMatches"] for _, one in found], axis=1)[:, order] != 0
+            left_out = np.concatenate([one["dtIgnore"] for _, one in found], axis=1)[:, order].astype(bool)
+            positive.append(matched & ~left_out)
+            ignored.append(left_out)
+    return Matches(
+        images=np.concatenate(images),
+        starts=np.array(starts, dtype=np.int64),
+        positive=np.concatenate(positive, axis=1),
+        ignored=np.concatenate(ignored, axis=1),
+        objects=objects,
+    )
+
+
+class Resampled:
+    """AP, AP50 and AP75 of weighted images."""
+
+    def __init__(self, matches: Matches) -> None:
+        self._matches = matches
+        self._thresholds = [
+            self._positions(row, out) for row, out in zip(matches.positive, matches.ignored, strict=True)
+        ]
+
+    def _positions(self, positive: NDArray[np.bool_], ignored: NDArray[np.bool_]) -> tuple[NDArray[np.int64], ...]:
+        """Where the true detections are and the ignored ones; and, of both, where each class begins."""
+        true, left_out = np.flatnonzero(positive), np.flatnonzero(ignored)
+        starts = self._matches.starts
+        return (
+            true,
+            left_out,
+            np.searchsorted(true, starts),
+            np.searchsorted(left_out, starts),
+            np.searchsorted(left_out, true),
+        )
+
+    def __call__(self, weights: _Floats) -> dict[str, float]:
+        """The metrics where each image (I,) counts so often; NaN without objects."""
+        matches = self._matches
+        objects = matches.objects @ weights
+        of_detection = weights[matches.images]
+        seen = np.concatenate(([0.0], np.cumsum(of_detection)))
+        there = np.flatnonzero(objects > 0)
+        aps = np.full((len(self._thresholds), len(there)), np.nan)
+        for row, (true, left_out, true_starts, out_starts, out_before) in enumerate(self._thresholds):
+            hits = np.concatenate(([0.0], np.cumsum(of_detection[true])))
+            out = np.concatenate(([0.0], np.cumsum(of_detection[left_out])))
+            for column, category in enumerate(there):
+                first, last = true_starts[category], true_starts[category + 1]
+                found = hits[first + 1 : last + 1] - hits[first]
+                counted = seen[true[first:last] + 1] - seen[matches.starts[category]]
+                counted -= out[out_before[first:last]] - out[out_starts[category]]
+                precision = np.divide(found, counted, out=np.zeros_like(found), where=counted > 0)
+                envelope = np.maximum.accumulate(precision[::-1])[::-1]
+                places = np.searchsorted(found / objects[category], _RECALLS)
+                aps[row, column] = envelope[places[places < len(envelope)]].sum() / len(_RECALLS)
+        if not len(there):
+            return dict.fromkeys(("AP", "AP50", "AP75"), np.nan)
+        return {"AP": float(aps.mean()), "AP50": float(aps[0].mean()), "AP75": float(aps[5].mean())}
+
+
+def check_draws(resamples: int, seed: int) -> None:
+    """Refuse numbers that nothing can be drawn by.
+
+    Raises:
+        ConfigError: fewer than 20 resamples, or a seed below 0.
+    """
+    if resamples < _LEAST_RESAMPLES:
+        raise ConfigError(f"resamples={resamples}: a spread takes at least {_LEAST_RESAMPLES}; {RESAMPLES} are usual")
+    if seed < 0:
+        raise ConfigError(f"seed={seed}: it takes a whole number of at least 0")
+
+
+def intervals(
+    matches: Mapping[_Kind, Matches], *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[_Kind, dict[str, Interval]]:
+    """95 % intervals of AP, AP50 and AP75.
+
+    The images count as drawn from all that the data set stands for. AP of few images is greater than that of many, as
+    its curve is drawn over the best points of either side. A resample, which has fewer different images, is greater
+    again, by about as much. So the interval lies around the value less that, 1.96 standard deviations of the resamples
+    to each side (the normal interval with the bootstrap's estimate of bias, of Efron and Tibshirani, 1993).
+
+    Args:
+        matches: of each kind, of the same images.
+        resamples: how many.
+        seed: of the draws. The same seed draws the same images.
+
+    Returns:
+        Of each kind, of each metric.
+    """
+    drawn = _resampled(matches, resamples, seed)
+    values = {kind: Resampled(one)(np.ones(one.objects.shape[1])) for kind, one in matches.items()}
+    return {kind: {name: _around(values[kind][name], drawn[kind][name]) for name in values[kind]} for kind in matches}
+
+
+def difference_intervals(
+    first: Mapping[_Kind, Matches], second: Mapping[_Kind, Matches], *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[_Kind, dict[str, Interval]]:
+    """95 % intervals of second less first, of two models on the same images: each resample is drawn for both."""
+    before, after = (_resampled(matches, resamples, seed) for matches in (first, second))
+    found: dict[_Kind, dict[str, Interval]] = {}
+    for kind in first:
+        ones = np.ones(first[kind].objects.shape[1])
+        values, others = Resampled(first[kind])(ones), Resampled(second[kind])(ones)
+        found[kind] = {
+            name: _around(others[name] - values[name], after[kind][name] - before[kind][name]) for name in values
+        }
+    return found
+
+
+def _resampled(matches: Mapping[_Kind, Matches], resamples: int, seed: int) -> dict[_Kind, dict[str, _Floats]]:
+    random = np.random.default_rng(seed)
+    images = next(iter(matches.values())).objects.shape[1]
+    metrics = {kind: Resampled(one) for kind, one in matches.items()}
+    values: dict[_Kind, dict[str, list[float]]] = {kind: {} for kind in matches}
+    for _ in tqdm(range(resamples), desc="resamples", disable=not on_terminal(), leave=False):
+        weights = random.multinomial(images, np.full(images, 1 / images)).astype(np.float64)
+        for kind, metric in metrics.items():
+            for name, value in metric(weights).items():
+                values[kind].setdefault(name, []).append(value)
+    return {kind: {name: np.array(one) for name, one in of_kind.items()} for kind, of_kind in values.items()}
+
+
+def _around(value: float, resampled: _Floats) -> Interval:
+    center = 2 * value - float(np.nanmean(resampled))
+    reach = _DEVIATIONS * float(np.nanstd(resampled))
+    return Interval(center - reach, center + reach)
