@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fpg_zoo.distributed import device_of_process
-from fpg_zoo.errors import FPGZooError, ImageError, is_out_of_memory
+from fpg_zoo.errors import ConfigError, FPGZooError, ImageError, is_out_of_memory
 from fpg_zoo.files import on_terminal
 from fpg_zoo.inference.exported.formats import format_of
 from fpg_zoo.inference.open_model import open_model
@@ -23,9 +25,10 @@ from fpg_zoo.inference.predictor import Predictor
 from fpg_zoo.inference.prefetch import prefetch
 from fpg_zoo.inference.prepare import prepare
 from fpg_zoo.inference.result_files import Outputs, ResultFiles, Source, image_ids_of, stems_of
+from fpg_zoo.inference.video import VideoWriter, is_stream, is_video, open_video, require_av
 from fpg_zoo.structures import Detections
 from fpg_zoo.structures.detections import counted_names
-from fpg_zoo.structures.images import label_of, read_image
+from fpg_zoo.structures.images import ANNOTATED_ENDING, label_of, read_image
 from fpg_zoo.text import printable
 
 _Value = TypeVar("_Value")
@@ -85,6 +88,10 @@ def predict_files(
         ValueError: an argument of `Predictor.__call__` is out of its range.
     """
     outputs.check(files)
+    if any(map(is_video, files)):
+        require_av()
+        if outputs.labelme is not None:
+            raise ConfigError("labelme: its files belong to image files, which frames of a video are not; leave it out")
     # Only now what takes time, and only after that the first file is made.
     exported = format_of(model_arguments.get("name") or "") is not None
     device = device_of_process("cpu" if exported and running.device is None else running.device)
@@ -94,7 +101,13 @@ def predict_files(
     with results.writing():
         run = _Run(Predictor(model), running, results, files, stems_of(files, outputs), image_ids_of(files))
         with tqdm(total=len(files), unit="image", disable=not on_terminal()) as run.bar:
-            run.images([file for file in files if not run.counted_before(file)])
+            left = [file for file in files if not run.counted_before(file)]
+            for videos, group in itertools.groupby(left, key=is_video):
+                if videos:
+                    for file in group:
+                        run.video(file)
+                else:
+                    run.images(list(group))
         results.finish()
     return run.summary
 
@@ -141,6 +154,49 @@ class _Run:
         self.summary.objects += objects
         self.bar.update()
         return True
+
+    def video(self, file: str) -> None:
+        """A video or stream, frame by frame; the next frames are decoded meanwhile. Ctrl-C ends a stream in peace."""
+        try:
+            written = _if_memory_suffices(functools.partial(self._video, file))
+        except ImageError as error:
+            written = str(error)
+        if written is not None:
+            self.results.drop_source()
+            self._skip(file, written if written.startswith(label_of(file)) else f"{label_of(file)}: {written}")
+        self.bar.update()
+
+    def _video(self, file: str) -> None:
+        source, folder = self.sources[file], self.results.outputs.annotated
+        size, names, number = self.running.batch_size, collections.Counter[str](), 0
+        with contextlib.ExitStack() as stack:
+            video = stack.enter_context(open_video(file))
+            writer = None
+            if folder is not None:
+                target = folder / f"{source.stem}{ANNOTATED_ENDING}.mp4"
+                writer = stack.enter_context(VideoWriter(target, video.rate))
+            bar = stack.enter_context(
+                tqdm(total=video.count, unit="frame", disable=not on_terminal(), leave=False, position=1)
+            )
+            frames = iter(video)
+            ahead = prefetch(lambda _: list(itertools.islice(frames, size)), itertools.count())
+            try:
+                while batch := next(ahead).result():
+                    for image, detections in zip(batch, self._stream(batch), strict=True):
+                        number, time = image.info["frame"], image.info["time"]
+                        image_id = f"{label_of(file)}#{number}"
+                        stem = f"{source.stem}_{number:06}"
+                        self.results.add(
+                            replace(source, image_id=image_id, stem=stem, frame=number, time=time), image, detections
+                        )
+                        if writer is not None:
+                            writer.write(detections.draw(image), time)
+                        names.update(detections.names)
+                        bar.update()
+            except KeyboardInterrupt:
+                if not is_stream(file):
+                    raise
+        self._finish(file, names.total(), f"{number + 1} frames, {counted_names(names.elements()) or 'nothing found'}")
 
     def images(self, files: Sequence[str]) -> None:
         """Images, some at a time; the next ones are read meanwhile."""

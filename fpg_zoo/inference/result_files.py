@@ -41,8 +41,8 @@ from fpg_zoo.text import printable, quoted
 JPEG_QUALITY = 92
 JPEG_MAX_SIDE = 65500  # pixels; of libjpeg, in which Pillow writes them
 CLASSES_FILE = "classes.txt"  # beside YOLO's label files
-_MOST_STEM_BYTES = 180  # file systems take names of 255
-_MOST_CLASS_LETTERS = 20  # of a crop's name
+_MOST_STEM_BYTES = 200  # file systems take names of 255
+_MOST_CLASS_BYTES = 20  # of a crop's name
 _MOST_DIGITS = 19  # of an image id, so that it is a 64-bit number
 _HEADER = "fpg_zoo_predict"
 _MAX_RECORD_BYTES = 1 << 30
@@ -137,7 +137,7 @@ class ResultFiles:
             settings: everything that decides what is detected, as values of JSON.
             resume: go on with what an earlier run has begun, if it has.
         """
-        self._outputs = outputs
+        self.outputs = outputs
         self._settings = dict(settings) | {
             name: str(path) for name, path in {**outputs.folders, **outputs.files}.items()
         }
@@ -169,7 +169,7 @@ class ResultFiles:
                 self._read_record(place)
             else:
                 place.unlink(missing_ok=True)
-            for name, file in self._outputs.files.items():
+            for name, file in self.outputs.files.items():
                 self._parts[name] = stack.enter_context(self._opened_part(name, file))
             stack.callback(self._close_record)
             try:
@@ -183,11 +183,11 @@ class ResultFiles:
         self.drop_source()
         if self._record is None and not self.done:
             for name in self._parts:
-                _part_of(self._outputs.files[name]).unlink(missing_ok=True)
+                _part_of(self.outputs.files[name]).unlink(missing_ok=True)
 
     def add(self, source: Source, image: Image.Image, detections: Detections) -> None:
         """Write an image's detections; nothing counts before `finish_source`."""
-        places = self._outputs
+        places = self.outputs
         if places.annotated is not None and source.frame is None:
             self._save_image(detections.draw(image), places.annotated / f"{source.stem}{ANNOTATED_ENDING}")
         if places.crops is not None:
@@ -200,13 +200,13 @@ class ResultFiles:
             content = labelme_content(detections, label_of(source.file), places.labelme)
             self._save(places.labelme / f"{source.stem}.json", (json.dumps(content, indent=1) + "\n").encode())
         for name, part in self._parts.items():
-            with storage_errors(self._outputs.files[name].parent):
+            with storage_errors(self.outputs.files[name].parent):
                 part.write(_ROWS[name](source, detections))
 
     def finish_source(self, source: Source, objects: int) -> None:
         """All of an image or video is written; it outlives a kill."""
         for name, part in self._parts.items():
-            with storage_errors(self._outputs.files[name].parent):
+            with storage_errors(self.outputs.files[name].parent):
                 part.flush()
                 self._ends[name] = part.tell()
         self._written.clear()
@@ -218,18 +218,14 @@ class ResultFiles:
             file.unlink(missing_ok=True)
         self._written.clear()
         for name, part in self._parts.items():
-            with storage_errors(self._outputs.files[name].parent):
+            with storage_errors(self.outputs.files[name].parent):
                 part.seek(self._ends[name])
                 part.truncate()
-
-    def written(self, file: Path) -> None:
-        """Another file of the source at hand, to be removed if that is dropped."""
-        self._written.append(file)
 
     def finish(self) -> None:
         """Give files their names and remove the record."""
         for name, part in self._parts.items():
-            file = self._outputs.files[name]
+            file = self.outputs.files[name]
             with storage_errors(file.parent):
                 part.close()
                 if name == "json":
@@ -240,21 +236,21 @@ class ResultFiles:
         if self._record_file is not None:
             with storage_errors(self._record_file.parent):
                 self._record_file.unlink(missing_ok=True)
-                if self._outputs.json is not None:
-                    _part_of(self._outputs.json).unlink()
+                if self.outputs.json is not None:
+                    _part_of(self.outputs.json).unlink()
 
     # The record
 
     @property
     def _subject(self) -> Path | None:
-        return next(iter({**self._outputs.files, **self._outputs.folders}.values()), None)
+        return next(iter({**self.outputs.files, **self.outputs.folders}.values()), None)
 
     @property
     def _record_file(self) -> Path | None:
         """Beside the first file; in the first folder where there are no files."""
-        for file in self._outputs.files.values():
+        for file in self.outputs.files.values():
             return file.with_name(f".{file.name}.progress.jsonl")
-        for folder in self._outputs.folders.values():
+        for folder in self.outputs.folders.values():
             return folder / ".predict.progress.jsonl"
         return None
 
@@ -275,7 +271,7 @@ class ResultFiles:
             if not other:
                 for line in contents[1:]:
                     self.done[str(line["file"])] = int(line["objects"])
-                    self._ends = {name: int(line["ends"][name]) for name in self._outputs.files}
+                    self._ends = {name: int(line["ends"][name]) for name in self.outputs.files}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise ConfigError(f"{place}: no record of a run of predict; {again}") from None
         if other:
@@ -347,7 +343,7 @@ class ResultFiles:
         for place, (box, name) in enumerate(zip(detections.boxes, detections.names, strict=True)):
             left, top = (int(side) for side in box[:2].floor())
             right, bottom = (int(side) for side in box[2:].ceil())
-            kind = re.sub(r"\W+", "-", name)[:_MOST_CLASS_LETTERS]
+            kind = re.sub(r"\W+", "-", name).encode(errors="ignore")[:_MOST_CLASS_BYTES].decode(errors="ignore")
             crop = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
             self._save_image(crop, folder / f"{source.stem}_{place + 1}_{kind}{CROP_ENDING}")
 

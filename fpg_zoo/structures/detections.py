@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -242,7 +242,7 @@ class Detections:
         return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{''.join(rows)}</table>{rest}"
 
 
-def counted_names(names: Sequence[str]) -> str:
+def counted_names(names: Iterable[str]) -> str:
     """How many there are of each, for people, the most frequent first: "2 cat, 1 dog"."""
     return ", ".join(f"{count} {printable(name)}" for name, count in collections.Counter(names).most_common())
 

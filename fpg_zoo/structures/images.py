@@ -50,6 +50,8 @@ _BACK_TO_STORED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_TAIL_BYTES = 4096  # of a video, among which its comment is
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -160,9 +162,14 @@ def is_url(source: str) -> bool:
     return source.lower().startswith(("http://", "https://"))
 
 
+def is_remote(source: str) -> bool:
+    """Whether it is a URL, of whatever scheme."""
+    return _SCHEME.match(source) is not None
+
+
 def label_of(source: str) -> str:
     """What to call a path or URL in messages and results: a URL goes without the password that it may hold."""
-    return masked(source) if is_url(source) else source
+    return masked(source) if is_remote(source) else source
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -219,7 +226,7 @@ def search_images(sources: Iterable[str]) -> ImageSearch:
                 raise ImageError(
                     f"{source}: no images in this folder (files ending in {', '.join(image_suffixes())}){rest}"
                 )
-        elif not os.path.exists(path) and not is_url(source) and (pattern := _pattern(path)):
+        elif not os.path.exists(path) and not is_remote(source) and (pattern := _pattern(path)):
             inside, others = _matching(*pattern)
             if not inside:
                 rest = f", but for {counted(others)}" if others else ""
@@ -297,6 +304,10 @@ def _is_annotated(file: Path) -> bool:
     if not file.stem.endswith((ANNOTATED_ENDING, CROP_ENDING)):
         return False
     try:
+        if file.suffix.lower() == ".mp4":
+            with open_regular(file) as stream:
+                stream.seek(max(os.fstat(stream.fileno()).st_size - _TAIL_BYTES, 0))
+                return SOFTWARE.encode() in stream.read()
         with open_image(file) as image:
             return image.getexif().get(SOFTWARE_TAG) == SOFTWARE
     except Exception:  # reading it will tell what is wrong with it

@@ -50,10 +50,10 @@ def test_every_format_has_the_same_detections(checkpoint: Path) -> None:
     assert [(row["file"], row["class"]) for row in table] == [
         (name, one) for name in names for one in found[name].names
     ]
-    for row, line in zip(table, [one for line in lines for one in line["detections"]], strict=True):
+    for row, one in zip(table, [one for line in lines for one in line["detections"]], strict=True):
         box = [float(row[side]) for side in ("x1", "y1", "x2", "y2")]
-        assert box == pytest.approx(line["box"], abs=0.006)
-        assert float(row["score"]) == pytest.approx(line["score"], abs=1e-5)
+        assert box == pytest.approx(one["box"], abs=0.006)
+        assert float(row["score"]) == pytest.approx(one["score"], abs=1e-5)
     for stem, name in (("frame_9", names[1]), ("frame_10", names[2]), ("Frame.txt", names[0])):
         labels = Path("labels", f"{stem}.txt").read_text().splitlines()
         assert [int(label.split()[0]) for label in labels] == found[name].labels.tolist()
