@@ -13,7 +13,7 @@ BLUE = (0, 0, 250)
 
 
 def left_color(number: int) -> tuple[int, int, int]:
-    return (40 + 10 * number, 40, 0)
+    return (40 + 5 * number, 40, 0)
 
 
 def write_video(path: str | Path, count: int = 12, rotation: int = 0, options: dict[str, str] | None = None) -> None:
