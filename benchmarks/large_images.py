@@ -1,6 +1,6 @@
 """What tiles and test-time augmentation find in images of many small objects, beside plain inference.
 
-    python benchmarks/large_images.py                 # 4 images of 2000 x 2000 pixels, tiles of 320
+    python benchmarks/large_images.py                 # an image of 2000 x 2000 pixels, tiles of 320
     python benchmarks/large_images.py --tta --images 200   # scenes of 240 x 320, plain and augmented
 
 Prints AP and AP of small objects (COCO's, below 32 x 32 pixels), the share of small objects that is found by class and
@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torchvision.ops import box_iou
 
 import fpg_zoo
 from fpg_zoo import Detections
+from fpg_zoo.data.dataset import ImageInfo
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.evaluation.coco_metrics import coco_scores
 
@@ -33,20 +35,33 @@ _Annotation = dict[str, Any]
 def large_image(number: int) -> tuple[np.ndarray, list[_Annotation]]:
     """(2000, 2000, 3) uint8 RGB, and COCO's annotations of its objects, of image `number` + 1."""
     count = PARTS * PARTS
-    scenes = ShapesDataset("val", (number + 1) * count, masks=True, size=(SIDE, SIDE))
-    content = scenes.annotations()["annotations"]
+    scenes = ShapesDataset("val", (number + 1) * count, size=(SIDE, SIDE))
     pixels = np.zeros((SIDE * PARTS, SIDE * PARTS, 3), dtype=np.uint8)
-    rows = []
+    rows: list[_Annotation] = []
     for place in range(count):
         top, left = place // PARTS * SIDE, place % PARTS * SIDE
-        index = number * count + place
-        pixels[top : top + SIDE, left : left + SIDE] = scenes[index].image.permute(1, 2, 0).numpy()
-        for row in content:
-            if row["image_id"] == index + 1:
-                x, y, width, height = row["bbox"]
-                rows.append({**row, "image_id": number + 1, "bbox": [x + left, y + top, width, height]})
-                del rows[-1]["segmentation"]
+        sample = scenes[number * count + place]
+        pixels[top : top + SIDE, left : left + SIDE] = sample.image.permute(1, 2, 0).numpy()
+        rows += annotations_of(sample.info, number + 1, (left, top))
     return pixels, rows
+
+
+def annotations_of(info: ImageInfo, image_id: int, corner: tuple[int, int] = (0, 0)) -> list[_Annotation]:
+    """COCO's annotations of a scene whose (left, top) pixel is at `corner` of an image."""
+    objects = info.objects
+    return [
+        {
+            "id": identity,
+            "image_id": image_id,
+            "category_id": label + 1,
+            "bbox": [x + corner[0], y + corner[1], width, height],
+            "area": area,
+            "iscrowd": 0,
+        }
+        for identity, label, (x, y, width, height), area in zip(
+            objects.ids, objects.labels.tolist(), objects.bboxes.tolist(), objects.areas.tolist(), strict=True
+        )
+    ]
 
 
 def small_found(found: Detections, annotations: Sequence[_Annotation]) -> tuple[int, int]:
@@ -82,8 +97,8 @@ def measure(model: str, images: int, tta: bool) -> dict[str, dict[str, float]]:
     annotations: list[_Annotation] = []
     for number in range(images):
         if tta:
-            pixels = scenes[number].image.permute(1, 2, 0).numpy()
-            truth = [row for row in scenes.annotations()["annotations"] if row["image_id"] == number + 1]
+            sample = scenes[number]
+            pixels, truth = sample.image.permute(1, 2, 0).numpy(), annotations_of(sample.info, number + 1)
         else:
             pixels, truth = large_image(number)
         annotations += truth
@@ -92,12 +107,10 @@ def measure(model: str, images: int, tta: bool) -> dict[str, dict[str, float]]:
             start = time.perf_counter()
             (found,) = predictor(pixels, 4, score=0.05, **arguments)
             seconds[way] += time.perf_counter() - start
-            rows[way] += found.to_coco(number + 1)
-            for row in rows[way]:
-                row.pop("segmentation", None)
+            rows[way] += replace(found, masks=None).to_coco(number + 1)
             hits[way] += small_found(found, truth)[0]
     ids = list(range(1, images + 1))
-    categories = scenes.annotations()["categories"]
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(scenes.class_names)]
     size = {"height": pixels.shape[0], "width": pixels.shape[1]}
     content = {"images": [{"id": one, **size} for one in ids], "annotations": annotations, "categories": categories}
     figures = {}
@@ -115,7 +128,7 @@ def measure(model: str, images: int, tta: bool) -> dict[str, dict[str, float]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mask_rcnn_nano_fpg")
-    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--tta", action="store_true")
     options = parser.parse_args()
     print(json.dumps(measure(options.model, options.images, options.tta), indent=1))

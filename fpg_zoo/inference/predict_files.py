@@ -167,8 +167,8 @@ class _Run:
         self.bar.update()
 
     def _video(self, file: str) -> None:
-        source, folder = self.sources[file], self.results.outputs.annotated
-        size, names, number = self.running.batch_size, collections.Counter[str](), 0
+        source, folder, size = self.sources[file], self.results.outputs.annotated, self.running.batch_size
+        names, count = collections.Counter[str](), 0
         with contextlib.ExitStack() as stack:
             video = stack.enter_context(open_video(file))
             writer = None
@@ -183,20 +183,18 @@ class _Run:
             try:
                 while batch := next(ahead).result():
                     for image, detections in zip(batch, self._stream(batch), strict=True):
-                        number, time = image.info["frame"], image.info["time"]
-                        image_id = f"{label_of(file)}#{number}"
-                        stem = f"{source.stem}_{number:06}"
-                        self.results.add(
-                            replace(source, image_id=image_id, stem=stem, frame=number, time=time), image, detections
-                        )
+                        time = image.info["time"]
+                        self.results.add(_frame_of(source, count, time), image, detections)
                         if writer is not None:
                             writer.write(detections.draw(image), time)
                         names.update(detections.names)
+                        count += 1
                         bar.update()
             except KeyboardInterrupt:
-                if not is_stream(file):
+                if not is_stream(file) or not count:
                     raise
-        self._finish(file, names.total(), f"{number + 1} frames, {counted_names(names.elements()) or 'nothing found'}")
+                self.results.drop_frame()
+        self._finish(file, names.total(), f"{count} frames, {counted_names(names.elements()) or 'nothing found'}")
 
     def images(self, files: Sequence[str]) -> None:
         """Images, some at a time; the next ones are read meanwhile."""
@@ -258,6 +256,16 @@ class _Run:
     def _skip(self, file: str, reason: str) -> None:
         self.summary.skipped.append(file)
         self.bar.write(f"skipped: {printable(reason, max_length=None)}", file=sys.stderr)
+
+
+def _frame_of(video: Source, number: int, time: float) -> Source:
+    return replace(
+        video,
+        image_id=f"{label_of(video.file)}#{number}",
+        stem=f"{video.stem}_{number:06}",
+        frame=number,
+        time=time,
+    )
 
 
 def _if_memory_suffices(function: Callable[[], _Value]) -> _Value | str:

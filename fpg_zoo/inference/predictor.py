@@ -75,12 +75,8 @@ class Predictor:
         self.model = ExportedDetector(model) if isinstance(model, (str, Path)) else model
 
     def __repr__(self) -> str:
-        """Such as `Predictor(mask_rcnn_nano_fpg, 10 classes, float32 on cpu)`."""
-        model = self.model
-        dtype = str(model.dtype).removeprefix("torch.")
-        if isinstance(model, ExportedDetector):
-            return f"Predictor({printable(model.path)}: {printable(model.name)}, {len(model.class_names)} classes)"
-        return f"Predictor({printable(model.name)}, {len(model.class_names)} classes, {dtype} on {model.device})"
+        """Such as `Predictor(TwoStageDetector(mask_rcnn_nano_fpg, 10 classes, float32 on cpu))`."""
+        return f"Predictor({self.model!r})"
 
     def __call__(
         self,

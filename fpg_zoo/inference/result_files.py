@@ -143,7 +143,8 @@ class ResultFiles:
         }
         self._resume = resume
         self._parts: dict[str, BinaryIO] = {}
-        self._ends: dict[str, int] = {}
+        self._ends: dict[str, int] = {}  # of the parts, after the last source that was finished
+        self._added: dict[str, int] = {}  # and after the last image
         self._written: list[Path] = []
         self._record: BinaryIO | None = None
         self.done: dict[str, int] = {}
@@ -171,6 +172,7 @@ class ResultFiles:
                 place.unlink(missing_ok=True)
             for name, file in self.outputs.files.items():
                 self._parts[name] = stack.enter_context(self._opened_part(name, file))
+            self._added = dict(self._ends)
             stack.callback(self._close_record)
             try:
                 yield self
@@ -202,6 +204,7 @@ class ResultFiles:
         for name, part in self._parts.items():
             with storage_errors(self.outputs.files[name].parent):
                 part.write(_ROWS[name](source, detections))
+        self._added = {name: part.tell() for name, part in self._parts.items()}
 
     def finish_source(self, source: Source, objects: int) -> None:
         """All of an image or video is written; it outlives a kill."""
@@ -217,9 +220,16 @@ class ResultFiles:
         for file in self._written:
             file.unlink(missing_ok=True)
         self._written.clear()
+        self._cut(self._ends)
+
+    def drop_frame(self) -> None:
+        """Take back the rows of an image whose `add` was interrupted."""
+        self._cut(self._added)
+
+    def _cut(self, ends: Mapping[str, int]) -> None:
         for name, part in self._parts.items():
             with storage_errors(self.outputs.files[name].parent):
-                part.seek(self._ends[name])
+                part.seek(ends[name])
                 part.truncate()
 
     def finish(self) -> None:

@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from predicting import add, checkpoint, predict, rows_of, working_folder
 
 pytest.importorskip("av")
 
 from videos import HEIGHT, RATE, WIDTH, write_video
 
-from fpg_zoo.inference.video import frames
+from fpg_zoo.inference.video import VideoWriter, frames
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,8 +48,8 @@ def test_a_video_gives_a_video_and_rows_with_frame_and_time(checkpoint: Path) ->
     expected = [*((str(number), f"{number / RATE:.4f}") for number in range(5)), ("", "")]
     assert table == [row for row, count in zip(expected, each, strict=True) for _ in range(count)]
     assert sorted(path.name for path in Path("labels").iterdir()) == [
-        *(f"clip_{number:06}.txt" for number in range(5)),
         "classes.txt",
+        *(f"clip_{number:06}.txt" for number in range(5)),
         "z.txt",
     ]
 
@@ -68,6 +69,27 @@ def test_a_damaged_video_leaves_nothing_of_it(checkpoint: Path) -> None:
     assert sorted(path.name for path in Path("labels").iterdir()) == ["a.txt", "classes.txt", "z.txt"]
     with open("r.csv", newline="", encoding="utf-8") as stream:
         assert [row["file"] for row in csv.DictReader(stream)] == ["a.png", "z.png"]
+
+
+def test_ctrl_c_ends_a_stream_and_keeps_what_was_found(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video("camera.mp4", 6)
+    add("z.png")
+    monkeypatch.setattr("fpg_zoo.inference.predict_files.is_stream", lambda _: True)
+    write = VideoWriter.write
+
+    def interrupted(self: VideoWriter, image: Image.Image, time: float) -> None:
+        if time > 0.25:  # at the fourth frame, whose rows are written
+            raise KeyboardInterrupt
+        write(self, image, time)
+
+    monkeypatch.setattr(VideoWriter, "write", interrupted)
+    outputs = ["--csv", "r.csv", "--output", "out", "--max-detections", "1"]
+    code, out, err = predict(checkpoint, "camera.mp4", "z.png", *outputs)
+    assert (code, err) == (0, "")
+    assert out.startswith("camera.mp4: 3 frames, ")
+    assert len(list(frames("out/camera_detections.mp4"))) == 3
+    with open("r.csv", newline="", encoding="utf-8") as stream:
+        assert [row["frame"] for row in csv.DictReader(stream)] == ["0", "1", "2", ""]
 
 
 def test_frames_have_no_labelme_files(checkpoint: Path) -> None:

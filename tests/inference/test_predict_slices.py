@@ -207,7 +207,9 @@ def test_arrays_in_opencvs_order_are_read_as_such(channels: int) -> None:
 
 
 def test_a_predictor_is_told_on_one_line() -> None:
-    assert repr(Predictor(tiny_model())) == "Predictor(mask_rcnn_nano_fpg, 80 classes, float32 on cpu)"
+    assert repr(Predictor(tiny_model())) == (
+        "Predictor(TwoStageDetector(mask_rcnn_nano_fpg, 80 classes, float32 on cpu))"
+    )
 
 
 @pytest.mark.slow
