@@ -184,9 +184,9 @@ class _Run:
                 while batch := next(ahead).result():
                     for image, detections in zip(batch, self._stream(batch), strict=True):
                         time = image.info["time"]
-                        self.results.add(_frame_of(source, count, time), image, detections)
                         if writer is not None:
                             writer.write(detections.draw(image), time)
+                        self.results.add(_frame_of(source, count, time), image, detections)
                         names.update(detections.names)
                         count += 1
                         bar.update()

@@ -78,7 +78,7 @@ def test_ctrl_c_ends_a_stream_and_keeps_what_was_found(checkpoint: Path, monkeyp
     write = VideoWriter.write
 
     def interrupted(self: VideoWriter, image: Image.Image, time: float) -> None:
-        if time > 0.25:  # at the fourth frame, whose rows are written
+        if time > 0.25:  # at the fourth frame
             raise KeyboardInterrupt
         write(self, image, time)
 
