@@ -1,10 +1,10 @@
-"""Follow objects through a video: the zoo detects, supervision's ByteTrack gives each object a number.
+"""Follow objects through a video: the zoo detects, ByteTrack gives each object a number, supervision draws.
 
     python examples/track.py street.mp4 --model mask_rcnn_r50_fpg --output tracked.mp4
 
 Without a video it draws one of its own, of moving shapes, for the small model that comes with the package. Needs
-`pip install 'fpg-zoo[video,supervision]'`. Printed are a row for each object in each frame: frame, seconds, number,
-class, box.
+`pip install 'fpg-zoo[video,supervision]' trackers`: ByteTrack was in supervision up to 0.30. Printed is a row for each
+object in each frame: frame, seconds, number, class, box.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import supervision
 from PIL import Image
+from trackers import ByteTrackTracker
 
 import fpg_zoo
 from fpg_zoo.data.shapes import ShapesDataset
@@ -41,11 +42,12 @@ def main() -> int:
                 writer.write(image)
     predictor = fpg_zoo.Predictor(fpg_zoo.create_model(options.model, pretrained=True))
     with open_video(source) as video, VideoWriter(options.output, video.rate) as writer:
-        tracker = supervision.ByteTrack(frame_rate=max(round(video.rate), 1))
+        tracker = ByteTrackTracker(frame_rate=float(video.rate))
         boxes, labels = supervision.BoxAnnotator(), supervision.LabelAnnotator()
         images, again = itertools.tee(video)
         for image, found in zip(again, predictor.stream(images, score=options.score), strict=True):
-            tracked = tracker.update_with_detections(found.to_supervision())
+            tracked = tracker.update(found.to_supervision())
+            tracked = tracked[tracked.tracker_id != -1]  # those that were seen twice, so that noise has no number
             frame, time = image.info["frame"], image.info["time"]
             names = [f"{number} {name}" for number, name in zip(tracked.tracker_id, tracked["class_name"], strict=True)]
             for name, box in zip(names, tracked.xyxy.round().astype(int).tolist(), strict=True):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from PIL import Image
 from predicting import HEIGHT, SCORE, WIDTH, add, checkpoint, predict, rows_of, working_folder, written
 from tiny_models import tiny_model
 
-from fpg_zoo import Predictor
+from fpg_zoo import Detections, Predictor
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.inference.exported.detector import ExportedDetector
 from fpg_zoo.inference.prepare import prepare
+from fpg_zoo.inference.result_files import ResultFiles, Source
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -132,6 +134,30 @@ def test_precision_and_the_inference_form_find_the_same(checkpoint: Path) -> Non
     assert half[0]["score"] != plain[0]["score"]
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_no_more_than_two_batches_are_in_memory(
+    batch_size: int, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add("photos/0.png")
+    for number in range(1, 12):
+        os.link("photos/0.png", f"photos/{number}.png")
+    alive: list[weakref.ref[Any]] = []
+    most = []
+    add_one = ResultFiles.add
+
+    def adding(self: ResultFiles, source: Source, image: Image.Image, detections: Detections) -> None:
+        alive[:] = [one for one in alive if one() is not None]
+        alive.append(weakref.ref(detections))
+        most.append(len(alive))
+        add_one(self, source, image, detections)
+
+    monkeypatch.setattr(ResultFiles, "add", adding)
+    arguments = ["--json", "r.json", "--output", "out", "--batch-size", str(batch_size)]
+    assert predict(checkpoint, "photos", *arguments).code == 0
+    assert len(most) == 12
+    assert max(most) <= batch_size
+
+
 # Going on
 
 
@@ -183,8 +209,6 @@ def _interrupted(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, *arguments: 
     """A run that ends after the second image."""
     with monkeypatch.context() as patching:
         finish, count = "fpg_zoo.inference.result_files.ResultFiles.finish_source", iter(range(100))
-        from fpg_zoo.inference.result_files import ResultFiles
-
         original = ResultFiles.finish_source
 
         def finishing(self: ResultFiles, *given: Any) -> None:
