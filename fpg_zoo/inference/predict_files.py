@@ -98,7 +98,7 @@ def predict_files(
     model = open_model(**model_arguments, device=device)
     model = prepare(model, dtype=running.dtype, optimize=running.optimize, compile=running.compile)
     results = ResultFiles(outputs, _settings(model_arguments, running), resume=running.resume)
-    with results.writing():
+    with _told_of_compiling(running), results.writing():
         run = _Run(Predictor(model), running, results, files, stems_of(files, outputs), image_ids_of(files))
         with tqdm(total=len(files), unit="image", disable=not on_terminal()) as run.bar:
             left = [file for file in files if not run.counted_before(file)]
@@ -110,6 +110,20 @@ def predict_files(
                     run.images(list(group))
         results.finish()
     return run.summary
+
+
+@contextlib.contextmanager
+def _told_of_compiling(running: Running) -> Iterator[None]:
+    """Turn what torch.compile raises at the first image into one error."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not running.compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = printable(str(error).strip().splitlines()[0])
+        raise ConfigError(
+            f"compile: torch.compile does not work here ({reason}); install a C++ compiler, or leave it out"
+        ) from error
 
 
 def _settings(model_arguments: Mapping[str, Any], running: Running) -> dict[str, Any]:

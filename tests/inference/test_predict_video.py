@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from serving import serve
 from tiny_models import tiny_model
 
 pytest.importorskip("av")
@@ -158,3 +159,16 @@ def test_without_the_extra_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_is_a_video(source: str, expected: bool) -> None:
     assert is_video(source) is expected
     assert search_images([source]).files == [source]
+
+
+def test_a_video_is_read_from_a_url(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", 3)
+    with serve() as server:
+        server.files["/a.mp4"] = (tmp_path / "a.mp4").read_bytes()
+        assert [image.info["frame"] for image in frames(f"{server.url}/a.mp4")] == [0, 1, 2]
+        with pytest.raises(ImageError, match=r"gone\.mp4: not a video that can be read \("):
+            list(frames(f"{server.url}/gone.mp4"))
+    with pytest.raises(ImageError) as caught:
+        list(frames("rtsp://user:secret@127.0.0.1:1/camera"))
+    assert str(caught.value).startswith("rtsp://***@127.0.0.1:1/camera: ")
+    assert "secret" not in str(caught.value)
