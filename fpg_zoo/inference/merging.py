@@ -19,14 +19,13 @@ _ROWS = 256  # boxes that are compared with all others at a time
 def merge(found: Found, size: tuple[int, int], class_names: tuple[str, ...]) -> Detections:
     """Each object once, best score first.
 
-    Within a class:
+    1. Boxes that no tile cuts go through non-maximum suppression within their class.
+    2. A cut box is dropped for a whole one of its class that covers most of it. So it is for one of any class that
+       covers nearly the same part of its tile: a part of an object may look like something else.
+    3. Cut boxes of a class that are left and agree where their tiles overlap are parts of one object: its box encloses
+       theirs, and its mask is theirs together.
 
-    1. Boxes that no tile cuts go through non-maximum suppression.
-    2. A cut box of which a whole one covers most, or nearly the same part of its tile, is dropped for it.
-    3. Cut boxes that are left and agree where their tiles overlap are parts of one object: its box encloses theirs, and
-       its mask is theirs together.
-
-    An object's score is the best of those joined.
+    An object's score is the best of those of its class that were joined or dropped for it in 2 and 3.
 
     Args:
         found: in all views, in the image's frame.
@@ -68,13 +67,13 @@ def _groups(found: Found) -> list[_Group]:
     pieces = found.cut.nonzero().squeeze(1)
     owners = _owners(found, pieces, kept)
     for piece, owner in zip(pieces.tolist(), owners.tolist(), strict=True):
-        if owner >= 0:
+        if owner >= 0 and found.labels[piece] == found.labels[groups[owner].shape[0]]:
             groups[owner].members.append(piece)
     return groups + _joined(found, pieces[owners < 0])
 
 
 def _owners(found: Found, pieces: Tensor, whole: Tensor) -> Tensor:
-    """(P,) int64: of which of the whole boxes each cut one is a part, by its place among them; -1 for none."""
+    """(P,) int64: for which of the whole boxes each cut one is dropped, by its place among them; -1 for none."""
     owners = torch.full((len(pieces),), -1, dtype=torch.int64)
     if not len(whole):
         return owners
@@ -85,8 +84,8 @@ def _owners(found: Found, pieces: Tensor, whole: Tensor) -> Tensor:
         shared = _area(_common(boxes[:, None], seen))
         areas = _area(boxes)[:, None].clamp(min=1e-9)
         iou = shared / (areas + _area(seen) - shared).clamp(min=1e-9)
-        likeness = torch.where((iou >= SAME_IOU) | (shared / areas >= INSIDE), iou, -1.0)
-        likeness[found.labels[rows][:, None] != found.labels[whole][None]] = -1.0
+        same_class = found.labels[rows][:, None] == found.labels[whole][None]
+        likeness = torch.where((iou >= SAME_IOU) | (same_class & (shared / areas >= INSIDE)), iou + same_class, -1.0)
         best, place = likeness.max(dim=1)
         owners[first : first + _ROWS] = torch.where(best >= 0, place, -1)
     return owners

@@ -92,6 +92,13 @@ def test_a_cut_box_loses_against_a_whole_one_of_less_score() -> None:
     assert _told(found) == [([90, 20, 120, 60], 0.9, 0)]
 
 
+def test_a_part_that_looks_like_something_else_is_dropped() -> None:
+    circle: Seen = [([70, 20, 120, 60], 0.5, 0)]
+    assert _told(_merged((LEFT, [([70, 20, 100, 60], 0.9, 1)]), (WHOLE, circle))) == [([70, 20, 120, 60], 0.5, 0)]
+    # Not what only lies within it.
+    assert len(_merged((LEFT, [([90, 20, 100, 60], 0.9, 1)]), (WHOLE, circle))) == 2
+
+
 def test_parts_of_an_object_are_joined_and_their_masks_too() -> None:
     # From 30 to 150: the tiles share 80..100, where both parts have rows 40..50.
     found = _merged((LEFT, [([30, 40, 100, 50], 0.7, 1)]), (RIGHT, [([0, 41, 70, 50], 0.6, 1)]), masks=True)
