@@ -233,7 +233,7 @@ def _open_check(model: Detector, options: argparse.Namespace) -> Callable[[], in
     from fpg_zoo.data.coco import read_annotations
     from fpg_zoo.data.coco_images import name_of
     from fpg_zoo.evaluation.agreement import read_detections
-    from fpg_zoo.inference.predict_files import image_ids_of
+    from fpg_zoo.inference.result_files import image_ids_of
     from fpg_zoo.structures.images import find_images
 
     expected = read_detections(options.against)

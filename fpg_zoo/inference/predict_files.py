@@ -1,56 +1,74 @@
-"""Detections of many image files, written as annotated images and as a COCO results file."""
+"""Detections of many image files and videos, written in the formats that were asked for."""
 
 from __future__ import annotations
 
 import collections
-import io
+import contextlib
+import functools
 import itertools
-import json
-import os
-import re
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 from tqdm import tqdm
 
-from fpg_zoo.distributed import usable_device
-from fpg_zoo.errors import ConfigError, ImageError, is_out_of_memory
-from fpg_zoo.files import atomic_write, check_writable, on_terminal
+from fpg_zoo.distributed import device_of_process
+from fpg_zoo.errors import ConfigError, FPGZooError, ImageError, is_out_of_memory
+from fpg_zoo.files import on_terminal
+from fpg_zoo.inference.exported.formats import format_of
 from fpg_zoo.inference.open_model import open_model
+from fpg_zoo.inference.precisions import Precision
 from fpg_zoo.inference.predictor import Predictor
 from fpg_zoo.inference.prefetch import prefetch
+from fpg_zoo.inference.prepare import prepare
+from fpg_zoo.inference.result_files import Outputs, ResultFiles, Source, image_ids_of, stems_of
+from fpg_zoo.inference.video import VideoWriter, is_stream, is_video, open_video, require_av
 from fpg_zoo.structures import Detections
-from fpg_zoo.structures.images import ANNOTATED_ENDING, SOFTWARE, SOFTWARE_TAG, is_url, label_of, read_image
+from fpg_zoo.structures.detections import counted_names
+from fpg_zoo.structures.images import ANNOTATED_ENDING, label_of, read_image
 from fpg_zoo.text import printable
 
-JPEG_QUALITY = 92
-_MOST_STEM_BYTES = 200  # file systems take names of 255
-_MOST_DIGITS = 19  # of an image id, so that it is a 64-bit number
-JPEG_MAX_SIDE = 65500  # pixels; of libjpeg, in which Pillow writes them
+_Value = TypeVar("_Value")
 
 
 @dataclass
 class Summary:
-    """What came of a run: how many images were detected in and objects found, and which images were skipped."""
+    """What came of a run: how many images were detected in and objects found, and which images were skipped.
+
+    `resumed` of the images are an earlier run's.
+    """
 
     detected: int = 0
     objects: int = 0
+    resumed: int = 0
     skipped: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Running:
+    """How a run computes.
+
+    Attributes:
+        device: where the model runs; None for cuda if there is one, else cpu, and cpu for an exported file.
+        batch_size, dtype, optimize, compile: as of `Predictor.__call__` and `prepare`.
+        detecting: the other arguments of `Predictor.__call__`, by name.
+        resume: go on with what an earlier run with the same settings has begun.
+    """
+
+    device: str | None = None
+    batch_size: int = 1
+    dtype: Precision | None = None
+    optimize: bool = False
+    compile: bool = False
+    detecting: Mapping[str, Any] = field(default_factory=dict)
+    resume: bool = False
+
+
 def predict_files(
-    files: Sequence[str],
-    *,
-    model_arguments: Mapping[str, Any],
-    device: str,
-    score: float,
-    output: Path | None,
-    results: Path | None,
+    files: Sequence[str], *, model_arguments: Mapping[str, Any], outputs: Outputs, running: Running
 ) -> Summary:
     """Detect objects in image files one after the other; a line per image goes to standard output.
 
@@ -58,144 +76,227 @@ def predict_files(
         files: paths and URLs. One that cannot be read, or for which memory does not suffice, is reported on standard
             error and skipped.
         model_arguments: of `open_model`, but for the device.
-        device: where the model runs.
-        score: the least score, 0..1; what is below it is left out before masks are made of it.
-        output: folder for annotated images, `NAME_detections.jpg`, or `.png` where a side is too long for JPEG.
-        results: a COCO results file, written whole at the end. An image's id is its file name if that is a number, as
+        outputs: what to write, and where. An image's id in a COCO results file is its file name if that is a number, as
             COCO's are, and otherwise its path as given, a URL without a password.
+        running: how.
 
     Returns:
         The images and objects counted. Of a skipped image nothing is counted or written.
 
     Raises:
-        FPGZooError: no such model or device, or nothing can be written at `output` or `results`.
-        ValueError: `score` is outside 0..1.
+        FPGZooError: no such model or device, or nothing can be written as asked.
+        ValueError: an argument of `Predictor.__call__` is out of its range.
     """
-    for place in (output, results.parent if results else None):
-        if place is not None:
-            check_writable(place)
-    if results is not None and results.is_dir():
-        raise ConfigError(f"{results}: a folder; name the file to write")
-    if results is not None and _real_path(results) in {_real_path(file) for file in files}:
-        raise ConfigError(f"{results}: one of the images; name another file to write")
+    outputs.check(files)
+    if any(map(is_video, files)):
+        require_av()
+        if outputs.labelme is not None:
+            raise ConfigError("labelme: its files belong to image files, which frames of a video are not; leave it out")
     # Only now what takes time, and only after that the first file is made.
-    target_device = usable_device(device)
-    model = open_model(**model_arguments, device=target_device)
-    predictor, summary, rows = Predictor(model), Summary(), []
-    ids, targets = image_ids_of(files), _targets(files, output) if output else {}
-    with tqdm(total=len(files), unit="image", disable=not on_terminal()) as bar:
-        for file, coming in zip(files, prefetch(read_image, files), strict=True):
-            try:
-                objects, line = _predict_file(predictor, file, coming, score, ids[file], targets.get(file))
-            except ImageError as error:
-                _skip(file, str(error), summary, bar)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = "not enough memory to detect in it or draw on it; make it smaller, or raise the score"
-                _skip(file, f"{label_of(file)}: {reason}", summary, bar)
-            else:
-                summary.detected += 1
-                summary.objects += len(objects)
-                rows.extend(objects)
-                bar.write(printable(line, max_length=None), file=sys.stdout)
-                sys.stdout.flush()
-            bar.update()
-    if results:
-        with atomic_write(results) as temporary:
-            temporary.write_text(json.dumps(rows) + "\n", encoding="utf-8")
-    return summary
+    exported = format_of(model_arguments.get("name") or "") is not None
+    device = device_of_process("cpu" if exported and running.device is None else running.device)
+    model = open_model(**model_arguments, device=device)
+    model = prepare(model, dtype=running.dtype, optimize=running.optimize, compile=running.compile)
+    results = ResultFiles(outputs, _settings(model_arguments, running), resume=running.resume)
+    with _told_of_compiling(running), results.writing():
+        run = _Run(Predictor(model), running, results, files, stems_of(files, outputs), image_ids_of(files))
+        with tqdm(total=len(files), unit="image", disable=not on_terminal()) as run.bar:
+            left = [file for file in files if not run.counted_before(file)]
+            for videos, group in itertools.groupby(left, key=is_video):
+                if videos:
+                    for file in group:
+                        run.video(file)
+                else:
+                    run.images(list(group))
+        results.finish()
+    return run.summary
 
 
-def _predict_file(
-    predictor: Predictor,
-    file: str,
-    coming: Future[Image.Image],
-    score: float,
-    image_id: int | str,
-    target: Path | None,
-) -> tuple[list[dict[str, Any]], str]:
-    """One image's COCO rows and the line about it; drawn at `target` (without suffix) unless that is None.
-
-    `coming` is the image when it has been read.
-
-    A function of its own, so that one image's masks are gone before the next one's are made.
-    """
-    image = coming.result()
-    (detections,) = predictor.stream([image], score=score)
-    rows = detections.to_coco(image_id)
-    if target is not None:
-        _save_image(detections.draw(image), target)
-    return rows, f"{label_of(file)}: {_counts(detections)}"
-
-
-def _skip(file: str, reason: str, summary: Summary, bar: Any) -> None:
-    summary.skipped.append(file)
-    bar.write(f"skipped: {printable(reason, max_length=None)}", file=sys.stderr)
-
-
-def _stem(file: str) -> str:
-    """An image's name without folders and suffix; of a URL, without what follows the path."""
-    if is_url(file):
-        # Not urlsplit, which raises for some.
-        file = re.split("[?#]", label_of(file).partition("://")[2].partition("/")[2])[0]
-    stem = Path(file).stem.encode(errors="surrogateescape")[:_MOST_STEM_BYTES].decode(errors="ignore")
-    return stem or "image"
-
-
-def image_ids_of(files: Sequence[str]) -> dict[str, int | str]:
-    """The id of each image: its file's name if that is a number, as COCO's are, else its path as given."""
-    stems = {file: _stem(file) for file in files}
-    numbers = {file: int(stem) for file, stem in stems.items() if stem.isdecimal() and len(stem) < _MOST_DIGITS}
-    times = collections.Counter(numbers.values())
-    return {file: numbers[file] if times[numbers.get(file, -1)] == 1 else label_of(file) for file in files}
-
-
-def _targets(files: Sequence[str], output: Path) -> dict[str, Path]:
-    """A new file for each image, without suffix: with whichever it gets, it is none of the images or the others."""
-    taken = {_real_path(file) for file in files}
-    targets = {}
-    for file in files:
-        names = (
-            f"{_stem(file)}{number}{ANNOTATED_ENDING}"
-            for number in itertools.chain([""], (f"_{i}" for i in itertools.count(2)))
-        )
-        targets[file] = next(path for name in names if taken.isdisjoint(_real_paths(path := output / name)))
-        taken |= _real_paths(targets[file])
-    return targets
-
-
-def _real_paths(target: Path) -> set[str]:
-    return {_real_path(_suffixed(target, suffix)) for suffix in (".jpg", ".png")}
-
-
-def _real_path(file: str | Path) -> str:
-    """Where a file is, whatever links lead to it; a path that cannot be, as one with a null byte, as it is given."""
+@contextlib.contextmanager
+def _told_of_compiling(running: Running) -> Iterator[None]:
+    """Turn what torch.compile raises at the first image into one error."""
     try:
-        return os.path.realpath(os.path.expanduser(file))  # Path.resolve raises where links lead in a circle
-    except ValueError:
-        return str(file)
+        yield
+    except RuntimeError as error:
+        if not running.compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = printable(str(error).strip().splitlines()[0])
+        raise ConfigError(
+            f"compile: torch.compile does not work here ({reason}); install a C++ compiler, or leave it out"
+        ) from error
 
 
-def _suffixed(target: Path, suffix: str) -> Path:
-    return target.with_name(target.name + suffix)  # a name may hold dots, which with_suffix would take for a suffix
+def _settings(model_arguments: Mapping[str, Any], running: Running) -> dict[str, Any]:
+    """What decides about the detections, as values of JSON. A file counts as another one when it was written anew."""
+    settings: dict[str, Any] = {"dtype": running.dtype, "optimize": running.optimize, **running.detecting}
+    for name, value in model_arguments.items():
+        path = Path(str(value).removeprefix("local-dir:")).expanduser()
+        settings[name] = None if value is None else str(value)
+        with contextlib.suppress(OSError):
+            if value is not None and path.is_file():
+                settings[f"{name} written at"] = path.stat().st_mtime_ns
+    return settings
 
 
-def _save_image(image: Image.Image, target: Path) -> None:
-    """Write `target` with the suffix of its format, and so that `find_images` knows it for what it is."""
-    encoded = io.BytesIO()  # what fails below is the file system, and not the encoder
-    exif = Image.Exif()
-    exif[SOFTWARE_TAG] = SOFTWARE
-    if max(image.size) <= JPEG_MAX_SIDE:
-        suffix = ".jpg"
-        image.save(encoded, "JPEG", quality=JPEG_QUALITY, exif=exif)
-    else:
-        suffix = ".png"
-        image.save(encoded, "PNG", exif=exif)
-    with atomic_write(_suffixed(target, suffix)) as temporary:
-        temporary.write_bytes(encoded.getbuffer())
+class _Run:
+    """One run over files."""
+
+    bar: Any
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        running: Running,
+        results: ResultFiles,
+        files: Sequence[str],
+        stems: Mapping[str, str],
+        image_ids: Mapping[str, int | str],
+    ) -> None:
+        self.predictor = predictor
+        self.running = running
+        self.results = results
+        self.sources = {file: Source(file, image_ids[file], stems[file]) for file in files}
+        self.summary = Summary()
+
+    def counted_before(self, file: str) -> bool:
+        """Whether an earlier run has finished it; it is then counted."""
+        objects = self.results.done.get(label_of(file))
+        if objects is None:
+            return False
+        self.summary.detected += 1
+        self.summary.resumed += 1
+        self.summary.objects += objects
+        self.bar.update()
+        return True
+
+    def video(self, file: str) -> None:
+        """A video or stream, frame by frame; the next frames are decoded meanwhile. Ctrl-C ends a stream in peace."""
+        try:
+            written = _if_memory_suffices(functools.partial(self._video, file))
+        except ImageError as error:
+            written = str(error)
+        if written is not None:
+            self.results.drop_source()
+            self._skip(file, written if written.startswith(label_of(file)) else f"{label_of(file)}: {written}")
+        self.bar.update()
+
+    def _video(self, file: str) -> None:
+        source, folder, size = self.sources[file], self.results.outputs.annotated, self.running.batch_size
+        names, count = collections.Counter[str](), 0
+        with contextlib.ExitStack() as stack:
+            video = stack.enter_context(open_video(file))
+            writer = None
+            if folder is not None:
+                target = folder / f"{source.stem}{ANNOTATED_ENDING}.mp4"
+                writer = stack.enter_context(VideoWriter(target, video.rate))
+            bar = stack.enter_context(
+                tqdm(total=video.count, unit="frame", disable=not on_terminal(), leave=False, position=1)
+            )
+            frames = iter(video)
+            ahead = prefetch(lambda _: list(itertools.islice(frames, size)), itertools.count())
+            try:
+                while batch := next(ahead).result():
+                    for image, detections in zip(batch, self._stream(batch), strict=True):
+                        time = image.info["time"]
+                        if writer is not None:
+                            writer.write(detections.draw(image), time)
+                        self.results.add(_frame_of(source, count, time), image, detections)
+                        names.update(detections.names)
+                        count += 1
+                        bar.update()
+            except KeyboardInterrupt:
+                if not is_stream(file) or not count:
+                    raise
+                self.results.drop_frame()
+        self._finish(file, names.total(), f"{count} frames, {counted_names(names.elements()) or 'nothing found'}")
+
+    def images(self, files: Sequence[str]) -> None:
+        """Images, some at a time; the next ones are read meanwhile."""
+        size = self.running.batch_size
+        batches = [files[first : first + size] for first in range(0, len(files), size)]
+        for batch, coming in zip(batches, prefetch(_read_all, batches), strict=True):
+            self._batch(batch, coming.result())
+
+    def _batch(self, files: Sequence[str], read: Sequence[Image.Image | ImageError]) -> None:
+        """Images read, or what is wrong with them, in order.
+
+        A function of its own, so that these images and their masks are gone before the next ones are made.
+        """
+        images = [image for image in read if not isinstance(image, ImageError)]
+        found: Iterator[Detections | str] = iter(self._detect(images))
+        for file, image in zip(files, read, strict=True):
+            if isinstance(image, ImageError):
+                self._skip(file, str(image))
+            else:
+                detections = next(found)
+                line = detections if isinstance(detections, str) else self._write(file, image, detections)
+                if isinstance(line, str):
+                    self._skip(file, f"{label_of(file)}: {line}")
+            self.bar.update()
+
+    def _detect(self, images: Sequence[Image.Image]) -> list[Detections | str]:
+        """Each image's detections, or why there are none. Where memory does not suffice for all, one by one."""
+        found = _if_memory_suffices(lambda: list(self._stream(images)))
+        if not isinstance(found, str):
+            return [*found]
+        if len(images) == 1:
+            return [found]
+        return [_if_memory_suffices(functools.partial(self._only, image)) for image in images]
+
+    def _only(self, image: Image.Image) -> Detections:
+        return next(self._stream([image]))
+
+    def _stream(self, images: Sequence[Image.Image]) -> Iterator[Detections]:
+        return self.predictor.stream(images, self.running.batch_size, **self.running.detecting)
+
+    def _write(self, file: str, image: Image.Image, detections: Detections) -> str | None:
+        """Write and count an image's detections; or why it cannot be."""
+        failure = _if_memory_suffices(lambda: self.results.add(self.sources[file], image, detections))
+        if failure is not None:
+            self.results.drop_source()
+            return failure
+        self._finish(file, len(detections), counted_names(detections.names))
+        return None
+
+    def _finish(self, file: str, objects: int, counts: str) -> None:
+        self.results.finish_source(self.sources[file], objects)
+        self.summary.detected += 1
+        self.summary.objects += objects
+        line = f"{label_of(file)}: {counts or 'nothing found'}"
+        if sys.stdout is not None:
+            self.bar.write(printable(line, max_length=None), file=sys.stdout)
+            sys.stdout.flush()
+
+    def _skip(self, file: str, reason: str) -> None:
+        self.summary.skipped.append(file)
+        self.bar.write(f"skipped: {printable(reason, max_length=None)}", file=sys.stderr)
 
 
-def _counts(detections: Detections) -> str:
-    counts = collections.Counter(detections.names).most_common()
-    return ", ".join(f"{count} {printable(name)}" for name, count in counts) or "nothing found"
+def _frame_of(video: Source, number: int, time: float) -> Source:
+    return replace(
+        video,
+        image_id=f"{label_of(video.file)}#{number}",
+        stem=f"{video.stem}_{number:06}",
+        frame=number,
+        time=time,
+    )
+
+
+def _if_memory_suffices(function: Callable[[], _Value]) -> _Value | str:
+    """What it gives; what to tell where memory does not suffice."""
+    try:
+        return function()
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, FPGZooError) or not is_out_of_memory(error):
+            raise
+        return "not enough memory to detect in it or draw on it; make it smaller, or raise the score"
+
+
+def _read_all(files: Sequence[str]) -> list[Image.Image | ImageError]:
+    read: list[Image.Image | ImageError] = []
+    for file in files:
+        try:
+            read.append(read_image(file))
+        except ImageError as error:
+            read.append(error)
+    return read

@@ -29,6 +29,7 @@ from fpg_zoo.modeling.heads.rpn import RPN, ProposalSelection
 from fpg_zoo.modeling.parts import Backbone, DenseHead, Neck, Part
 from fpg_zoo.modeling.postprocess import to_detections
 from fpg_zoo.structures import Detections, Instances, check_score
+from fpg_zoo.text import printable
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -45,6 +46,11 @@ class Detector(nn.Module, ABC):
         self.name = name
         self.backbone = backbone
         self.neck = neck
+
+    def __repr__(self) -> str:
+        """One line; the tree of modules is that of its parts, as `print(model.neck)`."""
+        about = f"{len(self.class_names)} classes, {str(self.dtype).removeprefix('torch.')} on {self.device}"
+        return f"{type(self).__name__}({printable(self.name)}, {about})"
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import collections
+import html
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +13,15 @@ import torch
 from torch import Tensor
 
 from fpg_zoo.config.coco_classes import COCO_CATEGORIES, COCO_CLASSES
+from fpg_zoo.text import printable
 
 if TYPE_CHECKING:
     import supervision
     from PIL import Image
 
-    from fpg_zoo.structures.images import ImageLike
+    from fpg_zoo.structures.images import ChannelOrder, ImageLike
+
+_MOST_ROWS = 50  # of a notebook's table
 
 
 def check_score(score: float) -> None:
@@ -192,12 +197,13 @@ class Detections:
             data={"class_name": np.array(detections.names, dtype=str)},
         )
 
-    def draw(self, image: ImageLike) -> Image.Image:
+    def draw(self, image: ImageLike, *, channel_order: ChannelOrder = "rgb") -> Image.Image:
         """A copy of the image with masks, boxes, names and scores drawn on it; `image` itself is unchanged.
 
         Args:
             image: the image they were found in, as anything that `structures.images.read_image` takes, and read in
                 the same way: an EXIF rotation is applied, 16 bits are scaled to 8.
+            channel_order: of an array's colors, `rgb` or `bgr`.
 
         Returns:
             A PIL image in mode RGB, of this frame's size.
@@ -208,7 +214,37 @@ class Detections:
         """
         from fpg_zoo.structures.drawing import draw_detections
 
-        return draw_detections(self, image)
+        return draw_detections(self, image, channel_order)
+
+    def __repr__(self) -> str:
+        """Such as `Detections(3 in 480x640: 2 person, 1 dog; scores 0.51..0.98; with masks)`, on one line."""
+        height, width = self.size
+        parts = [f"{len(self)} in {height}x{width}" + (f": {counted_names(self.names)}" if len(self) else "")]
+        if len(self):
+            parts.append(f"scores {float(self.scores.min()):.2f}..{float(self.scores.max()):.2f}")
+        if self.masks is not None:
+            parts.append("with masks")
+        return f"Detections({'; '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks, best first, of at most `_MOST_ROWS` rows."""
+        head = "".join(f"<th>{name}</th>" for name in ("", "class", "score", "x1", "y1", "x2", "y2"))
+        shown = replace(self, masks=None)[:_MOST_ROWS]
+        rows = [
+            f"<tr><td>{place}</td><td>{html.escape(printable(name))}</td><td>{score:.3f}</td>"
+            + "".join(f"<td>{side:.1f}</td>" for side in box)
+            + "</tr>"
+            for place, (name, score, box) in enumerate(
+                zip(shown.names, shown.scores.tolist(), shown.boxes.tolist(), strict=True)
+            )
+        ]
+        rest = f"<p>and {len(self) - len(shown)} more</p>" if len(self) > len(shown) else ""
+        return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{''.join(rows)}</table>{rest}"
+
+
+def counted_names(names: Iterable[str]) -> str:
+    """How many there are of each, for people, the most frequent first: "2 cat, 1 dog"."""
+    return ", ".join(f"{count} {printable(name)}" for name, count in collections.Counter(names).most_common())
 
 
 def _encode(masks: Tensor) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from fpg_zoo.structures.fonts import Font, lettering
-from fpg_zoo.structures.images import ImageLike, read_image
+from fpg_zoo.structures.images import ChannelOrder, ImageLike, read_image
 
 if TYPE_CHECKING:
     from fpg_zoo.structures import Detections
@@ -35,9 +35,11 @@ def text_color(background: Color) -> Color:
     return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 128 else (255, 255, 255)
 
 
-def draw_detections(detections: Detections, image: ImageLike, *, scores: bool = True) -> Image.Image:
+def draw_detections(
+    detections: Detections, image: ImageLike, channel_order: ChannelOrder = "rgb", *, scores: bool = True
+) -> Image.Image:
     """A copy of an image with masks, boxes, names and `scores`, the best on top; see `Detections.draw`."""
-    canvas = read_image(image)
+    canvas = read_image(image, channel_order=channel_order)
     if (canvas.height, canvas.width) != tuple(detections.size):
         raise ValueError(
             f"the image is {canvas.height}x{canvas.width} and the detections are of an image of "

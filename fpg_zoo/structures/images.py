@@ -8,9 +8,10 @@ import functools
 import glob
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ from torch import Tensor
 from fpg_zoo.errors import ImageError
 from fpg_zoo.files import open_regular
 from fpg_zoo.http_client import FetchError, masked, open_url
-from fpg_zoo.text import printable
+from fpg_zoo.text import printable, quoted
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+ChannelOrder = Literal["rgb", "bgr"]
 
 # Pillow's names of the formats that are read. It knows more: it runs Ghostscript for EPS, whatever the file's name
 # ends in. These it decodes by itself.
@@ -34,9 +36,9 @@ MAX_FILE_BYTES = 4 << 30  # what a TIFF or a WebP file holds at most
 _STRIP_BYTES = 1 << 20
 _MOST_KINDS = 5
 # How the images that `fpg-zoo predict` writes are known: the end of their names, and a tag of their EXIF data.
-ANNOTATED_ENDING = "_detections"
+ANNOTATED_ENDING, CROP_ENDING = "_detections", "_crop"
 SOFTWARE_TAG, SOFTWARE = 0x0131, "fpg_zoo predict"
-ANNOTATED = "annotated by predict"
+ANNOTATED = "written by predict"
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 # Undoes what each orientation asks for. Pillow turns a TIFF upright by itself when it decodes it.
 _BACK_TO_STORED = {
@@ -48,6 +50,8 @@ _BACK_TO_STORED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_TAIL_BYTES = 4096  # of a video, among which its comment is
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -79,7 +83,17 @@ def open_image(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
         yield stack.enter_context(Image.open(stream, formats=_decodable()))
 
 
-def read_image(source: ImageLike) -> Image.Image:
+def check_channel_order(channel_order: str) -> None:
+    """Refuse what is no order of channels.
+
+    Raises:
+        ValueError: it is neither `rgb` nor `bgr`.
+    """
+    if channel_order not in get_args(ChannelOrder):
+        raise ValueError(f"channel_order={quoted(channel_order)}: it is 'rgb', or 'bgr' as OpenCV reads images")
+
+
+def read_image(source: ImageLike, *, channel_order: ChannelOrder = "rgb") -> Image.Image:
     """Read anything that can be taken as an image.
 
     Args:
@@ -87,22 +101,26 @@ def read_image(source: ImageLike) -> Image.Image:
             (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, of uint8 or of uint16 on the scale 0..65535. Or a tensor (1, H,
             W) or (3, H, W) RGB, of uint8 or of floating point in 0..1. Transparency is dropped: the colors stored under
             it are used.
+        channel_order: of arrays' colors; `bgr` for (H, W, 3) BGR and (H, W, 4) BGRA, as OpenCV has them. Of no effect
+            on anything else.
 
     Returns:
         The image in mode RGB, a copy.
 
     Raises:
+        ValueError: `channel_order` is neither `rgb` nor `bgr`.
         ImageError: it is none of these, cannot be read whole, or has no pixels. Pillow refuses a file from twice
             `PIL.Image.MAX_IMAGE_PIXELS` on (179 million pixels), and so does this. From once that number on it gives a
             `DecompressionBombWarning`. The program's own filters decide about it: they belong to the process, and
             changing them here would change them under other threads.
     """
+    check_channel_order(channel_order)
     if isinstance(source, Image.Image):
         with _decoding("the PIL image"):
             own = source.copy() if 0 in source.size else ImageOps.exif_transpose(source)  # which copies, too
         return _to_rgb(own, "the PIL image")
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source, channel_order)
     if isinstance(source, Tensor):
         return _from_tensor(source)
     if isinstance(source, (str, Path)):
@@ -144,9 +162,14 @@ def is_url(source: str) -> bool:
     return source.lower().startswith(("http://", "https://"))
 
 
+def is_remote(source: str) -> bool:
+    """Whether it is a URL, of whatever scheme."""
+    return _SCHEME.match(source) is not None
+
+
 def label_of(source: str) -> str:
     """What to call a path or URL in messages and results: a URL goes without the password that it may hold."""
-    return masked(source) if is_url(source) else source
+    return masked(source) if is_remote(source) else source
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -174,7 +197,9 @@ class ImageSearch(NamedTuple):
 
 
 def find_images(sources: Iterable[str]) -> list[str]:
-    """The image files that paths, folders (not their subfolders), glob patterns and URLs stand for, in order.
+    """The image files that paths, folders (not their subfolders), glob patterns and URLs stand for.
+
+    Sources keep their order. The files of a folder or pattern come in natural order: frame_5 before frame_10.
 
     What is there under a name is that, whatever letters the name has; a pattern stands for what is not. Of a folder,
     the files are taken whose names end as those of a format that is read (`image_suffixes`) and do not begin with a
@@ -201,7 +226,7 @@ def search_images(sources: Iterable[str]) -> ImageSearch:
                 raise ImageError(
                     f"{source}: no images in this folder (files ending in {', '.join(image_suffixes())}){rest}"
                 )
-        elif not os.path.exists(path) and not is_url(source) and (pattern := _pattern(path)):
+        elif not os.path.exists(path) and not is_remote(source) and (pattern := _pattern(path)):
             inside, others = _matching(*pattern)
             if not inside:
                 rest = f", but for {counted(others)}" if others else ""
@@ -222,9 +247,9 @@ def counted(types: collections.Counter[str]) -> str:
 
 
 def _listed(folder: Path, source: str) -> tuple[list[str], collections.Counter[str]]:
-    """A folder's image files, sorted, and the kinds of the other files."""
+    """A folder's image files, in natural order, and the kinds of the other files."""
     try:
-        files = sorted(folder.iterdir())
+        files = sorted(folder.iterdir(), key=natural_order)
     except OSError as error:
         raise ImageError(f"{source}: this folder cannot be read ({error.strerror}); make it readable") from None
     types = {file: _kind_passed_over(file) for file in files}
@@ -258,18 +283,31 @@ def _pattern(path: Path) -> tuple[Path, str] | None:
 
 
 def _matching(folder: Path, pattern: str) -> tuple[list[str], collections.Counter[str]]:
-    """The files that match, sorted, and how many annotated ones do."""
+    """The files that match, in natural order, and how many annotated ones do."""
     matching = [folder / name for name in glob.glob(pattern, root_dir=folder, recursive=True)]
     files = {file: _is_annotated(file) for file in matching if os.path.isfile(file)}
     others = collections.Counter(ANNOTATED for annotated in files.values() if annotated)
-    return sorted(str(file) for file, annotated in files.items() if not annotated), others
+    return [str(file) for file in sorted(files, key=natural_order) if not files[file]], others
+
+
+def natural_order(path: str | Path) -> tuple[tuple[list[str | int], str], ...]:
+    """A key to sort paths by: numbers in names count as numbers, so that frame_5 comes before frame_10."""
+    # At even places there is text and at odd ones digits. The name itself decides between 1 and 01.
+    return tuple(
+        ([int(piece) if place % 2 else piece for place, piece in enumerate(re.split(r"(\d+)", part))], part)
+        for part in Path(path).parts
+    )
 
 
 def _is_annotated(file: Path) -> bool:
     """Whether `fpg-zoo predict` wrote it."""
-    if not file.stem.endswith(ANNOTATED_ENDING):
+    if not file.stem.endswith((ANNOTATED_ENDING, CROP_ENDING)):
         return False
     try:
+        if file.suffix.lower() == ".mp4":
+            with open_regular(file) as stream:
+                stream.seek(max(os.fstat(stream.fileno()).st_size - _TAIL_BYTES, 0))
+                return SOFTWARE.encode() in stream.read()
         with open_image(file) as image:
             return image.getexif().get(SOFTWARE_TAG) == SOFTWARE
     except Exception:  # reading it will tell what is wrong with it
@@ -328,7 +366,7 @@ def _sixteen_bit(image: Image.Image, label: str) -> np.ndarray:
     return values.astype(np.uint16, copy=False)
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def _from_array(array: np.ndarray, channel_order: ChannelOrder = "rgb") -> Image.Image:
     label = f"array of shape {array.shape} and dtype {array.dtype}"
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise ImageError(f"{label}: not an image; pass (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
@@ -340,6 +378,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
         raise ImageError(f"{label}: pass uint8 in 0..255 (or uint16), so that the range is not guessed")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
+    elif array.ndim == 3 and channel_order == "bgr":
+        array = array[:, :, 2::-1]
     image = Image.fromarray(np.ascontiguousarray(array))
     return image if image.mode == "RGB" else image.convert("RGB")  # Pillow has copied what is RGB
 

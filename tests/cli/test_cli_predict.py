@@ -374,7 +374,7 @@ def test_annotated_images_of_an_earlier_run_are_not_read(what: str, output: str,
     assert "2 of 2 images" in again.out
     assert first.err == ""
     # Those in a folder below one that is named are not looked for, and so not passed over.
-    assert again.err == f"{what}: passed over 2 annotated by predict\n"
+    assert again.err == f"{what}: passed over 2 written by predict\n"
     assert sorted(map(str, Path("photos").rglob("*"))) == listing
 
 
@@ -384,9 +384,9 @@ def test_annotated_images_that_are_high_or_named_one_by_one(checkpoint: Path) ->
     assert predict(checkpoint, "high.png", "a.png", "--output", "out").code == 0
     code, out, err = predict(checkpoint, "out")
     assert (code, out) == (2, "")
-    assert err.endswith("; it holds 2 annotated by predict\n")
+    assert err.endswith("; it holds 2 written by predict\n")
     code, _, err = predict(checkpoint, "out/*.jpg")
-    assert (code, err) == (2, "fpg-zoo: out/*.jpg: no file matches this pattern, but for 1 annotated by predict\n")
+    assert (code, err) == (2, "fpg-zoo: out/*.jpg: no file matches this pattern, but for 1 written by predict\n")
     code, out, err = predict(checkpoint, "out/a_detections.jpg", "--output", "again")
     assert (code, err) == (0, "")
     assert written("again") == ["a_detections_detections.jpg"]

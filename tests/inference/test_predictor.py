@@ -236,7 +236,7 @@ def test_a_list_is_read_while_the_model_works(predictor: Predictor, monkeypatch:
     begun = [threading.Event() for _ in range(3)]
     detect, batches = predictor.model.detect, itertools.count(1)
 
-    def reading(number: int) -> Image.Image:
+    def reading(number: int, **_: str) -> Image.Image:
         begun[number].set()
         return read_image(PIXELS)
 

@@ -15,6 +15,7 @@ from tiny_models import tiny_model
 WIDTH, HEIGHT = 64, 48
 NO_COCO_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # of 1..90, those that COCO's detection task leaves out
 SCORE = "0.2"
+RECORD = ".predict.progress.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +43,13 @@ def predict(checkpoint: Path, *arguments: Any) -> Ended:
 
 
 def written(folder: str = "predictions") -> list[str]:
-    """Names of the files in a folder, each of which must be a whole image."""
-    for path in Path(folder).iterdir():
+    """Names of the files in a folder, each of which must be a whole image; but for the record of an unfinished run."""
+    paths = [path for path in Path(folder).iterdir() if path.name != RECORD]
+    for path in paths:
         with Image.open(path) as image:
             image.load()
             assert image.format == "JPEG"
-    return sorted(path.name for path in Path(folder).iterdir())
+    return sorted(path.name for path in paths)
 
 
 def rows_of(path: str) -> list[dict[str, Any]]:

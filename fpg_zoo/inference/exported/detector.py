@@ -43,6 +43,9 @@ class ExportedDetector:
         self._session = open_session(self.path, torch.device(device))
         self.description = self._session.description
 
+    def __repr__(self) -> str:
+        return f"ExportedDetector({printable(self.path)}: {printable(self.name)}, {len(self.class_names)} classes)"
+
     @property
     def name(self) -> str:
         """The model's."""
