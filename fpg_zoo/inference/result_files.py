@@ -27,6 +27,7 @@ from PIL import Image
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import atomic_write, check_writable, open_regular, storage_errors
+from fpg_zoo.inference.video import is_video
 from fpg_zoo.structures import Detections
 from fpg_zoo.structures.images import (
     ANNOTATED_ENDING,
@@ -383,12 +384,24 @@ def stems_of(files: Sequence[str], outputs: Outputs) -> dict[str, str]:
     taken = {real_path(file) for file in files} | {real_path(file) for file in outputs.files.values()}
     if outputs.yolo is not None:
         taken.add(real_path(outputs.yolo / CLASSES_FILE))
+    longer = _begun_by(files)
     stems = {}
     for file in files:
         names = (f"{stem_of(file)}{number}" for number in itertools.chain([""], (f"_{i}" for i in itertools.count(2))))
-        stems[file] = next(name for name in names if taken.isdisjoint(_files_of(name, outputs)))
+        stems[file] = next(
+            name for name in names if taken.isdisjoint(_files_of(name, outputs)) and name not in longer[is_video(file)]
+        )
         taken |= _files_of(stems[file], outputs)
     return stems
+
+
+def _begun_by(files: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Stems whose crops could have the names of these files; and those whose frames could."""
+    stems = [stem_of(file) for file in files]
+    crops = {
+        stem[: number.start()] for stem in stems if stem.endswith(CROP_ENDING) for number in re.finditer(r"_\d+_", stem)
+    }
+    return crops, {found[1] for stem in stems if (found := re.fullmatch(r"(.*)_\d{6,}", stem))} | crops
 
 
 def _files_of(stem: str, outputs: Outputs) -> set[str]:
