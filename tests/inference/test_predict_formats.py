@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from fpg_zoo import Detections
-from fpg_zoo.inference.result_files import Outputs, labelme_content, stems_of, yolo_labels
+from fpg_zoo.inference.result_files import Outputs, stems_of
+from fpg_zoo.inference.result_formats import labelme_content, yolo_labels
 
 
 def _two(masks: torch.Tensor | None = None) -> Detections:
