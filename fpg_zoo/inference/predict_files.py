@@ -24,7 +24,8 @@ from fpg_zoo.inference.precisions import Precision
 from fpg_zoo.inference.predictor import Predictor
 from fpg_zoo.inference.prefetch import prefetch
 from fpg_zoo.inference.prepare import prepare
-from fpg_zoo.inference.result_files import Outputs, ResultFiles, Source, image_ids_of, stems_of
+from fpg_zoo.inference.result_files import Outputs, ResultFiles, image_ids_of, stems_of
+from fpg_zoo.inference.result_formats import Source
 from fpg_zoo.inference.video import VideoWriter, is_stream, is_video, open_video, require_av
 from fpg_zoo.structures import Detections
 from fpg_zoo.structures.detections import counted_names

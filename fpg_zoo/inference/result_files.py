@@ -7,10 +7,8 @@ go on, parts are cut where the last line says, and what came after it is written
 
 from __future__ import annotations
 
-import base64
 import collections
 import contextlib
-import csv
 import io
 import itertools
 import json
@@ -21,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 from PIL import Image
 
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import atomic_write, check_writable, open_regular, storage_errors
+from fpg_zoo.inference.result_formats import HEADS, ROWS, Source, labelme_content, yolo_labels
+from fpg_zoo.inference.video import is_video
 from fpg_zoo.structures import Detections
 from fpg_zoo.structures.images import (
     ANNOTATED_ENDING,
@@ -46,7 +45,6 @@ _MOST_CLASS_BYTES = 20  # of a crop's name
 _MOST_DIGITS = 19  # of an image id, so that it is a 64-bit number
 _HEADER = "fpg_zoo_predict"
 _MAX_RECORD_BYTES = 1 << 30
-_COLUMNS = ("file", "frame", "time", "label", "class", "score", "x1", "y1", "x2", "y2")
 
 
 @dataclass(frozen=True)
@@ -105,25 +103,6 @@ class Outputs:
             if real_path(file) in seen:
                 raise ConfigError(f"{file}: two files to write have this name; name another for one of them")
             seen.add(real_path(file))
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where an image is from.
-
-    Attributes:
-        file: the path or URL as given; of a frame, the video's.
-        image_id: of COCO's results.
-        stem: begins the names of its files; of no input or other image.
-        frame: its number in a video, from 0; None for an image.
-        time: of a frame, in seconds from the video's beginning.
-    """
-
-    file: str
-    image_id: int | str
-    stem: str
-    frame: int | None = None
-    time: float | None = None
 
 
 class ResultFiles:
@@ -203,7 +182,7 @@ class ResultFiles:
             self._save(places.labelme / f"{source.stem}.json", (json.dumps(content, indent=1) + "\n").encode())
         for name, part in self._parts.items():
             with storage_errors(self.outputs.files[name].parent):
-                part.write(_ROWS[name](source, detections))
+                part.write(ROWS[name](source, detections))
         self._added = {name: part.tell() for name, part in self._parts.items()}
 
     def finish_source(self, source: Source, objects: int) -> None:
@@ -298,7 +277,7 @@ class ResultFiles:
             file.parent.mkdir(parents=True, exist_ok=True)
             if not self._ends.get(name):
                 stream = part.open("wb")
-                stream.write(_HEADS.get(name, b""))
+                stream.write(HEADS.get(name, b""))
                 self._ends[name] = stream.tell()
                 return stream
             if not part.is_file() and name != "json" and file.is_file():
@@ -383,12 +362,24 @@ def stems_of(files: Sequence[str], outputs: Outputs) -> dict[str, str]:
     taken = {real_path(file) for file in files} | {real_path(file) for file in outputs.files.values()}
     if outputs.yolo is not None:
         taken.add(real_path(outputs.yolo / CLASSES_FILE))
+    longer = _begun_by(files)
     stems = {}
     for file in files:
         names = (f"{stem_of(file)}{number}" for number in itertools.chain([""], (f"_{i}" for i in itertools.count(2))))
-        stems[file] = next(name for name in names if taken.isdisjoint(_files_of(name, outputs)))
+        stems[file] = next(
+            name for name in names if taken.isdisjoint(_files_of(name, outputs)) and name not in longer[is_video(file)]
+        )
         taken |= _files_of(stems[file], outputs)
     return stems
+
+
+def _begun_by(files: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Stems whose crops could have the names of these files; and those whose frames could."""
+    stems = [stem_of(file) for file in files]
+    crops = {
+        stem[: number.start()] for stem in stems if stem.endswith(CROP_ENDING) for number in re.finditer(r"_\d+_", stem)
+    }
+    return crops, {found[1] for stem in stems if (found := re.fullmatch(r"(.*)_\d{6,}", stem))} | crops
 
 
 def _files_of(stem: str, outputs: Outputs) -> set[str]:
@@ -415,111 +406,6 @@ def suffixed(target: Path, suffix: str) -> Path:
 
 def _part_of(file: Path) -> Path:
     return suffixed(file, ".part")
-
-
-# Formats
-
-
-def yolo_labels(detections: Detections) -> str:
-    """Lines of class, center x, center y, width and height, each as a share of the image's side."""
-    height, width = detections.size
-    lines = []
-    for (x1, y1, x2, y2), label in zip(detections.boxes.tolist(), detections.labels.tolist(), strict=True):
-        shares = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-        lines.append(f"{label} " + " ".join(f"{share:.6f}" for share in shares) + "\n")
-    return "".join(lines)
-
-
-def labelme_content(detections: Detections, image_path: str, folder: Path) -> dict[str, Any]:
-    """What a labelme file of `folder` holds: rectangles, or masks within their boxes where there are masks."""
-    shapes = []
-    for place, (box, name, score) in enumerate(
-        zip(detections.boxes.tolist(), detections.names, detections.scores.tolist(), strict=True)
-    ):
-        shape: dict[str, Any] = {
-            "label": name,
-            "points": [box[:2], box[2:]],
-            "group_id": None,
-            "description": f"score {score:.4f}",
-            "shape_type": "rectangle",
-            "flags": {},
-            "mask": None,
-        }
-        if detections.masks is not None and bool(detections.masks[place].any()):
-            shape |= _labelme_mask(detections.masks[place].numpy())
-        shapes.append(shape)
-    if not is_url(image_path):
-        with contextlib.suppress(ValueError):  # on another drive of Windows
-            image_path = os.path.relpath(os.path.expanduser(image_path), folder)
-    height, width = detections.size
-    return {
-        "version": "5.5.0",
-        "flags": {},
-        "shapes": shapes,
-        "imagePath": image_path,
-        "imageData": None,
-        "imageHeight": height,
-        "imageWidth": width,
-    }
-
-
-def _labelme_mask(mask: np.ndarray) -> dict[str, Any]:
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    (top, bottom), (left, right) = (rows[0], rows[-1]), (columns[0], columns[-1])
-    encoded = io.BytesIO()
-    Image.fromarray(mask[top : bottom + 1, left : right + 1]).save(encoded, "PNG")
-    return {
-        "points": [[float(left), float(top)], [float(right), float(bottom)]],
-        "shape_type": "mask",
-        "mask": base64.b64encode(encoded.getvalue()).decode("ascii"),
-    }
-
-
-def _coco_rows(source: Source, detections: Detections) -> bytes:
-    """A line of the part of a COCO results file: an image's rows."""
-    rows = detections.to_coco(source.image_id)
-    if source.frame is not None:
-        rows = [row | {"frame": source.frame, "time": source.time} for row in rows]
-    return json.dumps(rows).encode() + b"\n"
-
-
-def _line(source: Source, detections: Detections) -> bytes:
-    """A line of JSON about an image."""
-    height, width = detections.size
-    found = []
-    for row, name, label, box in zip(
-        detections.to_coco(source.image_id),
-        detections.names,
-        detections.labels.tolist(),
-        detections.boxes.tolist(),
-        strict=True,
-    ):
-        found.append({"label": label, "class": name, "score": row["score"], "box": box})
-        if "segmentation" in row:
-            found[-1]["segmentation"] = row["segmentation"]
-    frame = {} if source.frame is None else {"frame": source.frame, "time": source.time}
-    content = {"file": label_of(source.file), "image_id": source.image_id, **frame, "height": height, "width": width}
-    return json.dumps(content | {"detections": found}).encode() + b"\n"
-
-
-def _table_rows(source: Source, detections: Detections) -> bytes:
-    """Rows of a CSV file."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    start = (
-        label_of(source.file),
-        "" if source.frame is None else source.frame,
-        "" if source.time is None else f"{source.time:.4f}",
-    )
-    for box, label, name, score in zip(
-        detections.boxes.tolist(), detections.labels.tolist(), detections.names, detections.scores.tolist(), strict=True
-    ):
-        writer.writerow((*start, label, name, f"{score:.5f}", *(f"{side:.2f}" for side in box)))
-    return text.getvalue().encode(errors="surrogateescape")
-
-
-_ROWS = {"json": _coco_rows, "jsonl": _line, "csv": _table_rows}
-_HEADS = {"csv": (",".join(_COLUMNS) + "\n").encode()}
 
 
 def _write_array(part: Path, file: Path) -> None:

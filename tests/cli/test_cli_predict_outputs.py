@@ -23,7 +23,8 @@ from fpg_zoo import Detections, Predictor
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.inference.exported.detector import ExportedDetector
 from fpg_zoo.inference.prepare import prepare
-from fpg_zoo.inference.result_files import ResultFiles, Source
+from fpg_zoo.inference.result_files import ResultFiles
+from fpg_zoo.inference.result_formats import Source
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

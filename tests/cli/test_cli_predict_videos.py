@@ -62,7 +62,7 @@ def test_a_damaged_video_leaves_nothing_of_it(checkpoint: Path) -> None:
     outputs = ["--output", "out", "--csv", "r.csv", "--yolo", "labels", "--max-detections", "1"]
     code, out, err = predict(checkpoint, "a.png", "bad.mp4", "z.png", *outputs)
     assert code == 1
-    assert err.startswith("skipped: bad.mp4: ends after ")
+    assert err.startswith(("skipped: bad.mp4: ends after ", "skipped: bad.mp4: cannot be read whole"))
     assert err.count("\n") == 1
     assert out.splitlines()[-1] == "2 of 3 images, 2 objects"
     assert sorted(path.name for path in Path("out").iterdir()) == ["a_detections.jpg", "z_detections.jpg"]

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from fpg_zoo import Detections
-from fpg_zoo.inference.result_files import labelme_content, yolo_labels
+from fpg_zoo.inference.result_files import Outputs, stems_of
+from fpg_zoo.inference.result_formats import labelme_content, yolo_labels
 
 
 def _two(masks: torch.Tensor | None = None) -> Detections:
@@ -64,3 +65,10 @@ def test_detections_are_told_on_one_line_and_in_a_table() -> None:
     table = Detections(**{**found.__dict__, "class_names": ("cat", "<b>")})._repr_html_()
     assert "<td>&lt;b&gt;</td><td>0.900</td><td>10.0</td><td>20.0</td><td>30.0</td><td>60.0</td>" in table
     assert table.count("<tr>") == 3
+
+
+def test_names_of_files_are_no_others() -> None:
+    outputs = Outputs(crops=Path(), yolo=Path())
+    # The video's first frame would be labeled in clip_000000.txt, as the image; a crop of a.png be a_1_cat_crop.jpg.
+    stems = stems_of(["clip.mp4", "clip_000000.png", "a.png", "a_1_cat_crop.jpg", "classes.png"], outputs)
+    assert list(stems.values()) == ["clip_2", "clip_000000", "a_2", "a_1_cat_crop", "classes_2"]

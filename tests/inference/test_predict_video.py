@@ -73,7 +73,7 @@ def test_a_predictor_streams_a_video(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "said"), [
     ("text", "not a video that can be read"),
     ("playlist", "not a video that can be read"),
-    ("cut", "ends after "),
+    ("cut", "ends after |cannot be read whole"),
     ("headless", "not a video that can be read"),
     ("flipped", "damaged|cannot be read whole"),
     ("gone", "no such file"),
