@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -95,6 +95,11 @@ def annotations_for(iou_type: IouType, annotations: Mapping[str, Any]) -> list[R
     return counted
 
 
+def in_order(image_ids: Iterable[int | str]) -> list[int | str]:
+    """Images in the order that decides between equal scores: numbers, then texts, each once."""
+    return sorted(set(image_ids), key=lambda identity: (isinstance(identity, str), identity))
+
+
 def coco_scores(
     annotations: Mapping[str, Any], results: Sequence[Row], iou_type: IouType, image_ids: Sequence[int | str]
 ) -> Scores:
@@ -109,8 +114,7 @@ def coco_scores(
     """
     # pycocotools takes the annotation id 0 for "not matched" and confuses ids of several types, so all are numbered
     # from 1 on. Images keep their order, which decides between equal scores.
-    order = sorted(set(image_ids), key=lambda identity: (isinstance(identity, str), identity))
-    numbers = {identity: number for number, identity in enumerate(order, 1)}
+    numbers = {identity: number for number, identity in enumerate(in_order(image_ids), 1)}
     images = [
         {**image, "id": numbers[image["id"]]} for image in annotations["images"] if image["id"] in numbers
     ]  # with their sizes, which masks need
