@@ -155,6 +155,7 @@ def test_ap50_is_pycocotools_on_cocos_known_answers(kind: IouType, data_folder: 
     found = error_breakdown(annotations, results, kind, ids)
     scores = coco_scores(annotations, results, kind, ids)
     assert found.ap50 == pytest.approx(scores.metrics["AP50"], abs=1e-9)
+    assert scores.matches is not None
     right = int(scores.matches.positive[0].sum())
     ignored = int(scores.matches.ignored[0].sum())
     wrong = sum(number for name, number in found.counts.items() if name != "missed")

@@ -130,8 +130,9 @@ def test_the_commands_tell_intervals(tmp_path: Path) -> None:
     truth, told = str(tmp_path / "truth.json"), tmp_path / "told.json"
     ended = run("eval", "--results", tmp_path / "a.json", "--annotations", truth, "--interval", "50", "--json", told)
     assert ended.code == 0, ended.err
-    lower, upper = json.loads(told.read_text())["box"]["intervals"]["AP50"]
-    assert f"box AP50: 95 % from {lower:.3f} to {upper:.3f}" in ended.out
+    found = json.loads(told.read_text())["box"]
+    lower, upper = found["intervals"]["AP50"]
+    assert f"box AP50 {found['figures']['AP50']:.3f} (95 %: {lower:.3f} to {upper:.3f})" in ended.out.splitlines()
     options = ["--annotations", truth, "--resamples", "50", "--json", told]
     ended = run("compare", tmp_path / "a.json", tmp_path / "b.json", *options)
     assert ended.code == 0, ended.err
