@@ -20,6 +20,8 @@ from fpg_zoo.files import on_terminal
 _RECALLS = np.linspace(0, 1, 101)  # at which COCO's AP reads the curve
 _DEVIATIONS = 1.96  # of a normal distribution, which 95 % lie within
 RESAMPLES = 1000
+NAMES = ("AP", "AP50", "AP75", "AR_1", "AR_10", "AR_100")  # of `coco_metrics.METRICS`, those of all sizes
+_MOST_DETECTIONS = (1, 10, 100)  # of an image, for recall
 _LEAST_RESAMPLES = 20
 _Floats = NDArray[np.float64]
 _Kind = TypeVar("_Kind", bound=str)
@@ -41,6 +43,7 @@ class Matches:
 
     Attributes:
         images: (N,) int64, the image of each detection, 0..I - 1.
+        ranks: (N,) int64, its place among those of its class in the image, the best being 0.
         starts: (C + 1,) int64, where each class begins.
         positive: (T, N) bool, whether a detection finds an object.
         ignored: (T, N) bool, whether it counts neither way.
@@ -48,6 +51,7 @@ class Matches:
     """
 
     images: NDArray[np.int64]
+    ranks: NDArray[np.int64]
     starts: NDArray[np.int64]
     positive: NDArray[np.bool_]
     ignored: NDArray[np.bool_]
@@ -59,6 +63,7 @@ def matches_of(evaluation: Any) -> Matches:
     classes, sizes, number = (len(getattr(evaluation.params, name)) for name in ("catIds", "areaRng", "imgIds"))
     thresholds = len(evaluation.params.iouThrs)
     images: list[NDArray[np.int64]] = []
+    ranks: list[NDArray[np.int64]] = []
     positive, ignored = ([np.zeros((thresholds, 0), dtype=bool)] for _ in range(2))
     objects = np.zeros((classes, number), dtype=np.int64)
     starts = [0]
@@ -71,6 +76,8 @@ def matches_of(evaluation: Any) -> Matches:
         order = np.argsort(-scores, kind="mergesort")
         owners = np.repeat([place for place, _ in found], [len(one["dtScores"]) for _, one in found])
         images.append(owners.astype(np.int64)[order])
+        places = np.concatenate([np.arange(len(one["dtScores"])) for _, one in found] or [[]])
+        ranks.append(places.astype(np.int64)[order])
         starts.append(starts[-1] + len(order))
         if len(order):
             matched = np.concatenate([one["dtMatches"] for _, one in found], axis=1)[:, order] != 0
@@ -79,6 +86,7 @@ def matches_of(evaluation: Any) -> Matches:
             ignored.append(left_out)
     return Matches(
         images=np.concatenate(images),
+        ranks=np.concatenate(ranks),
         starts=np.array(starts, dtype=np.int64),
         positive=np.concatenate(positive, axis=1),
         ignored=np.concatenate(ignored, axis=1),
@@ -86,8 +94,30 @@ def matches_of(evaluation: Any) -> Matches:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Positions:
+    """Of one IoU threshold, K detections that find objects and M that do not count, by their places among the N.
+
+    Attributes:
+        true: (K,).
+        classes: (K,), of each.
+        ignored: (M,).
+        ignored_before: (K,), how many of the ignored come before each.
+        true_starts, ignored_starts: (C + 1,), where each class begins among the K and the M.
+        within: by number of detections an image, which of the K are among so many.
+    """
+
+    true: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    ignored: NDArray[np.int64]
+    ignored_before: NDArray[np.int64]
+    true_starts: NDArray[np.int64]
+    ignored_starts: NDArray[np.int64]
+    within: dict[int, NDArray[np.bool_]]
+
+
 class Resampled:
-    """AP, AP50 and AP75 of weighted images."""
+    """The metrics of `NAMES` of weighted images."""
 
     def __init__(self, matches: Matches) -> None:
         self._matches = matches
@@ -95,41 +125,67 @@ class Resampled:
             self._positions(row, out) for row, out in zip(matches.positive, matches.ignored, strict=True)
         ]
 
-    def _positions(self, positive: NDArray[np.bool_], ignored: NDArray[np.bool_]) -> tuple[NDArray[np.int64], ...]:
-        """Where the true detections are and the ignored ones; and, of both, where each class begins."""
+    def _positions(self, positive: NDArray[np.bool_], ignored: NDArray[np.bool_]) -> _Positions:
         true, left_out = np.flatnonzero(positive), np.flatnonzero(ignored)
         starts = self._matches.starts
-        return (
-            true,
-            left_out,
-            np.searchsorted(true, starts),
-            np.searchsorted(left_out, starts),
-            np.searchsorted(left_out, true),
+        return _Positions(
+            true=true,
+            classes=np.searchsorted(starts, true, side="right") - 1,
+            ignored=left_out,
+            ignored_before=np.searchsorted(left_out, true),
+            true_starts=np.searchsorted(true, starts),
+            ignored_starts=np.searchsorted(left_out, starts),
+            within={most: self._matches.ranks[true] < most for most in _MOST_DETECTIONS},
         )
 
     def __call__(self, weights: _Floats) -> dict[str, float]:
-        """The metrics where each image (I,) counts so often; NaN without objects."""
+        """The metrics where each image (I,) counts so often, a whole number; NaN without objects."""
         matches = self._matches
         objects = matches.objects @ weights
+        there = objects > 0
+        if not there.any():
+            return dict.fromkeys(NAMES, np.nan)
         of_detection = weights[matches.images]
-        seen = np.concatenate(([0.0], np.cumsum(of_detection)))
-        there = np.flatnonzero(objects > 0)
-        aps = np.full((len(self._thresholds), len(there)), np.nan)
-        for row, (true, left_out, true_starts, out_starts, out_before) in enumerate(self._thresholds):
-            hits = np.concatenate(([0.0], np.cumsum(of_detection[true])))
-            out = np.concatenate(([0.0], np.cumsum(of_detection[left_out])))
-            for column, category in enumerate(there):
-                first, last = true_starts[category], true_starts[category + 1]
-                found = hits[first + 1 : last + 1] - hits[first]
-                counted = seen[true[first:last] + 1] - seen[matches.starts[category]]
-                counted -= out[out_before[first:last]] - out[out_starts[category]]
-                precision = np.divide(found, counted, out=np.zeros_like(found), where=counted > 0)
-                envelope = np.maximum.accumulate(precision[::-1])[::-1]
-                places = np.searchsorted(found / objects[category], _RECALLS)
-                aps[row, column] = envelope[places[places < len(envelope)]].sum() / len(_RECALLS)
-        if not len(there):
-            return dict.fromkeys(("AP", "AP50", "AP75"), np.nan)
-        return {"AP": float(aps.mean()), "AP50": float(aps[0].mean()), "AP75": float(aps[5].mean())}
+        seen = _summed(of_detection)
+        needed = _needed(objects)
+        aps = np.empty((len(self._thresholds), int(there.sum())))
+        recalls = {most: np.empty_like(aps) for most in _MOST_DETECTIONS}
+        for row, positions in enumerate(self._thresholds):
+            of_true = of_detection[positions.true]
+            hits = _summed(of_true)
+            out = _summed(of_detection[positions.ignored])
+            first, end = positions.true_starts[:-1], positions.true_starts[1:]
+            found = hits[1:] - hits[first][positions.classes]
+            counted = seen[positions.true + 1] - seen[matches.starts[:-1]][positions.classes]
+            counted -= out[positions.ignored_before] - out[positions.ignored_starts[:-1]][positions.classes]
+            precision = np.divide(found, counted, out=np.zeros_like(found), where=counted > 0)
+            # One pass from the end, in which each class lies above those after it.
+            above = 2.0 * (len(objects) - positions.classes)
+            envelope = np.maximum.accumulate((precision + above)[::-1])[::-1] - above
+            places = np.searchsorted(hits[1:], (hits[first][:, None] + needed).ravel()).reshape(needed.shape)
+            places = np.maximum(places, first[:, None])
+            reached = places < end[:, None]
+            read = np.append(envelope, 0.0)[np.where(reached, places, len(envelope))]
+            aps[row] = (read.sum(axis=1) / len(_RECALLS))[there]
+            for most, within in positions.within.items():
+                of_class = np.bincount(positions.classes, of_true * within, minlength=len(objects))
+                recalls[most][row] = (of_class[there] / objects[there]) if len(of_true) else 0.0
+        values = (aps.mean(), aps[0].mean(), aps[5].mean(), *(one.mean() for one in recalls.values()))
+        return {name: float(value) for name, value in zip(NAMES, values, strict=True)}
+
+
+def _summed(values: _Floats) -> _Floats:
+    """The sums of the first 0, 1, 2, ... values."""
+    return np.concatenate(([0.0], np.cumsum(values)))
+
+
+def _needed(objects: _Floats) -> _Floats:
+    """(C, 101): how many of so many objects must be found for each recall, as pycocotools compares them."""
+    most = np.maximum(objects, 1.0)[:, None]
+    needed = np.ceil(_RECALLS * most)
+    needed -= (needed - 1) / most >= _RECALLS
+    needed += needed / most < _RECALLS
+    return needed
 
 
 def check_draws(resamples: int, seed: int) -> None:
@@ -147,7 +203,7 @@ def check_draws(resamples: int, seed: int) -> None:
 def intervals(
     matches: Mapping[_Kind, Matches], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[_Kind, dict[str, Interval]]:
-    """95 % intervals of AP, AP50 and AP75.
+    """95 % intervals of `NAMES`.
 
     The images count as drawn from all that the data set stands for. AP of few images is greater than that of many, as
     its curve is drawn over the best points of either side. A resample, which has fewer different images, is greater
