@@ -55,7 +55,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         nargs="?",
         const=1000,
         metavar="N",
-        help="95 %% intervals of the metrics of all sizes by so many resamples of the images (default: 1000)",
+        help="95 %% intervals by so many resamples of the images (default: 1000)",
     )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of --interval (default: 0)")
     command.add_argument(
