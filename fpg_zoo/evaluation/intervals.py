@@ -89,8 +89,8 @@ def _matches_of(evaluation: Any, size: int) -> Matches:
             positive.append(np.concatenate([one["dtMatches"] for _, one in found], axis=1)[:, order] != 0)
         owners = np.repeat([place for place, _ in found], [len(one["dtScores"]) for _, one in found])
         images.append(owners.astype(np.int64)[order])
-        places = np.concatenate([np.arange(len(one["dtScores"])) for _, one in found] or [[]])
-        ranks.append(places.astype(np.int64)[order])
+        in_image = [np.arange(len(one["dtScores"]), dtype=np.int64) for _, one in found]
+        ranks.append(np.concatenate([np.zeros(0, dtype=np.int64), *in_image])[order])
         starts.append(starts[-1] + len(order))
     return Matches(
         images=np.concatenate(images),
