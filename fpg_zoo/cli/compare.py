@@ -50,7 +50,9 @@ def _compare(options: argparse.Namespace) -> int:
         raise ConfigError(f"{options.first} and {options.second}: one has boxes and the other masks alone")
     ids = [image["id"] for image in annotations["images"]]
     scores = [{kind: coco_scores(annotations, rows, kind, ids) for kind in iou_types} for _, rows, _, _ in read]
-    before, after = ({kind: one.matches for kind, one in of_file.items()} for of_file in scores)
+    before, after = (
+        {kind: one.matches for kind, one in of_file.items() if one.matches is not None} for of_file in scores
+    )
     reach = difference_intervals(before, after, resamples=resamples, seed=options.seed)
     content = {}
     for kind in iou_types:

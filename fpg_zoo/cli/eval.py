@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fpg_zoo.cli.exit_codes import DONE
 from fpg_zoo.cli.model_options import add_trained_model, trained_model_arguments
@@ -18,6 +18,7 @@ from fpg_zoo.text import printable
 
 if TYPE_CHECKING:
     from fpg_zoo.evaluation.coco_metrics import IouType, Scores
+    from fpg_zoo.evaluation.errors import Errors
     from fpg_zoo.evaluation.intervals import Interval
 
 # Options, without a default.
@@ -54,9 +55,18 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         nargs="?",
         const=1000,
         metavar="N",
-        help="95 %% intervals of AP, AP50 and AP75 by so many resamples of the images (default: 1000)",
+        help="95 %% intervals by so many resamples of the images (default: 1000)",
     )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of --interval (default: 0)")
+    command.add_argument(
+        "--errors", action="store_true", help="kinds of errors, and the AP50 that each would give back if fixed"
+    )
+    command.add_argument(
+        "--backend",
+        choices=("pycocotools", "faster"),
+        default="pycocotools",
+        help="what computes AP (default: pycocotools); faster: faster-coco-eval, the same in less time",
+    )
     command.add_argument("--json", type=Path, metavar="F", help="write the figures, AP of each class included")
     command.add_argument("--report", type=Path, metavar="F", help="write a page of HTML: curves, confusion, images")
     command.add_argument("--images", type=Path, metavar="DIR", help="the images of --annotations, for --report")
@@ -68,6 +78,15 @@ def _eval(options: argparse.Namespace) -> int:
         from fpg_zoo.evaluation.intervals import check_draws
 
         check_draws(options.interval, options.seed)
+    if options.backend != "pycocotools":
+        from fpg_zoo.evaluation.coco_metrics import evaluator_of
+
+        if options.interval is not None:
+            raise ConfigError(
+                f"--interval and --backend {options.backend}: it does not tell its matches, which are resampled; leave "
+                "one of them out"
+            )
+        evaluator_of(options.backend)
     places = [place for place in (options.json, options.save, options.report) if place is not None]
     for place in places:
         if place.is_dir():
@@ -104,14 +123,14 @@ def _eval_results(options: argparse.Namespace) -> int:
     if note := no_mask_note(iou_types, annotations):
         print_line(note, to_stderr=True)
     ids = [image["id"] for image in annotations["images"]]
-    scores = _scores(iou_types, annotations, rows)
-    _tell(scores, options)
+    judged = _judge(iou_types, annotations, rows, options)
+    _tell(judged, options.json)
     if options.report is not None:
         from fpg_zoo.evaluation.report.writing import info_of_results, pixels_in, write_report
 
         about = info_of_results(options.results, options.annotations, options.argv)
         pixels = None if options.images is None else pixels_in(options.images, annotations["images"])
-        write_report(options.report, about, annotations, rows, scores, ids, pixels)
+        write_report(options.report, about, annotations, rows, judged.scores, ids, pixels, judged.parts())
         print_line(f"written: {options.report}")
     return DONE
 
@@ -167,8 +186,8 @@ def _eval_model(options: argparse.Namespace) -> int:
             if parts is not None:
                 parts.finish(rows)
             ids = image_ids_of(data.dataset)
-            scores = _scores(iou_types, data.annotations, rows)
-            _tell(scores, options)
+            judged = _judge(iou_types, data.annotations, rows, options)
+            _tell(judged, options.json)
             if options.save is not None:
                 print_line(f"written: {options.save}")
             if options.report is not None:
@@ -183,54 +202,95 @@ def _eval_model(options: argparse.Namespace) -> int:
                     arguments=options.argv,
                 )
                 pixels = pixels_of(data.dataset, data.folder)
-                write_report(options.report, about, data.annotations, rows, scores, ids, pixels)
+                more = judged.parts()
+                write_report(options.report, about, data.annotations, rows, judged.scores, ids, pixels, more)
                 print_line(f"written: {options.report}")
     return DONE
 
 
-def _scores(
-    iou_types: Sequence[IouType], annotations: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
-) -> dict[IouType, Scores]:
-    """Of all images of the annotations, by each kind that an object can be found by."""
+class _Judged(NamedTuple):
+    """What is said of detections, by each kind that an object can be found by."""
+
+    scores: dict[IouType, Scores]
+    intervals: dict[IouType, dict[str, Interval]]
+    errors: dict[IouType, Errors]
+
+    def parts(self) -> str:
+        """What the report has of it besides the scores."""
+        from fpg_zoo.evaluation.report import reliability
+
+        return reliability.parts(self.scores, self.intervals, self.errors)
+
+
+def _judge(
+    iou_types: Sequence[IouType],
+    annotations: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    options: argparse.Namespace,
+) -> _Judged:
+    """Of all images of the annotations; intervals and errors where they are asked for."""
     from fpg_zoo.evaluation.coco_metrics import coco_scores, iou_types_with_objects
 
     ids = [image["id"] for image in annotations["images"]]
-    return {
-        iou_type: coco_scores(annotations, rows, iou_type, ids)
-        for iou_type in iou_types_with_objects(iou_types, annotations)
-    }
+    judged = _Judged({}, {}, {})
+    for iou_type in iou_types_with_objects(iou_types, annotations):
+        judged.scores[iou_type] = coco_scores(annotations, rows, iou_type, ids, backend=options.backend)
+        if options.errors:
+            from fpg_zoo.evaluation.errors import error_breakdown
 
-
-def _tell(scores: Mapping[IouType, Scores], options: argparse.Namespace) -> None:
-    """Print a table of the metrics and one of the classes, and intervals; write all to `--json`."""
-    file = options.json
-    from fpg_zoo.evaluation.coco_metrics import IOU_TYPES
-    from fpg_zoo.files import atomic_write
-
-    reach: dict[IouType, dict[str, Interval]] = {}
+            judged.errors[iou_type] = error_breakdown(annotations, rows, iou_type, ids)
     if options.interval is not None:
         from fpg_zoo.evaluation.intervals import intervals
 
-        matches = {iou_type: one.matches for iou_type, one in scores.items()}
-        reach = intervals(matches, resamples=options.interval, seed=options.seed)
+        matches = {iou_type: one.matches for iou_type, one in judged.scores.items() if one.matches is not None}
+        judged.intervals.update(intervals(matches, resamples=options.interval, seed=options.seed))
+    return judged
+
+
+def _tell(judged: _Judged, file: Path | None) -> None:
+    """Print a table of the metrics and one of the classes, intervals and errors; write all to `file`."""
+    from fpg_zoo.evaluation.coco_metrics import IOU_TYPES
+    from fpg_zoo.files import atomic_write
+
     if file is not None:
         content: dict[str, dict[str, Any]] = {
-            IOU_TYPES[iou_type]: {"figures": one.metrics, "classes": one.classes} for iou_type, one in scores.items()
+            IOU_TYPES[iou_type]: {"figures": one.metrics, "classes": one.classes}
+            for iou_type, one in judged.scores.items()
         }
-        for iou_type, of_kind in reach.items():
+        for iou_type, of_kind in judged.intervals.items():
             content[IOU_TYPES[iou_type]]["intervals"] = of_kind
+        for iou_type, errors in judged.errors.items():
+            content[IOU_TYPES[iou_type]]["errors"] = {
+                kind: {"count": errors.counts[kind], "ap50_gain": gain} for kind, gain in errors.gains.items()
+            }
         with atomic_write(file) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    labels = [IOU_TYPES[iou_type] for iou_type in scores]
-    _print_table("", labels, [one.metrics for one in scores.values()])
-    for iou_type, of_kind in reach.items():
+    labels = [IOU_TYPES[iou_type] for iou_type in judged.scores]
+    _print_table("", labels, [one.metrics for one in judged.scores.values()])
+    for iou_type, of_kind in judged.intervals.items():
         for name, interval in of_kind.items():
-            label = f"{IOU_TYPES[iou_type]} {name}"
-            print_line(f"{label}: 95 % from {interval.lower:.3f} to {interval.upper:.3f}")
+            value = judged.scores[iou_type].metrics[name]
+            if value is not None:
+                bounds = f"{interval.lower:.3f} to {interval.upper:.3f}"
+                print_line(f"{IOU_TYPES[iou_type]} {name} {value:.3f} (95 %: {bounds})")
     print_line()
-    _print_table("AP of class", labels, [one.classes for one in scores.values()])
+    if judged.errors:
+        _print_errors(labels, list(judged.errors.values()))
+    _print_table("AP of class", labels, [one.classes for one in judged.scores.values()])
     if file is not None:
         print_line(f"written: {file}")
+
+
+def _print_errors(labels: list[str], columns: list[Errors]) -> None:
+    width = max(map(len, columns[0].gains))
+    print_line(" ".join(["error".ljust(width), *(f"{label.rjust(8)}   AP50" for label in labels)]))
+    for kind in columns[0].gains:
+        cells = []
+        for column in columns:
+            gain = column.gains[kind]
+            cells.append(f"{column.counts[kind]:8} {'     -' if gain is None else f'{gain:+.3f}'}")
+        print_line(" ".join([kind.ljust(width), *cells]))
+    print_line()
 
 
 def _print_table(title: str, labels: list[str], columns: list[dict[str, float | None]]) -> None:

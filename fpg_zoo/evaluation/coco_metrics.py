@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,11 +16,13 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from fpg_zoo.data.masks import can_have_masks, filled
+from fpg_zoo.errors import ConfigError
 from fpg_zoo.evaluation.intervals import Matches, matches_of
 from fpg_zoo.files import on_terminal
 
 IouType = Literal["bbox", "segm"]
 IOU_TYPES: dict[IouType, str] = {"bbox": "box", "segm": "mask"}  # pycocotools' names, and ours in metrics
+Backend = Literal["pycocotools", "faster"]
 Row = Mapping[str, Any]  # of a COCO results file
 # What pycocotools prints, in its order. AP and AR are over IoU 0.5..0.95 unless they name one, and over 100 detections
 # of an image unless they name a number; small, medium and large are by area in pixels, parted at 32^2 and 96^2.
@@ -49,13 +52,13 @@ class Scores:
             it.
         precisions: (10, 101, C) float64, interpolated by pycocotools: at IoU 0.5, 0.55, ..., 0.95, at recall 0, 0.01,
             ..., 1, of each class. They are of objects of all sizes, 0..1; NaN for a class without ground truth.
-        matches: what was matched, in the order of the images' ids.
+        matches: what was matched, in the order of the images' ids; None by `faster`, which does not tell.
     """
 
     metrics: dict[str, float | None]
     classes: dict[str, float | None]
     precisions: np.ndarray
-    matches: Matches
+    matches: Matches | None
 
 
 def iou_types_with_objects(iou_types: Sequence[IouType], annotations: Mapping[str, Any]) -> tuple[IouType, ...]:
@@ -95,8 +98,35 @@ def annotations_for(iou_type: IouType, annotations: Mapping[str, Any]) -> list[R
     return counted
 
 
+def in_order(image_ids: Iterable[int | str]) -> list[int | str]:
+    """Images in the order that decides between equal scores: numbers, then texts, each once."""
+    return sorted(set(image_ids), key=lambda identity: (isinstance(identity, str), identity))
+
+
+def evaluator_of(backend: Backend) -> tuple[Any, Any]:
+    """The classes `COCO` and `COCOeval` of a back end.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if backend == "pycocotools":
+        return COCO, COCOeval
+    try:
+        package = importlib.import_module("faster_coco_eval")
+    except ImportError:
+        raise ConfigError(
+            f"backend {backend!r}: faster-coco-eval is not installed: pip install 'fpg-zoo[fast-eval]', or leave it out"
+        ) from None
+    return package.COCO, package.COCOeval_faster
+
+
 def coco_scores(
-    annotations: Mapping[str, Any], results: Sequence[Row], iou_type: IouType, image_ids: Sequence[int | str]
+    annotations: Mapping[str, Any],
+    results: Sequence[Row],
+    iou_type: IouType,
+    image_ids: Sequence[int | str],
+    *,
+    backend: Backend = "pycocotools",
 ) -> Scores:
     """COCO's metrics of detections, over all classes and of each.
 
@@ -106,11 +136,15 @@ def coco_scores(
         results: the rows of a COCO results file (`Detections.to_coco`). May be empty.
         iou_type: `bbox` for boxes, `segm` for masks. Of rows that have both, the other is not looked at.
         image_ids: the images that count; those without detections, too.
+        backend: what computes them: pycocotools, or faster-coco-eval for the same in less time.
+
+    Raises:
+        ConfigError: the back end is not installed.
     """
+    index, evaluator = evaluator_of(backend)
     # pycocotools takes the annotation id 0 for "not matched" and confuses ids of several types, so all are numbered
     # from 1 on. Images keep their order, which decides between equal scores.
-    order = sorted(set(image_ids), key=lambda identity: (isinstance(identity, str), identity))
-    numbers = {identity: number for number, identity in enumerate(order, 1)}
+    numbers = {identity: number for number, identity in enumerate(in_order(image_ids), 1)}
     images = [
         {**image, "id": numbers[image["id"]]} for image in annotations["images"] if image["id"] in numbers
     ]  # with their sizes, which masks need
@@ -120,12 +154,14 @@ def coco_scores(
     for row in detections:
         row["area"] = row[key][2] * row[key][3] if iou_type == "bbox" else mask_api.area(row[key])
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells of every step
-        evaluation = COCOeval(
-            _indexed(images, annotations["categories"], objects),
-            _indexed(images, annotations["categories"], detections),
+        evaluation = evaluator(
+            _indexed(index(), images, annotations["categories"], objects),
+            _indexed(index(), images, annotations["categories"], detections),
             iou_type,
         )
-        with _progress(evaluation, f"{IOU_TYPES[iou_type]} AP"):
+        with (
+            _progress(evaluation, f"{IOU_TYPES[iou_type]} AP") if backend == "pycocotools" else contextlib.nullcontext()
+        ):
             evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -133,12 +169,12 @@ def coco_scores(
     # (IoU thresholds, recalls, classes, areas, numbers of detections): of all areas and 100 detections.
     precisions = evaluation.eval["precision"][:, :, :, 0, -1]
     return Scores(
-        metrics={name: _metric(value) for name, value in zip(METRICS, evaluation.stats, strict=True)},
+        metrics={name: _metric(value) for name, value in zip(METRICS, evaluation.stats[: len(METRICS)], strict=True)},
         classes={
             names[identity]: _metric(precisions[:, :, place].mean()) for place, identity in enumerate(sorted(names))
         },
         precisions=np.where(precisions < 0, np.nan, precisions),
-        matches=matches_of(evaluation),
+        matches=matches_of(evaluation) if backend == "pycocotools" else None,
     )
 
 
@@ -156,8 +192,7 @@ def _numbered(rows: Sequence[Row], numbers: Mapping[int | str, int], keys: Seque
     ]
 
 
-def _indexed(images: Sequence[Any], categories: Sequence[Any], rows: Sequence[Any]) -> Any:
-    index = COCO()
+def _indexed(index: Any, images: Sequence[Any], categories: Sequence[Any], rows: Sequence[Any]) -> Any:
     index.dataset = {"images": images, "categories": categories, "annotations": rows}
     index.createIndex()
     return index

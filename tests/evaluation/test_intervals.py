@@ -11,7 +11,7 @@ import pytest
 from command import run
 
 from fpg_zoo.errors import ConfigError
-from fpg_zoo.evaluation.coco_metrics import Scores, coco_scores
+from fpg_zoo.evaluation.coco_metrics import METRICS, Scores, coco_scores
 from fpg_zoo.evaluation.intervals import Resampled, check_draws, difference_intervals, intervals
 
 CLASSES = 3
@@ -75,8 +75,10 @@ def test_images_that_count_once_or_not_at_all_give_pycocotools_metrics(seed: int
         }
         expected = scores_of(part, [row for row in rows if row["image_id"] in chosen]).metrics
         found = resampled(kept.astype(np.float64))
+        assert set(found) == set(METRICS)
         for name, value in found.items():
-            assert value == pytest.approx(expected[name], abs=1e-9)
+            wanted = expected[name]
+            assert np.isnan(value) if wanted is None else value == pytest.approx(wanted, abs=1e-9)
 
 
 def test_an_image_that_counts_twice_is_two_of_it() -> None:
@@ -128,10 +130,13 @@ def test_the_commands_tell_intervals(tmp_path: Path) -> None:
     for name, value in files.items():
         (tmp_path / name).write_text(json.dumps(value))
     truth, told = str(tmp_path / "truth.json"), tmp_path / "told.json"
-    ended = run("eval", "--results", tmp_path / "a.json", "--annotations", truth, "--interval", "50", "--json", told)
+    given = ["--results", tmp_path / "a.json", "--annotations", truth]
+    ended = run("eval", *given, "--interval", "50", "--json", told, "--report", tmp_path / "report.html")
     assert ended.code == 0, ended.err
-    lower, upper = json.loads(told.read_text())["box"]["intervals"]["AP50"]
-    assert f"box AP50: 95 % from {lower:.3f} to {upper:.3f}" in ended.out
+    found = json.loads(told.read_text())["box"]
+    lower, upper = found["intervals"]["AP50"]
+    assert f"box AP50 {found['figures']['AP50']:.3f} (95 %: {lower:.3f} to {upper:.3f})" in ended.out.splitlines()
+    assert 'id="intervals"' in (tmp_path / "report.html").read_text()
     options = ["--annotations", truth, "--resamples", "50", "--json", told]
     ended = run("compare", tmp_path / "a.json", tmp_path / "b.json", *options)
     assert ended.code == 0, ended.err

@@ -14,9 +14,9 @@ from fpg_zoo.evaluation.report.curves import PARTS, embedded_curves
 from fpg_zoo.evaluation.report.html import embedded, escaped, name_of, printable
 
 
-def page(data: ReportData) -> str:
-    """The whole page of an evaluation; ASCII but for what people read."""
-    return _document(data.info.title, evaluation_parts(data), data)
+def page(data: ReportData, more: str = "") -> str:
+    """The whole page of an evaluation, with `more` parts in HTML; ASCII but for what people read."""
+    return _document(data.info.title, evaluation_parts(data, more), data)
 
 
 def training_page(title: str, parts: str, evaluation: ReportData | None) -> str:
@@ -31,14 +31,15 @@ def training_page(title: str, parts: str, evaluation: ReportData | None) -> str:
     return _document(title, f"{parts}\n{below}", evaluation)
 
 
-def evaluation_parts(data: ReportData, *, level: int = 1) -> str:
-    """The parts of an evaluation as HTML; `level` is of its title."""
+def evaluation_parts(data: ReportData, more: str = "", *, level: int = 1) -> str:
+    """The parts of an evaluation as HTML, `more` below its metrics; `level` is of its title."""
     return "\n".join(
         (
             sections.head(data, level=level),
             sections.tiles(data),
             sections.control(data),
             sections.metrics(data),
+            more,
             sections.curves(data),
             sections.confusion(data),
             sections.classes(data),

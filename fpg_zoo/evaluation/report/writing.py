@@ -36,17 +36,19 @@ def write_report(
     scores: Mapping[IouType, Scores],
     image_ids: Sequence[int | str],
     pixels: Pixels | None,
+    more: str = "",
 ) -> None:
     """Write the page, all or nothing.
 
     Args:
         file: to write; replaced if it is there.
         about, annotations, rows, scores, image_ids, pixels: as of `fpg_zoo.evaluation.report.analysis.gather`.
+        more: parts in HTML, as of `fpg_zoo.evaluation.report.reliability.parts`.
 
     Raises:
         StorageError: it cannot be written.
     """
-    write_page(file, page(gather(info, annotations, rows, scores, image_ids, pixels)))
+    write_page(file, page(gather(info, annotations, rows, scores, image_ids, pixels), more))
 
 
 def write_page(file: Path, content: str) -> None:
