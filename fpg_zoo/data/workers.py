@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import pickle
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Generator, Iterable
 from multiprocessing.connection import Connection
@@ -118,6 +119,8 @@ class _Worker(Generic[Item, Result]):
 
     def close(self) -> None:
         """End the process, whatever it is at."""
+        if sys.is_finalizing():  # it has been ended with the others, and modules may be gone
+            return
         self._connection.close()
         self._process.kill()
         self._process.join()

@@ -145,7 +145,7 @@ def test_two_runs_are_equal_bit_for_bit_whatever_the_workers(data: Path, tmp_pat
     assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b")
     assert weights_of(tmp_path / "a").keys() == {"model.safetensors", "optimizer.safetensors", "average.safetensors"}
     logged = [[json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in "ab"]
-    changing = {"images_per_second", "memory_gb"}
+    changing = {"images_per_second", "data_wait", "memory_gb"}
     first, second = ([{k: v for k, v in row.items() if k not in changing} for row in rows] for rows in logged)
     assert first == second
     assert [row["step"] for row in first] == [1, 2, 3, 4, 5, 6]  # 2 epochs of 6 images, 2 a step
@@ -180,7 +180,7 @@ def test_a_run_killed_ten_times_ends_with_the_weights_of_an_unbroken_one(
     assert weights_of(broken) == weights_of(tmp_path / "unbroken")
     steps = [json.loads(line)["step"] for line in (broken / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 31))
-    assert sorted(path.name for path in broken.iterdir()) == ["log.jsonl", "state-00000030"]
+    assert sorted(path.name for path in broken.iterdir()) == ["log.jsonl", "report.html", "run.toml", "state-00000030"]
 
 
 @pytest.mark.slow
