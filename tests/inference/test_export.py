@@ -253,6 +253,7 @@ def test_what_cannot_be_exported_is_refused_by_name(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_where_file_and_model_do_not_agree_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     target = tmp_path / "model.torchscript"
@@ -265,6 +266,7 @@ def test_where_file_and_model_do_not_agree_no_file_is_left(tmp_path: Path, monke
     assert target.read_text() == "what was there"
 
 
+@pytest.mark.slow
 def test_a_part_that_cannot_be_traced_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     forward = type(model.neck).forward
@@ -291,6 +293,7 @@ def test_a_runtime_that_is_not_there_is_named(
     assert (done.code, f"{missing} is not installed: pip install 'fpg-zoo[{extra}]'" in done.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_image_larger_than_the_file_is_told(tmp_path: Path) -> None:
     model = tiny_model()
     path = fpg_zoo.export(model, tmp_path / "model.torchscript", size=(64, 128)).path

@@ -164,6 +164,7 @@ def test_an_image_within_a_tile_is_detected_in_as_without() -> None:
     assert torch.equal(sliced.boxes, plain.boxes)
 
 
+@pytest.mark.slow
 def test_views_of_a_batch_give_the_same_as_one_by_one() -> None:
     predictor = Predictor(tiny_model())
     arguments = {"score": 0.2, "slice": 96, "tta": True}

@@ -25,7 +25,7 @@ from fpg_zoo.structures import Detections
 from fpg_zoo.training import Criterion
 
 NANO = ["retinanet_nano_fpg", "faster_rcnn_nano_fpg", "mask_rcnn_nano_fpg"]
-ALL = [*fpg_zoo.list_models("*_r50_*"), *NANO]
+ALL = [*(pytest.param(name, marks=pytest.mark.slow) for name in fpg_zoo.list_models("*_r50_*")), *NANO]
 
 
 def on_cpu(model: Detector, images: Tensor, sizes: list[tuple[int, int]]) -> list[Detections]:

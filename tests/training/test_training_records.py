@@ -285,6 +285,7 @@ def test_a_line_that_was_torn_by_a_kill_is_no_damage(
 
 
 @pytest.mark.parametrize("damage", [fifo, a_folder], ids=["FIFO", "folder"])
+@pytest.mark.slow
 def test_a_log_that_is_no_file_is_refused(damage: Callable[[Path], None], copied: Path, data: Path) -> None:
     damage(copied / "log.jsonl")
     before = content(copied)
