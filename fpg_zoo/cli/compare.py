@@ -32,7 +32,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _compare(options: argparse.Namespace) -> int:
     if options.json is not None:
         check_writable(options.json.parent)
-    from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, coco_scores, iou_types_with_objects
+    from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, iou_types_with_objects, scores_by_type
     from fpg_zoo.evaluation.intervals import RESAMPLES, check_draws, difference_intervals
     from fpg_zoo.evaluation.results_file import read_results
     from fpg_zoo.files import atomic_write
@@ -48,8 +48,7 @@ def _compare(options: argparse.Namespace) -> int:
     iou_types = iou_types_with_objects(common, annotations)
     if not iou_types:
         raise ConfigError(f"{options.first} and {options.second}: one has boxes and the other masks alone")
-    ids = [image["id"] for image in annotations["images"]]
-    scores = [{kind: coco_scores(annotations, rows, kind, ids) for kind in iou_types} for _, rows, _, _ in read]
+    scores = [scores_by_type(iou_types, annotations, rows) for _, rows, _, _ in read]
     before, after = (
         {kind: one.matches for kind, one in of_file.items() if one.matches is not None} for of_file in scores
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fpg_zoo.cli.exit_codes import DONE
-from fpg_zoo.cli.model_options import add_trained_model, trained_model_arguments
+from fpg_zoo.cli.model_options import add_trained_model, check_least, trained_model_arguments
 from fpg_zoo.cli.printing import print_line, print_lines
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import check_writable
@@ -143,10 +143,7 @@ def _eval_model(options: argparse.Namespace) -> int:
         )
     if options.data is None:
         raise ConfigError("no images: give --data DIR, a folder with annotations/instances_*.json, or --data shapes")
-    for name, least in (("limit", 1), ("batch_size", 1), ("workers", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: it takes at least {least}")
+    check_least(options, limit=1, batch_size=1, workers=0)
     import torch
 
     from fpg_zoo.data.open_split import open_held_out
@@ -229,15 +226,14 @@ def _judge(
     options: argparse.Namespace,
 ) -> _Judged:
     """Of all images of the annotations; intervals and errors where they are asked for."""
-    from fpg_zoo.evaluation.coco_metrics import coco_scores, iou_types_with_objects
+    from fpg_zoo.evaluation.coco_metrics import scores_by_type
 
-    ids = [image["id"] for image in annotations["images"]]
-    judged = _Judged({}, {}, {})
-    for iou_type in iou_types_with_objects(iou_types, annotations):
-        judged.scores[iou_type] = coco_scores(annotations, rows, iou_type, ids, backend=options.backend)
-        if options.errors:
-            from fpg_zoo.evaluation.errors import error_breakdown
+    judged = _Judged(scores_by_type(iou_types, annotations, rows, backend=options.backend), {}, {})
+    if options.errors:
+        from fpg_zoo.evaluation.errors import error_breakdown
 
+        ids = [image["id"] for image in annotations["images"]]
+        for iou_type in judged.scores:
             judged.errors[iou_type] = error_breakdown(annotations, rows, iou_type, ids)
     if options.interval is not None:
         from fpg_zoo.evaluation.intervals import intervals

@@ -1,4 +1,4 @@
-"""The options of several commands that say which model."""
+"""The options of several commands: which model, and checks of their numbers."""
 
 from __future__ import annotations
 
@@ -65,3 +65,15 @@ def trained_model_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "checkpoint": options.checkpoint,
         "pretrained": options.checkpoint is None,
     }
+
+
+def check_least(options: argparse.Namespace, **least: int) -> None:
+    """Refuse an option, by its name, that is less than it takes at least; None is not looked at.
+
+    Raises:
+        ConfigError: with the option, its value and the least one.
+    """
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value is not None and value < bound:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: it takes at least {bound}")

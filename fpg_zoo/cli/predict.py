@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
-from fpg_zoo.cli.model_options import add_trained_model, trained_model_arguments
+from fpg_zoo.cli.model_options import add_trained_model, check_least, trained_model_arguments
 from fpg_zoo.cli.printing import print_line
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.inference.precisions import Precision
@@ -117,10 +117,7 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--score {options.score}: a score lies in 0..1")
     if not 0 <= options.overlap <= 0.9:
         raise ConfigError(f"--overlap {options.overlap}: the share of a tile lies in 0..0.9")
-    for name, least in (("batch_size", 1), ("max_detections", 1), ("slice", 32)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: it takes at least {least}")
+    check_least(options, batch_size=1, max_detections=1, slice=32)
     if options.no_whole_image and options.slice is None:
         raise ConfigError("--no-whole-image: there are no tiles without --slice PX; leave it out")
     if options.model is None and options.config is None and options.checkpoint is None:

@@ -217,15 +217,30 @@ def _progress(evaluation: Any, label: str) -> Iterator[None]:
         yield
 
 
-def coco_summary(
-    annotations: Mapping[str, Any], results: Sequence[Row], iou_type: IouType, image_ids: Sequence[int | str]
-) -> dict[str, float | None]:
-    """COCO's metrics of detections.
+def scores_by_type(
+    iou_types: Sequence[IouType],
+    annotations: Mapping[str, Any],
+    results: Sequence[Row],
+    *,
+    backend: Backend = "pycocotools",
+) -> dict[IouType, Scores]:
+    """COCO's metrics of detections in all images of the annotations, by each kind that an object can be found by.
 
     Args:
-        annotations, results, kind, image_ids: as of `coco_scores`.
-
-    Returns:
-        `METRICS` by name, each 0..1, or None where there is no ground truth of that size.
+        iou_types: kinds that the detections have.
+        annotations, results, backend: as of `coco_scores`.
     """
-    return coco_scores(annotations, results, iou_type, image_ids).metrics
+    ids = [image["id"] for image in annotations["images"]]
+    return {
+        iou_type: coco_scores(annotations, results, iou_type, ids, backend=backend)
+        for iou_type in iou_types_with_objects(iou_types, annotations)
+    }
+
+
+def metrics_by_name(scores: Mapping[IouType, Scores]) -> dict[str, float | None]:
+    """The metrics of all kinds, as `box_AP` and `mask_AP50`."""
+    return {
+        f"{IOU_TYPES[iou_type]}_{name}": value
+        for iou_type, one in scores.items()
+        for name, value in one.metrics.items()
+    }

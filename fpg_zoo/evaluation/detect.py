@@ -19,7 +19,12 @@ from fpg_zoo.data.loader import evaluation_batches, evaluation_loader
 from fpg_zoo.data.open_split import HeldOut
 from fpg_zoo.distributed import Processes
 from fpg_zoo.errors import ConfigError, FPGZooError
-from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, IouType, Row, coco_summary, iou_types_with_objects
+from fpg_zoo.evaluation.coco_metrics import (
+    IouType,
+    Row,
+    metrics_by_name,
+    scores_by_type,
+)
 from fpg_zoo.evaluation.partial_results import ImageRows, Parts
 from fpg_zoo.files import on_terminal
 from fpg_zoo.inference.exported.detector import ExportedDetector
@@ -240,9 +245,4 @@ def metrics_of(model: AnyDetector, rows: Sequence[Row], annotations: Mapping[str
     Returns:
         As `evaluate`.
     """
-    ids = [image["id"] for image in annotations["images"]]
-    return {
-        f"{IOU_TYPES[kind]}_{name}": value
-        for kind in iou_types_with_objects(iou_types_of(model), annotations)
-        for name, value in coco_summary(annotations, rows, kind, ids).items()
-    }
+    return metrics_by_name(scores_by_type(iou_types_of(model), annotations, rows))

@@ -39,7 +39,7 @@ from fpg_zoo.data.shapes.outlines import (
 )
 from fpg_zoo.data.shapes.scenes import LEAST_PIXELS, LEAST_SHARE, MOST_OBJECTS, Draws, scene
 from fpg_zoo.errors import ConfigError, StorageError
-from fpg_zoo.evaluation.coco_metrics import coco_summary
+from fpg_zoo.evaluation.coco_metrics import coco_scores
 
 SCENES = 60  # that are looked at, of each split
 
@@ -343,10 +343,10 @@ def test_pycocotools_finds_the_truth_perfect(dataset: ShapesDataset) -> None:
         for row in content["annotations"]
     ]
     image_ids = [image["id"] for image in content["images"]]
-    assert coco_summary(content, results, "segm", image_ids)["AP"] == pytest.approx(1)
+    assert coco_scores(content, results, "segm", image_ids).metrics["AP"] == pytest.approx(1)
     for row in results:
         del row["segmentation"]
-    assert coco_summary(content, results, "bbox", image_ids)["AP"] == pytest.approx(1)
+    assert coco_scores(content, results, "bbox", image_ids).metrics["AP"] == pytest.approx(1)
 
 
 def test_it_is_trained_on_like_any_other() -> None:

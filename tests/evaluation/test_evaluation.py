@@ -10,7 +10,7 @@ import pytest
 from tiny_models import tiny_model
 
 from fpg_zoo.data.coco import CocoDataset
-from fpg_zoo.evaluation.coco_metrics import METRICS, IouType, coco_summary
+from fpg_zoo.evaluation.coco_metrics import METRICS, IouType, coco_scores
 from fpg_zoo.evaluation.detect import detect_all, evaluate
 from fpg_zoo.inference.predictor import Predictor
 
@@ -26,7 +26,7 @@ def test_cocos_known_answers(kind: IouType, data_folder: Path) -> None:
     folder = data_folder / "coco_known_answers"
     annotations = json.loads((folder / "instances_val2014_100.json").read_text())
     results = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
-    figures = coco_summary(annotations, results, kind, [image["id"] for image in annotations["images"]])
+    figures = coco_scores(annotations, results, kind, [image["id"] for image in annotations["images"]]).metrics
     assert list(figures) == list(METRICS)
     assert list(figures.values()) == pytest.approx(KNOWN[kind], abs=5e-4 + 1e-9)
 
@@ -39,7 +39,7 @@ def test_perfect_detections_score_one_crowds_included(data_folder: Path) -> None
         for row in annotations["annotations"]
         if not row["iscrowd"]
     ]
-    figures = coco_summary(annotations, rows, "bbox", ids)
+    figures = coco_scores(annotations, rows, "bbox", ids).metrics
     assert figures["AP"] == pytest.approx(1.0)
     assert figures["AP50"] == pytest.approx(1.0)
 
@@ -47,7 +47,7 @@ def test_perfect_detections_score_one_crowds_included(data_folder: Path) -> None
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_no_detections_score_zero(kind: IouType, data_folder: Path) -> None:
     annotations = json.loads((data_folder / "coco" / "annotations" / "instances_val2017.json").read_text())
-    figures = coco_summary(annotations, [], kind, [image["id"] for image in annotations["images"]])
+    figures = coco_scores(annotations, [], kind, [image["id"] for image in annotations["images"]]).metrics
     assert set(figures.values()) == {0.0}
 
 
