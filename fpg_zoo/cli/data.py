@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,16 +58,16 @@ def _show(options: argparse.Namespace) -> int:
 
 def _dataset(options: argparse.Namespace) -> tuple[Dataset, Iterable[Path]]:
     """What `train` trains on, with masks where there are any; and the files that it is read from."""
-    from fpg_zoo.data.coco import CocoDataset
+    from fpg_zoo.data.open_split import open_train
     from fpg_zoo.data.shapes import ShapesDataset
 
-    if options.data == Path("shapes") and not options.data.exists():
-        return ShapesDataset("train", masks=True), ()
-    losses = options.allow_losses
+    opened = functools.partial(open_train, options.data, split=options.split, allow_losses=options.allow_losses)
     try:
-        dataset = CocoDataset.from_folder(options.data, options.split, masks=True, allow_losses=losses)
+        dataset = opened(masks=True)
     except ConfigError:  # there may be no mask; anything else that is wrong is raised again
-        dataset = CocoDataset.from_folder(options.data, options.split, allow_losses=losses)
+        dataset = opened(masks=False)
+    if isinstance(dataset, ShapesDataset):
+        return dataset, ()
     print_lines(dataset.summary(), to_stderr=True)
     images = (dataset.image_info(index).file for index in range(len(dataset)))
     return dataset, itertools.chain((dataset.annotation_file,), images)

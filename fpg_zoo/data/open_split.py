@@ -15,13 +15,14 @@ from fpg_zoo.data.layouts.coco_files import coco_file
 from fpg_zoo.data.layouts.layout import Layout
 from fpg_zoo.data.layouts.recognize import recognize
 from fpg_zoo.data.shapes import NUM_IMAGES, ShapesDataset
-from fpg_zoo.data.split_names import TRAIN, VAL, first_of, split_named, whole_of
+from fpg_zoo.data.split_names import SHAPES_NAME, TRAIN, VAL, first_of, split_named, whole_of
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.text import printable
 
-SHAPES = Path("shapes")  # stands for the procedural data set
 _TO_EVALUATE = ("val2017", *VAL)  # looked for in this order if none is named
 _SHOWN = 20  # splits that a message names
+
+SHAPES = Path(SHAPES_NAME)
 
 
 class HeldOut(NamedTuple):

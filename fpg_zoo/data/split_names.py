@@ -1,9 +1,11 @@
-"""Names that data sets give to their splits."""
+"""Names of data sets, and those that they give to their splits."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+SHAPES_NAME = "shapes"  # stands for the procedural data set
+HUB_PREFIX = "hf:"  # before the name of a data set on the Hugging Face hub
 # One split by several names, in the order in which they are looked for.
 TRAIN = ("train", "train2017", "training")
 VAL = ("val", "val2017", "valid", "validation")

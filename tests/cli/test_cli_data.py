@@ -80,7 +80,7 @@ def test_masks_are_drawn_where_there_are_any(tmp_path: Path) -> None:
         ("page.png", ["--seed", -1], "seed=-1: it takes a whole number of at least 0"),
         ("page.png", ["--augment", "all"], "no augmentation 'all': known are recipe, light, strong"),
         ("page.png", ["--augment", "copy_paste"], "copy_paste=0.5: objects are cut out by their masks"),
-        ("page.png", ["--split", "test"], "no split 'test' in this folder; it has train"),
+        ("page.png", ["--split", "test"], "no split 'test' in {data} (COCO): it has train"),
         ("page.jpg", [], "page.jpg: a page is written as .png or .html"),
         ("folder.png", [], "folder.png: a folder; name the file to write"),
         ("file/page.png", [], "file: cannot be a folder"),
@@ -93,7 +93,7 @@ def test_what_is_refused_leaves_nothing(
     (tmp_path / "file").touch()
     ended = _show(data, tmp_path / name, *options)
     assert (ended.code, ended.out) == (2, "")
-    assert complaint in ended.err.splitlines()[-1]
+    assert complaint.format(data=data) in ended.err.splitlines()[-1]
     assert sorted(os.listdir(tmp_path)) == ["file", "folder.png"]
 
 

@@ -185,7 +185,7 @@ def test_losses_that_are_no_numbers_in_one_process_spoil_no_state(data: Path, tm
         (("--recipe", "finetune"), "does not train the stem, which would stay at its random beginning"),
         (("--epochs", "0"), "epochs=0"),
         (("--batch-size", "0"), "batch_size=0"),
-        (("--train-split", "test"), "(COCO): it has train"),
+        (("--train-split", "test"), "no split 'test' in {data} (COCO): it has train"),
         (("--device", "tpu"), "device 'tpu' cannot be used here"),
         (("--save-every", "0"), "--save-every: training.save_every=0: it takes a whole number of at least 1"),
     ],
@@ -202,7 +202,7 @@ def test_train_refuses_in_one_line_and_writes_nothing(
         line = [part for pair in base.items() for part in pair] + flags
     ended = run("train", *line)
     assert ended.code == 2
-    assert cause in ended.err.splitlines()[-1]
+    assert cause.format(data=data) in ended.err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 

@@ -14,13 +14,13 @@ from tqdm import tqdm
 from fpg_zoo.data.coco_images import image_sizes
 from fpg_zoo.data.content import Content, digest_of
 from fpg_zoo.data.dataset import ImageInfo
+from fpg_zoo.data.split_names import HUB_PREFIX
 from fpg_zoo.errors import ConfigError, ImageError
 from fpg_zoo.files import on_terminal, read_regular
 from fpg_zoo.structures.images import MAX_FILE_BYTES, open_image, read_image, to_pixels
 from fpg_zoo.text import printable, quoted
 
 LOOKED_FOR = "dataset_dict.json or dataset_info.json (Hugging Face datasets, saved)"
-_SCHEME = "hf:"
 _WHOLE = "all"
 _CATEGORY = ("category", "label")  # a column of `objects`, by either name
 _OPTIONAL = ("id", "area", "iscrowd")  # columns of `objects` that mean what they mean in COCO
@@ -29,7 +29,7 @@ _COLUMNS = "image, and objects with bbox and category"
 
 def is_hub_name(data: Path) -> bool:
     """Whether it stands for a data set on the hub."""
-    return data.as_posix().startswith(_SCHEME)
+    return data.as_posix().startswith(HUB_PREFIX)
 
 
 class HubDatasets:
@@ -158,7 +158,7 @@ def open_hub(name: Path) -> HubDatasets:
         ConfigError: the library is not there, or cannot load it.
     """
     library = _datasets(name)
-    return _opened(name, lambda: library.load_dataset(name.as_posix().removeprefix(_SCHEME)))
+    return _opened(name, lambda: library.load_dataset(name.as_posix().removeprefix(HUB_PREFIX)))
 
 
 def find_saved(root: Path) -> HubDatasets | None:
