@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fpg_zoo.files import atomic_write, storage_errors
 from fpg_zoo.run_log import LOG_FILE, read_lines, row_of
 from fpg_zoo.training.loggers.protocol import Logger
@@ -39,24 +37,12 @@ class CsvLogger(Logger):
     def open(self, step: int) -> None:
         self._rewrite()
 
-    def log_config(self, config: Mapping[str, Any]) -> None:
-        pass
-
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         if not metrics.keys() <= set(self._columns):
             self._rewrite()
             return
         with storage_errors(self._run), self._file.open("ab", buffering=0) as stream:
             stream.write(self._text([{"step": step, **metrics}]))
-
-    def log_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        pass
-
-    def log_curves(self, step: int, curves: Mapping[str, np.ndarray]) -> None:
-        pass
-
-    def close(self, failed: bool) -> None:
-        pass
 
     def _rewrite(self) -> None:
         rows = [row for line in read_lines(self._run / LOG_FILE) if (row := row_of(line)) is not None]

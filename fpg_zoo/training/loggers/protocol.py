@@ -11,8 +11,8 @@ import numpy as np
 class Logger(Protocol):
     """One place that a run is shown in. Only the main process has any.
 
-    The methods are called from one thread, `open` first and `close` last. One that stores on this machine raises
-    StorageError where it cannot; one that is remote may raise anything.
+    What it does not show, it need not define. The methods are called from one thread, `open` first and `close` last.
+    One that stores on this machine raises StorageError where it cannot; one that is remote may raise anything.
 
     Attributes:
         remote: a run goes on without it when it fails.
