@@ -45,7 +45,7 @@ def is_evaluation(metrics: Mapping[str, Any]) -> bool:
 
 
 def evaluations_of(run: Path) -> list[dict[str, float]]:
-    """The metrics of a run's evaluations, the first first; of one that was made again the last.
+    """The metrics of a run's evaluations, the first first.
 
     Args:
         run: its folder.
@@ -54,5 +54,4 @@ def evaluations_of(run: Path) -> list[dict[str, float]]:
         StorageError: the log cannot be read.
     """
     rows = [row for line in read_lines(run / LOG_FILE) if (row := row_of(line)) is not None and is_evaluation(row)]
-    by_step = {row.pop("step"): row for row in rows}
-    return [{name: value for name, value in row.items() if name != "memory_gb"} for row in by_step.values()]
+    return [{name: value for name, value in row.items() if name not in ("step", "memory_gb")} for row in rows]

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fpg_zoo.config import DetectorConfig, TwoStageConfig
+from fpg_zoo.data.split_names import HUB_PREFIX, SHAPES_NAME
 from fpg_zoo.errors import ConfigError, DownloadError
 from fpg_zoo.models.backbones import has_weights
 from fpg_zoo.models.factory import is_source_of_weights, model_info
-from fpg_zoo.run_log import evaluations_of
 from fpg_zoo.text import quoted
 from fpg_zoo.training.run_config import (
     OPTIONS,
@@ -23,7 +23,6 @@ from fpg_zoo.training.run_config import (
     RunConfig,
     as_tables,
     build_run_config,
-    is_run_file,
     read_run_file,
 )
 
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from fpg_zoo.training.callbacks import Callback, Metrics, TrainState
     from fpg_zoo.training.trainer import TrainSettings
 
-_SHAPES = "shapes"  # stands for the procedural data set
-_HUB_DATA = "hf:"  # before the name of a data set on the Hugging Face hub
 _MOST_WORKERS = 8
 
 
@@ -83,7 +80,7 @@ def train(
 
     given: dict[str, Given] = {}
     if config is not None:
-        given |= read_config(Path(os.path.expanduser(config)))
+        given |= read_run_file(Path(os.path.expanduser(config)))
     own_model = model if isinstance(model, Detector) else None
     own_data = data if data is not None and not isinstance(data, (str, os.PathLike)) else None
     named = {
@@ -102,15 +99,6 @@ def train(
         whole, model=own_model, data=own_data, val=val_data, augment=augment, callbacks=callbacks, resume=resume
     )
     return metrics or {}
-
-
-def read_config(path: Path) -> dict[str, Given]:
-    """The fields of `--config`: those of a run's file, or the detector of one's own that it describes.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    return read_run_file(path) if is_run_file(path) else {"model.config": Given(str(path), "")}
 
 
 def resolved(config: RunConfig) -> tuple[RunConfig, DetectorConfig]:
@@ -189,12 +177,7 @@ def run_training(
     Returns:
         The metrics of the last evaluation, empty without one; None in all processes but the main one.
     """
-    import torch
-
-    from fpg_zoo.distributed import device_of_process, process_group
-    from fpg_zoo.training.callbacks import EarlyStopping, RunFile
-    from fpg_zoo.training.trainer import train as train_loop
-
+    # What can be refused without torch is refused at once.
     if model is None:
         config, detector = resolved(config)
     else:
@@ -202,7 +185,13 @@ def run_training(
         if config.model != ModelSettings(name=model.name):
             raise ConfigError("a detector is trained as it is: leave out the settings of the model, or name one")
     if data is None:
-        check_path(config)
+        _check_paths(config)
+    import torch
+
+    from fpg_zoo.distributed import device_of_process, process_group
+    from fpg_zoo.training.callbacks import EarlyStopping
+    from fpg_zoo.training.trainer import train as train_loop
+
     run = Path(os.path.expanduser(config.output))
     device = device_of_process(config.device) if model is None else model.device
     with process_group(device) as processes:
@@ -216,17 +205,16 @@ def run_training(
             tell(note)
         torch.manual_seed(config.seed)  # of layers that begin at random: the same in every process
         if model is None:
-            model = _model(config, detector, source.train.class_names).to(device)
+            model = _model(config.model, source.train.class_names).to(device)
             if config.model.pretrained_backbone:
                 tell(f"backbone: {detector.backbone.label}, trained on ImageNet")
         config = processes.on_main(lambda: _with_batch_size(config, model, len(source.train)))
         evaluation = _Evaluation(source.held_out, config, processes) if source.held_out else None
-        kept: list[Callback] = [RunFile(config, processes), *callbacks]
+        kept = list(callbacks)
         if evaluation is not None and config.logging.loggers:
             kept.append(_shown(evaluation, config))
         if config.evaluation.patience is not None:
-            history = evaluations_of(run) if resume and processes.is_main else []
-            kept.append(EarlyStopping(config.evaluation.metric, config.evaluation.patience, history))
+            kept.append(EarlyStopping(config.evaluation.metric, config.evaluation.patience))
         metrics = train_loop(
             model,
             source.train,
@@ -249,7 +237,7 @@ def run_training(
         return dict(metrics) if processes.is_main else None
 
 
-def check_path(config: RunConfig) -> None:
+def _check_paths(config: RunConfig) -> None:
     """Whether there is something where the data are said to be.
 
     Raises:
@@ -257,7 +245,7 @@ def check_path(config: RunConfig) -> None:
     """
     for name in ("path", "annotations", "images"):
         path = getattr(config.data, name)
-        if path in (None, _SHAPES) or path.startswith(_HUB_DATA) or os.path.exists(os.path.expanduser(path)):
+        if path in (None, SHAPES_NAME) or path.startswith(HUB_PREFIX) or os.path.exists(os.path.expanduser(path)):
             continue
         raise ConfigError(f"data.{name}={quoted(path)}: nothing is there; name what is (--data DIR, --annotations F)")
 
@@ -333,15 +321,15 @@ def _own_source(data: Dataset, val: Dataset | None) -> _Source:
     return _Source(data, HeldOut(val, ground_truth(val, ids, source="val_data"), ids, "", None, "val", None), "")
 
 
-def _model(config: RunConfig, detector: DetectorConfig, class_names: tuple[str, ...]) -> Detector:
+def _model(settings: ModelSettings, class_names: tuple[str, ...]) -> Detector:
     from fpg_zoo.modeling.build import build_on_cpu
     from fpg_zoo.models.factory import create_model
 
-    settings, given = config.model, {}
-    for name in ("backbone", "config", "pretrained", "checkpoint", "pretrained_backbone", "backbone_checkpoint"):
-        given[name] = getattr(settings, name)
+    sources = ("backbone", "config", "pretrained", "checkpoint", "pretrained_backbone", "backbone_checkpoint")
     try:
-        model = create_model(settings.name, class_names=class_names, **given)
+        model = create_model(
+            settings.name, class_names=class_names, **{name: getattr(settings, name) for name in sources}
+        )
     except DownloadError as error:
         if settings.pretrained_backbone:
             raise DownloadError(f"{error}. --no-pretrained-backbone --recipe scratch begins at random") from None
@@ -416,10 +404,9 @@ class _Evaluation:
         self._processes = processes
 
     def __call__(self, model: Detector) -> dict[str, float | None]:
-        from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, coco_scores, iou_types_with_objects
+        from fpg_zoo.evaluation.coco_metrics import metrics_by_name, scores_by_type
         from fpg_zoo.evaluation.detect import detect_all, iou_types_of
 
-        annotations = self.held_out.annotations
         self.rows = detect_all(
             model,
             self.held_out.dataset,
@@ -430,14 +417,8 @@ class _Evaluation:
         )
         if not self._processes.is_main:
             return {}
-        ids = [image["id"] for image in annotations["images"]]
-        types = iou_types_with_objects(iou_types_of(model), annotations)
-        self.scores = {iou_type: coco_scores(annotations, self.rows, iou_type, ids) for iou_type in types}
-        return {
-            f"{IOU_TYPES[iou_type]}_{name}": value
-            for iou_type, one in self.scores.items()
-            for name, value in one.metrics.items()
-        }
+        self.scores = scores_by_type(iou_types_of(model), self.held_out.annotations, self.rows)
+        return metrics_by_name(self.scores)
 
 
 def _shown(evaluation: _Evaluation, config: RunConfig) -> Callback:

@@ -10,9 +10,17 @@ from fpg_zoo.cli.exit_codes import DONE, INCOMPLETE
 from fpg_zoo.cli.model_options import MODEL_HELP
 from fpg_zoo.cli.printing import print_line, print_lines
 from fpg_zoo.config.training import PRESETS
-from fpg_zoo.run_training import check_path, read_config, resolved, run_training
+from fpg_zoo.run_training import resolved, run_training
 from fpg_zoo.training.loggers.names import LOGGERS
-from fpg_zoo.training.run_config import OPTIONS, Given, RunConfig, build_run_config, read_assignment, to_toml
+from fpg_zoo.training.run_config import (
+    OPTIONS,
+    Given,
+    RunConfig,
+    build_run_config,
+    read_assignment,
+    read_run_file,
+    to_toml,
+)
 
 _FLAG: dict[str, Any] = {"action": "store_true", "default": None}  # None where it is not given
 
@@ -103,8 +111,6 @@ def _train(options: argparse.Namespace) -> int:
     if options.dump_config:
         print_lines(to_toml(resolved(config)[0]).rstrip("\n"))
         return DONE
-    resolved(config)  # what can be refused without torch is refused at once
-    check_path(config)
     metrics = run_training(config, resume=options.resume, say=lambda text: print_lines(text, to_stderr=True))
     if metrics is not None:
         known = [(name, metrics.get(name)) for name in ("box_AP", "mask_AP")]
@@ -115,7 +121,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _config_of(options: argparse.Namespace) -> RunConfig:
     """The run that the options describe: a file's fields, those of the options in place, then those of --set."""
-    given = read_config(options.config) if options.config is not None else {}
+    given = read_run_file(options.config) if options.config is not None else {}
     for name, key in OPTIONS.items():
         value = getattr(options, name)
         if value is not None:

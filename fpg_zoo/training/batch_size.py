@@ -46,8 +46,10 @@ def _fits_on_gpu(make_model: Callable[[], Detector], recipe: Recipe, amp: torch.
     while images <= most:
         try:
             torch.cuda.empty_cache()
-            _step(make_model(), recipe, amp, images)
-            if torch.cuda.max_memory_reserved() > 0.95 * torch.cuda.get_device_properties(0).total_memory:
+            model = make_model()
+            _step(model, recipe, amp, images)
+            memory = torch.cuda.get_device_properties(model.device).total_memory
+            if torch.cuda.max_memory_reserved(model.device) > 0.95 * memory:
                 break
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):

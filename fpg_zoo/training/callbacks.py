@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fpg_zoo.distributed import Processes
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.run_log import evaluations_of
 from fpg_zoo.training.logger import MetricLogger
-from fpg_zoo.training.run_config import RunConfig, write_run_file
 
 Metrics = Mapping[str, float | None]  # None for what has no ground truth
 
@@ -63,16 +62,18 @@ class EarlyStopping(Callback):
     Args:
         metric: by name; None for the first.
         patience: evaluations.
-        history: of the evaluations before a `resume`, the first first.
     """
 
-    def __init__(self, metric: str | None, patience: int, history: Sequence[Metrics] = ()) -> None:
+    def __init__(self, metric: str | None, patience: int) -> None:
         self._metric = metric
         self._patience = patience
         self._best: float | None = None
         self._since = 0
-        for metrics in history:
-            self._note(metrics)
+
+    def on_train_begin(self, state: TrainState) -> None:
+        if state.is_main:
+            for metrics in evaluations_of(state.run):  # before a `resume`; the log is of the steps up to there
+                self._note(metrics)
 
     def _note(self, metrics: Metrics) -> None:
         value = metrics.get(self._metric) if self._metric else next(iter(metrics.values()), None)
@@ -85,14 +86,3 @@ class EarlyStopping(Callback):
         if state.is_main:
             self._note(metrics)
             state.stop = state.stop or self._since >= self._patience
-
-
-class RunFile(Callback):
-    """Writes a run's settings into its folder."""
-
-    def __init__(self, config: RunConfig, processes: Processes) -> None:
-        self._config = config
-        self._processes = processes
-
-    def on_train_begin(self, state: TrainState) -> None:
-        self._processes.on_main(lambda: write_run_file(self._config, state.run))

@@ -138,7 +138,7 @@ class EvaluationSettings(_Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingSettings(_Checked):
-    """What is told as a run goes.
+    """What a run shows as it goes.
 
     Attributes:
         every: steps from one line to the next, where standard error is no terminal.
@@ -273,13 +273,16 @@ class Given(NamedTuple):
 
 
 def read_run_file(path: Path) -> dict[str, Given]:
-    """The fields that a file gives, by their dotted names.
+    """The fields that a file gives, by their dotted names; of a detector's file, that it is the model.
 
     Raises:
         ConfigError: the file cannot be read, or has something in place of a table.
     """
+    content = read_table(path)
+    if {"base", "type", "architecture"} & content.keys():
+        return {"model.config": Given(str(path), "")}
     given: dict[str, Given] = {}
-    for name, value in read_table(path).items():
+    for name, value in content.items():
         if name in _TABLES:
             if not isinstance(value, dict):
                 raise ConfigError(f"{printable(path)}: {name}={quoted(value)}: it takes a table, [{name}]")
@@ -287,15 +290,6 @@ def read_run_file(path: Path) -> dict[str, Given]:
         else:
             given[name] = Given(value, f"{printable(path)}: ")
     return given
-
-
-def is_run_file(path: Path) -> bool:
-    """Whether a file is of a run, and not of a detector.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    return not {"base", "type", "architecture"} & read_table(path).keys()
 
 
 def read_assignment(text: str) -> tuple[str, Given]:
@@ -453,11 +447,11 @@ def _written(part: Any, base: Any) -> Iterable[tuple[str, Any]]:
             yield one.name, _NONE
 
 
-def write_run_file(config: RunConfig, run: Path) -> None:
-    """Write `run.toml` into a run's folder.
+def write_run_file(tables: Mapping[str, Any], run: Path) -> None:
+    """Write `run.toml` into a run's folder, of fields by table.
 
     Raises:
         StorageError: it cannot be written.
     """
     with atomic_write(run / RUN_FILE) as temporary:
-        temporary.write_text(to_toml(config), encoding="utf-8")
+        temporary.write_text(tomli_w.dumps(tables), encoding="utf-8")

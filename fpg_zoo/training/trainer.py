@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import time
@@ -45,6 +46,7 @@ from fpg_zoo.training.run_checkpoints import (
     save_best,
     save_state,
 )
+from fpg_zoo.training.run_config import write_run_file
 from fpg_zoo.weights.manifest import nearest
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -134,7 +136,8 @@ def train(
             same.
         transform: called on each image and its targets after the augmentation, as of `train_loader`.
         callbacks: called at steps and evaluations.
-        loggers, log_every, config: as of `MetricLogger`.
+        loggers, log_every: as of `MetricLogger`.
+        config: the run's settings, as of `run_config.as_tables`, for the loggers and `run.toml`; None for none.
 
     Returns:
         The metrics of the last evaluation; empty without one.
@@ -145,13 +148,9 @@ def train(
         StorageError: a state cannot be written.
     """
     whole = _Run(model, dataset, run, settings, processes, workers, data, transform, callbacks)
-
-    def open_logger(done: int) -> MetricLogger:
-        return MetricLogger(
-            run, processes.is_main, done, whole.steps, loggers=loggers, log_every=log_every, config=config
-        )
-
-    return whole.train(save_every, evaluate, evaluate_every, resume, open_logger)
+    logger_of = functools.partial(MetricLogger, run, processes.is_main, loggers=loggers, log_every=log_every)
+    with processes.exclusive(run / _LOCK_FILE, f"the run {run}"):
+        return whole.train(save_every, evaluate, evaluate_every, resume, logger_of, config)
 
 
 class _Run:
@@ -202,18 +201,8 @@ class _Run:
         evaluate: Evaluate | None,
         evaluate_every: int,
         resume: bool,
-        open_logger: Callable[[int], MetricLogger],
-    ) -> Metrics:
-        with self.processes.exclusive(self.run / _LOCK_FILE, f"the run {self.run}"):
-            return self._train(save_every, evaluate, evaluate_every, resume, open_logger)
-
-    def _train(
-        self,
-        save_every: int,
-        evaluate: Evaluate | None,
-        evaluate_every: int,
-        resume: bool,
-        open_logger: Callable[[int], MetricLogger],
+        logger_of: Callable[..., MetricLogger],
+        config: Mapping[str, Any] | None,
     ) -> Metrics:
         settings = self.settings
         if settings.sync_norms:
@@ -237,7 +226,7 @@ class _Run:
             return evaluate is not None and (step == self.steps or self._ends_epoch(step, evaluate_every))
 
         metrics: Metrics = {}
-        logger = open_logger(done)
+        logger = logger_of(done, self.steps, config=config)
         state = TrainState(
             model=self.model,
             evaluated=self._model_to_keep(),
@@ -248,36 +237,43 @@ class _Run:
             epoch=done * self.batch / len(self.dataset),
             is_main=self.processes.is_main,
         )
-        self.processes.on_main(logger.open)
+
+        def open_log() -> None:
+            logger.open()
+            if config is not None:
+                write_run_file(config, self.run)
+
+        self.processes.on_main(open_log)
         with logger, _training_errors():
             for callback in self.callbacks:
                 callback.on_train_begin(state)
             if done and due(done) and evaluate:  # it may have been broken off there
                 metrics = self._evaluated(evaluate, state, logger)
+            # Other processes wait for the main one's word, so it is asked for only where a callback may have stopped.
+            stops_at_steps = any(type(one).on_step_end is not Callback.on_step_end for one in self.callbacks)
+            may_stop = bool(self.callbacks)
             with contextlib.closing(self._batches(done)) as batches:
                 for step in range(done + 1, self.steps + 1):
-                    if self._stops(state):
+                    if may_stop and self.processes.broadcast(state.stop):
                         break
-                    begun = time.perf_counter()
+                    may_stop = stops_at_steps
+                    start = time.perf_counter()
                     passes = next(batches)
-                    waited = time.perf_counter() - begun
+                    waited = time.perf_counter() - start
                     state.step, state.epoch = step, step * self.batch / len(self.dataset)
-                    told = self._train_step(wrapped, optimizer, step - 1, passes)
-                    told |= _pace(self.batch, waited, time.perf_counter() - begun)
-                    logger.note(step, told)
+                    step_metrics = self._train_step(wrapped, optimizer, step - 1, passes)
+                    step_metrics |= _pace(self.batch, waited, time.perf_counter() - start)
+                    logger.note(step, step_metrics)
                     for callback in self.callbacks:
-                        callback.on_step_end(state, told)
+                        callback.on_step_end(state, step_metrics)
                     if due(step) or step == self.steps or step % save_every == 0:
                         self._save(optimizer, step)
                     if due(step) and evaluate:
                         metrics = self._evaluated(evaluate, state, logger)
+                        may_stop = True
             for callback in self.callbacks:
                 callback.on_train_end(state, metrics)
         return metrics
-
-    def _stops(self, state: TrainState) -> bool:
-        """Whether a callback of the main process ended the run."""
-        return bool(self.callbacks) and self.processes.broadcast(state.stop)
 
     def _wrap(self, criterion: Criterion) -> nn.Module:
         """The criterion as the processes share it, and compiled if wanted."""

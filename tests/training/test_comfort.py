@@ -36,9 +36,9 @@ from fpg_zoo.distributed import Processes, _first_node
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.run_training import resolved
 from fpg_zoo.training import batch_size
-from fpg_zoo.training.callbacks import Callback, TrainState
+from fpg_zoo.training.callbacks import Callback, EarlyStopping, TrainState
 from fpg_zoo.training.optimizer import build_optimizer
-from fpg_zoo.training.recipes import RECIPES
+from fpg_zoo.training.recipes import RECIPES, recipe_named
 from fpg_zoo.training.run_checkpoints import newest_state, read_progress
 from fpg_zoo.training.run_config import Given, build_run_config
 from fpg_zoo.training.trainer import train
@@ -70,9 +70,9 @@ def test_a_step_that_overflows_is_left_out_and_the_scale_halved(
     monkeypatch.setattr(trainer._Run, "_losses", large_at_second)
     chosen = settings(amp="fp16", average=False)
     train(small_model(), dataset_of(data), tmp_path, chosen, processes=Processes(), callbacks=[Weights()])
-    (first, _), (second, told), (third, _) = after[:3]
+    (first, _), (second, printed), (third, _) = after[:3]
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert told["grad_norm"] is None
+    assert printed["grad_norm"] is None
     assert any(not torch.equal(second[key], third[key]) for key in second)
     state = newest_state(tmp_path)
     assert state is not None
@@ -103,6 +103,34 @@ def test_a_run_in_float16_resumes_to_the_bit(data: Path, tmp_path: Path) -> None
         )
     train(small_model(), dataset_of(data), tmp_path / "b", chosen, processes=Processes())
     assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b")
+
+
+# Early stopping
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_made_again_counts_once(data: Path, tmp_path: Path) -> None:
+    """Four epochs of three steps, none better than the first: patience for two ends it after the third."""
+
+    class StopAt(Callback):
+        def on_evaluate_end(self, state: TrainState, metrics: Mapping[str, float | None]) -> None:
+            state.stop = state.step == 6
+
+    chosen = settings(average=False, recipe=recipe_named("scratch", epochs=4))
+    for callback in (StopAt(), EarlyStopping(None, 2)):
+        train(
+            small_model(),
+            dataset_of(data),
+            tmp_path,
+            chosen,
+            processes=Processes(),
+            evaluate=lambda model: {"box_AP": 0.5},
+            resume=True,
+            callbacks=[callback],
+        )
+    state = newest_state(tmp_path)
+    assert state is not None
+    assert state.name == "state-00000009"
 
 
 # Rates by layer
@@ -165,9 +193,9 @@ def test_srun_starts_what_torchrun_does(count: int, data: Path, checkpoint: Path
     options = ["train", "--model", NAME, "--checkpoint", str(checkpoint), "--data", str(data), "--recipe", "scratch"]
     options += ["--epochs", "4", "--batch-size", "2", "--workers", "0", "--device", "cpu"]
     processes = srun(count, *options, "--output", str(tmp_path / "a"))
-    told = [process.communicate(timeout=200) for process in processes]
-    assert [process.returncode for process in processes] == [0] * count, told
-    assert [out for out, _ in told] == [f"{tmp_path / 'a'}: trained\n"] + [""] * (count - 1)
+    printed = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, printed
+    assert [out for out, _ in printed] == [f"{tmp_path / 'a'}: trained\n"] + [""] * (count - 1)
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", "--standalone", "-m"]
     command += ["fpg_zoo.cli", *options, "--output", str(tmp_path / "b")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment())
@@ -188,13 +216,13 @@ def test_a_killed_process_ends_the_others_with_a_line(
         while steps_logged(tmp_path) < 2 and time.monotonic() < deadline:
             time.sleep(0.1)
         processes[killed].send_signal(signal.SIGKILL)
-        _, told = processes[1 - killed].communicate(timeout=60)
+        _, printed = processes[1 - killed].communicate(timeout=60)
     finally:
         for process in processes:
             process.kill()
             process.communicate()
     assert processes[1 - killed].returncode == 2
-    assert told.splitlines()[-1] == "fpg-zoo: another process has stopped; its own message says why"
+    assert printed.splitlines()[-1] == "fpg-zoo: another process has stopped; its own message says why"
 
 
 # The batch size

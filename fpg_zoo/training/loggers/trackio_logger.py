@@ -46,7 +46,7 @@ class TrackioLogger(Logger):
         if name is None:
             stem = re.sub(r"[^\w-]+", "-", self._folder.absolute().name, flags=re.ASCII)[:_MOST_OF_A_NAME]
             name = f"{stem}-{uuid.uuid4().hex[:8]}"
-        with _told_on_stderr():
+        with _stdout_to_stderr():
             self._run: Any = trackio.init(
                 project=os.environ.get("TRACKIO_PROJECT", _PROJECT),
                 name=name,
@@ -69,18 +69,15 @@ class TrackioLogger(Logger):
 
         self._run.log({f"{IMAGES}/{name}": trackio.Image(pixels) for name, pixels in images.items()}, step=step)
 
-    def log_curves(self, step: int, curves: Mapping[str, np.ndarray]) -> None:
-        pass
-
     def close(self, failed: bool) -> None:
         import trackio
 
-        with _told_on_stderr():
+        with _stdout_to_stderr():
             trackio.finish()  # not the run's own, which would be called once more as Python ends
 
 
 @contextlib.contextmanager
-def _told_on_stderr() -> Iterator[None]:
+def _stdout_to_stderr() -> Iterator[None]:
     """What is printed within goes to standard error: standard output has the command's answer."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
