@@ -165,8 +165,8 @@ def put_together(parts: Sequence[Part], size: tuple[int, int]) -> tuple[Tensor, 
 
 def joined_targets(targets: Sequence[Target]) -> Target:
     """One target of several that have masks of one size, or all none."""
-    joined = {name: torch.cat([target[name] for target in targets]) for name in targets[0] if name != "has_mask"}
+    merged = {name: torch.cat([target[name] for target in targets]) for name in targets[0] if name != "has_mask"}
     if any("has_mask" in target for target in targets):
         have = [target.get("has_mask", torch.ones_like(target["labels"], dtype=torch.bool)) for target in targets]
-        joined["has_mask"] = torch.cat(have)
-    return joined
+        merged["has_mask"] = torch.cat(have)
+    return merged

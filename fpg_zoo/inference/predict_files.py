@@ -194,9 +194,9 @@ class _Run:
                 tqdm(total=video.count, unit="frame", disable=not on_terminal(), leave=False, position=1)
             )
             frames = iter(video)
-            ahead = prefetch(lambda _: list(itertools.islice(frames, size)), itertools.count())
+            batches = prefetch(lambda _: list(itertools.islice(frames, size)), itertools.count())
             try:
-                while batch := next(ahead).result():
+                while batch := next(batches).result():
                     for image, detections in zip(batch, self._stream(batch), strict=True):
                         time = image.info["time"]
                         if writer is not None:

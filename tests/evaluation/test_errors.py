@@ -166,12 +166,12 @@ def test_the_command_tells_errors(tmp_path: Path) -> None:
     for name, content in (("truth.json", _truth(objects)), ("rows.json", detections)):
         (tmp_path / name).write_text(json.dumps(content))
     files = ["--results", tmp_path / "rows.json", "--annotations", tmp_path / "truth.json"]
-    written = ["--json", tmp_path / "told.json", "--report", tmp_path / "report.html"]
+    written = ["--json", tmp_path / "printed.json", "--report", tmp_path / "report.html"]
     ended = run("eval", *files, "--errors", *written)
     assert ended.code == 0, ended.err
-    told = json.loads((tmp_path / "told.json").read_text())
+    printed = json.loads((tmp_path / "printed.json").read_text())
     for label in ("box", "mask"):
-        assert told[label]["errors"]["classification"] == {"count": 1, "ap50_gain": pytest.approx(0.75)}
+        assert printed[label]["errors"]["classification"] == {"count": 1, "ap50_gain": pytest.approx(0.75)}
     lines = [line.split() for line in ended.out.splitlines()]
     assert ["error", "box", "AP50", "mask", "AP50"] in lines
     assert ["classification", "1", "+0.750", "1", "+0.750"] in lines

@@ -129,18 +129,18 @@ def test_the_commands_tell_intervals(tmp_path: Path) -> None:
     files = {"a.json": rows, "b.json": worse, "truth.json": content}
     for name, value in files.items():
         (tmp_path / name).write_text(json.dumps(value))
-    truth, told = str(tmp_path / "truth.json"), tmp_path / "told.json"
+    truth, printed = str(tmp_path / "truth.json"), tmp_path / "printed.json"
     given = ["--results", tmp_path / "a.json", "--annotations", truth]
-    ended = run("eval", *given, "--interval", "50", "--json", told, "--report", tmp_path / "report.html")
+    ended = run("eval", *given, "--interval", "50", "--json", printed, "--report", tmp_path / "report.html")
     assert ended.code == 0, ended.err
-    found = json.loads(told.read_text())["box"]
+    found = json.loads(printed.read_text())["box"]
     lower, upper = found["intervals"]["AP50"]
     assert f"box AP50 {found['figures']['AP50']:.3f} (95 %: {lower:.3f} to {upper:.3f})" in ended.out.splitlines()
     assert 'id="intervals"' in (tmp_path / "report.html").read_text()
-    options = ["--annotations", truth, "--resamples", "50", "--json", told]
+    options = ["--annotations", truth, "--resamples", "50", "--json", printed]
     ended = run("compare", tmp_path / "a.json", tmp_path / "b.json", *options)
     assert ended.code == 0, ended.err
-    row = json.loads(told.read_text())["box"]["metrics"]["AP"]
+    row = json.loads(printed.read_text())["box"]["metrics"]["AP"]
     assert row["difference"] == pytest.approx(row["second"] - row["first"])
     assert row["lower"] <= row["upper"]
     assert f"(95 %: {row['lower']:+.3f} to {row['upper']:+.3f})" in ended.out

@@ -67,9 +67,9 @@ def test_off_a_terminal_there_is_a_line_every_so_many_steps_and_for_each_evaluat
             journal.note(step, step_metrics(step))
             if step == 3:
                 journal.note(step, {"box_AP": 0.25, "mask_AP": None})
-    told = capfd.readouterr()
-    assert told.out == ""
-    assert [line.split("  ")[:2] for line in told.err.splitlines()] == [
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert [line.split("  ")[:2] for line in printed.err.splitlines()] == [
         *[["step 2/5", "epoch 0.20"], ["step 3/5", "box_AP 0.250"], ["step 4/5", "epoch 0.40"]],
         ["step 5/5", "epoch 0.50"],
     ]
@@ -91,9 +91,9 @@ def test_on_a_terminal_there_is_the_bar_alone(
     with journal:
         journal.note(1, step_metrics(1))
         journal.note(2, step_metrics(2))
-    told = capfd.readouterr().err
-    assert "2/2" in told
-    assert "step 2/2" not in told
+    printed = capfd.readouterr().err
+    assert "2/2" in printed
+    assert "step 2/2" not in printed
 
 
 def test_a_reader_of_the_lines_that_has_gone_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_the_check_needs_neither_torch_nor_the_packages() -> None:
 
 
 class Failing(Logger):
-    """Raises in the methods that it is told."""
+    """Raises in the methods that are named."""
 
     remote = True
     takes_images = True
@@ -209,13 +209,13 @@ class FailingHere(Failing):
 def test_a_remote_logger_that_fails_is_warned_of_once_and_left_out() -> None:
     failing, other = Failing("log_images", "close True"), Failing()
     group = LoggerGroup({"mlflow": failing, "wandb": other}, step=0, config=CONFIG)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as printed:
         warnings.simplefilter("always")
         for step in (1, 2):
             group.log_images(step, {})
             group.log_metrics(step, {"loss": 1.0}, remote=True)
         group.close(failed=False)
-    assert [str(one.message) for one in told] == [
+    assert [str(one.message) for one in printed] == [
         "the logger mlflow failed: 503 Service Unavailable; the run goes on without it, and log.jsonl has every metric"
     ]
     assert failing.calls == ["open", "log_config", "log_images", "close True"]
@@ -247,7 +247,7 @@ def test_a_logger_that_stores_here_ends_the_run() -> None:
         group.log_metrics(1, {"loss": 1.0}, remote=False)
     other, closing = Failing(), FailingHere("close True", "close False", error=error)
     group = LoggerGroup({"wandb": other, "csv": closing}, step=0)
-    group.close(failed=True)  # the error that is told already is not hidden by another
+    group.close(failed=True)  # the error that is raised already is not hidden by another
     assert other.calls == ["open", "close True"]
     with pytest.raises(StorageError, match="No space left"):
         LoggerGroup({"csv": closing}, step=0).close(failed=False)
@@ -405,19 +405,19 @@ def records(content):
             whole = b""
 
 for file in sys.argv[1:]:
-    told = {"run": None, "config": {}, "history": []}
+    printed = {"run": None, "config": {}, "history": []}
     for content in records(Path(file).read_bytes()):
         record = wandb_internal_pb2.Record.FromString(content)
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            told["run"] = [record.run.run_id, record.run.display_name, record.run.project]
+            printed["run"] = [record.run.run_id, record.run.display_name, record.run.project]
         updates = {"run": record.run.config.update, "config": record.config.update}.get(kind, ())
-        told["config"].update({item.key: json.loads(item.value_json) for item in updates})
+        printed["config"].update({item.key: json.loads(item.value_json) for item in updates})
         if kind == "history":
-            told["history"].append({
+            printed["history"].append({
                 item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
             })
-    print(json.dumps(told))
+    print(json.dumps(printed))
 """
 
 
@@ -428,19 +428,19 @@ def test_mlflow_goes_on_with_its_run(tmp_path: Path) -> None:
     run.mkdir()
     store = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/store.db"}
     in_process(WRITE, tmp_path, str(run), "mlflow", "failed", **store)
-    told = json.loads(in_process(READ_MLFLOW, tmp_path, read_ids(run)["mlflow"], **store))
-    assert (told["runs"], told["name"], told["status"]) == (1, "my run", "FAILED")
-    assert told["params"] == {"recipe.lr": "0.01", "recipe.steps": "[8, 11]", "seed": "3"}
-    assert told["loss"] == [
+    printed = json.loads(in_process(READ_MLFLOW, tmp_path, read_ids(run)["mlflow"], **store))
+    assert (printed["runs"], printed["name"], printed["status"]) == (1, "my run", "FAILED")
+    assert printed["params"] == {"recipe.lr": "0.01", "recipe.steps": "[8, 11]", "seed": "3"}
+    assert printed["loss"] == [
         [1, 2.0],
         [2, 1.0],
         [3, pytest.approx(2 / 3)],
         [3, pytest.approx(2 / 3)],
         [4, 0.5],
     ]
-    assert told["ap"] == [[3, 0.3], [4, 0.4]]
-    assert told["curves"] == ["pr/00000003.json", "pr/00000004.json"]
-    assert len([name for name in told["images"] if name.endswith(".png")]) == 2
+    assert printed["ap"] == [[3, 0.3], [4, 0.4]]
+    assert printed["curves"] == ["pr/00000003.json", "pr/00000004.json"]
+    assert len([name for name in printed["images"] if name.endswith(".png")]) == 2
 
 
 READ_MLFLOW = """
@@ -489,12 +489,12 @@ def test_trackio_goes_on_with_its_run(tmp_path: Path) -> None:
     assert in_process(WRITE, tmp_path, str(run), "trackio", **store) == ""
     name = read_ids(run)["trackio"]
     assert name.startswith("my-run-")
-    told = json.loads(in_process(READ_TRACKIO, tmp_path, name, **store))
-    assert told["runs"] == [name]
-    assert told["config"] == [3, {"lr": 0.01, "steps": [8, 11]}]
-    losses = [[row["step"], row["train/loss"]] for row in told["logs"] if "train/loss" in row]
+    printed = json.loads(in_process(READ_TRACKIO, tmp_path, name, **store))
+    assert printed["runs"] == [name]
+    assert printed["config"] == [3, {"lr": 0.01, "steps": [8, 11]}]
+    losses = [[row["step"], row["train/loss"]] for row in printed["logs"] if "train/loss" in row]
     assert sorted(losses) == [[1, 2.0], [2, 1.0], [3, pytest.approx(2 / 3)], [3, pytest.approx(2 / 3)], [4, 0.5]]
-    assert [row["images/7"]["_type"] for row in told["logs"] if "images/7" in row] == ["trackio.image"] * 2
+    assert [row["images/7"]["_type"] for row in printed["logs"] if "images/7" in row] == ["trackio.image"] * 2
 
 
 READ_TRACKIO = """

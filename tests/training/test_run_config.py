@@ -165,8 +165,8 @@ def test_a_wrong_file_is_refused_without_torch(content: str, cause: str, tmp_pat
 def test_a_run_writes_the_file_that_starts_it_again_to_the_bit(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     options = ["--recipe", "scratch", "--epochs", "2", "--batch-size", "2", "--workers", "0", "--lr", "0.002"]
     first = start(data, tmp_path / "a", checkpoint, *options)
-    _, told = first.communicate(timeout=200)
-    assert first.returncode == 0, told
+    _, printed = first.communicate(timeout=200)
+    assert first.returncode == 0, printed
     ended = run("train", "--config", str(tmp_path / "a" / "run.toml"), "--output", str(tmp_path / "b"))
     assert ended.code == 0, ended.err
     assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b")

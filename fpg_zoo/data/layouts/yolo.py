@@ -175,8 +175,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         text = decode_text(read_regular(file, max_bytes=_MAX_YAML_BYTES))
         content = yaml.load(text, Loader=yaml.BaseLoader)
     except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
-        told = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "strerror", None) or error
-        reason = printable(" ".join(str(told).split()))
+        cause = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "strerror", None) or error
+        reason = printable(" ".join(str(cause).split()))
         raise ConfigError(f"{file}: cannot be read ({reason}); name a YAML file of a YOLO data set") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: no table in it; name a YAML file with names, train and val")
