@@ -20,6 +20,7 @@ from fpg_zoo.errors import ExportError
 from fpg_zoo.inference.exported import pt2_files, roi_align, suppression
 from fpg_zoo.inference.exported.description import Description, read_description
 from fpg_zoo.inference.exported.preprocess import to_canvas
+from fpg_zoo.inference.exported.same_padding import constant_same_padding
 from fpg_zoo.modeling.heads.roi_align import aligned
 from fpg_zoo.modeling.postprocess import paste_mask, paste_masks
 from fpg_zoo.modeling.preprocess import padded_size, preprocess
@@ -32,6 +33,45 @@ def boxes_like(rows: int, count: int, side: float) -> torch.Tensor:
     generator = torch.Generator().manual_seed(rows * count)
     corner = torch.rand(rows, count, 2, generator=generator) * side
     return torch.cat((corner, corner + 5 + torch.rand(rows, count, 2, generator=generator) * 40), -1)
+
+
+def test_the_padding_of_tensorflow_is_timms() -> None:
+    """By hand: rows come to ceil(x / stride) of them, and where fewer are needed there is none."""
+    padding = pytest.importorskip("timm.layers.padding")
+    timms = padding.get_same_padding
+    with constant_same_padding():
+        of_exports = padding.get_same_padding
+        assert of_exports is not timms
+        assert [of_exports(x, 3, 2, 1) for x in (64, 63, 1)] == [1, 2, 2]
+        assert [of_exports(x, 5, 2, 1) for x in (64, 63)] == [3, 4]
+        assert [of_exports(x, 1, 2, 1) for x in (64, 63)] == [0, 0]
+        assert [of_exports(x, 3, 1, 2) for x in (64, 63)] == [4, 4]
+    assert padding.get_same_padding is timms
+
+
+@pytest.mark.slow
+def test_a_backbone_padded_as_tensorflow_does_takes_any_size(tmp_path: Path) -> None:
+    """Its padding in floating point once kept the exporter busy without end."""
+    pytest.importorskip("timm")
+    config = tmp_path / "config.json"
+    config.write_text(
+        json.dumps(
+            {
+                "base": "retinanet_fpn",
+                "backbone": "timm:tf_mobilenetv3_small_minimal_100",
+                "preprocess": {"longest_side": 128},
+                "neck": {"out_channels": 16},
+                "head": {"width": 16, "score_threshold": 0.0},
+            }
+        )
+    )
+    torch.manual_seed(0)
+    model = fpg_zoo.create_model(config=config, num_classes=3).eval()
+    torch.nn.init.normal_(model.head.classes.weight, std=0.5)  # no two scores are equal
+    done = fpg_zoo.export(model, tmp_path / "model.pt2", dynamic=["batch", "size"])
+    assert done.agreement.at_once
+    assert done.agreement.expected == 600
+    assert done.agreement.matched >= 594
 
 
 @pytest.mark.parametrize("suppress", WAYS)

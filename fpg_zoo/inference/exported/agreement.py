@@ -16,7 +16,7 @@ from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.modeling.preprocess import padded_size, preprocess, resized_size
 from fpg_zoo.structures import Detections
 
-_TIMED = 3  # runs of each side
+_TIMED = 3  # runs of each side, of a single image
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class ExportAgreement:
     """What the model and the file found in the same images.
 
     Attributes:
-        images: how many were looked at.
+        images: how many were looked at, one by one.
+        at_once: whether they were given all in one batch, too, as a file that takes any number is; the counts are of
+            both.
         expected, found: detections of the model and of the file; in less precision than fp32 those of a score of 0.3
             or more, which are matched among all of the other side's.
         matched: of those expected, how many have one of the same class within the tolerance.
@@ -55,6 +57,7 @@ class ExportAgreement:
     """
 
     images: int
+    at_once: bool
     expected: int
     found: int
     matched: int
@@ -68,10 +71,11 @@ class ExportAgreement:
     def line(self) -> str:
         """For people."""
         masks = "" if self.worst_mask_iou is None else f", masks by an IoU of {self.worst_mask_iou:.3f}"
+        at_once = ", one by one and at once" if self.at_once else ""
         return (
-            f"{self.matched} of {self.expected} detections matched in {self.images} images ({self.found} found); "
-            f"scores differ by {self.worst_score:.1e}, boxes by {self.worst_box:.1e} pixels{masks}; an image takes "
-            f"{self.file_seconds:.3f} s, the model {self.model_seconds:.3f} s"
+            f"{self.matched} of {self.expected} detections matched in {self.images} images{at_once} "
+            f"({self.found} found); scores differ by {self.worst_score:.1e}, boxes by {self.worst_box:.1e} "
+            f"pixels{masks}; an image takes {self.file_seconds:.3f} s, the model {self.model_seconds:.3f} s"
         )
 
 
@@ -88,34 +92,31 @@ def compare(model: Detector, file: ExportedDetector, images: Sequence[Tensor]) -
     worst_score = worst_box = 0.0
     worst_mask: float | None = None
     times: tuple[list[float], list[float]] = ([], [])
-    for image in images:
-        batch, sizes = _as_the_file_has_it(image, model, file)
-        frame = [(image.shape[-2], image.shape[-1])]
-        (expected,), seconds = _timed(lambda b=batch, s=sizes, f=frame: model.detect(b, s, f))  # type: ignore[misc]
-        times[0].append(seconds)
-        if file.description.takes_pixels:
-            (found,), seconds = _timed(lambda one=image: file.detect_pixels([one]))  # type: ignore[misc]
-        else:
-            (found,), seconds = _timed(lambda b=batch, s=sizes, f=frame: file.detect(b.float().cpu(), s, f))  # type: ignore[misc]
-        times[1].append(seconds)
-        expected = expected.to("cpu")
-        pairs = _matched(expected, found, tolerance)
-        sure = [int((one.scores >= tolerance.min_score).sum()) for one in (expected, found)]
-        expected_count, found_count, matched = (
-            expected_count + sure[0],
-            found_count + sure[1],
-            matched + len(pairs),
-        )
-        other_way += len(_matched(found, expected, tolerance))
-        for one, other in pairs:
-            worst_score = max(worst_score, float((expected.scores[one] - found.scores[other]).abs()))
-            worst_box = max(worst_box, float((expected.boxes[one] - found.boxes[other]).abs().max()))
-            if expected.masks is not None and found.masks is not None:
-                iou = _mask_iou(expected.masks[one], found.masks[other])
-                worst_mask = iou if worst_mask is None else min(worst_mask, iou)
+    passes = [[image] for image in images]
+    at_once = file.description.batch is None and not file.description.takes_pixels and len(images) > 1
+    if at_once:
+        passes.append(list(images))
+    for batch in passes:
+        of_model, of_file, seconds = _both(model, file, batch)
+        if len(batch) == 1:
+            times[0].append(seconds[0])
+            times[1].append(seconds[1])
+        for expected, found in zip(of_model, of_file, strict=True):
+            pairs = _matched(expected, found, tolerance)
+            matched += len(pairs)
+            other_way += len(_matched(found, expected, tolerance))
+            expected_count += int((expected.scores >= tolerance.min_score).sum())
+            found_count += int((found.scores >= tolerance.min_score).sum())
+            for one, other in pairs:
+                worst_score = max(worst_score, float((expected.scores[one] - found.scores[other]).abs()))
+                worst_box = max(worst_box, float((expected.boxes[one] - found.boxes[other]).abs().max()))
+                if expected.masks is not None and found.masks is not None:
+                    iou = _mask_iou(expected.masks[one], found.masks[other])
+                    worst_mask = iou if worst_mask is None else min(worst_mask, iou)
     agrees = matched >= tolerance.share * expected_count and other_way >= tolerance.share * found_count
     return ExportAgreement(
         images=len(images),
+        at_once=at_once,
         expected=expected_count,
         found=found_count,
         matched=matched,
@@ -128,10 +129,21 @@ def compare(model: Detector, file: ExportedDetector, images: Sequence[Tensor]) -
     )
 
 
-def _as_the_file_has_it(image: Tensor, model: Detector, file: ExportedDetector) -> tuple[Tensor, list[tuple[int, int]]]:
-    """The model's input, padded to the file's size: padding reaches the maps, and a detection may depend on it."""
-    batch, sizes = preprocess([image.to(model.device)], model.config.preprocess)
-    return padded(batch, file.description).to(model.dtype), sizes
+def _both(
+    model: Detector, file: ExportedDetector, images: Sequence[Tensor]
+) -> tuple[list[Detections], list[Detections], tuple[float, float]]:
+    """What the model and the file find in a batch, and the seconds that each takes; several runs of a single image."""
+    runs = _TIMED if len(images) == 1 else 1
+    frames = [(image.shape[-2], image.shape[-1]) for image in images]
+    batch, sizes = preprocess([image.to(model.device) for image in images], model.config.preprocess)
+    # Padded as the file has it: padding reaches the maps, and a detection may depend on it.
+    batch = padded(batch, file.description).to(model.dtype)
+    expected, model_seconds = _timed(lambda: model.detect(batch, sizes, frames), runs)
+    if file.description.takes_pixels:
+        found, file_seconds = _timed(lambda: file.detect_pixels(images), runs)
+    else:
+        found, file_seconds = _timed(lambda: file.detect(batch.float().to(file.device), sizes, frames), runs)
+    return [one.to("cpu") for one in expected], [one.to("cpu") for one in found], (model_seconds, file_seconds)
 
 
 def fits(image: Tensor, model: Detector, size: tuple[int, int] | None) -> bool:
@@ -141,13 +153,13 @@ def fits(image: Tensor, model: Detector, size: tuple[int, int] | None) -> bool:
     return size is None or (height <= size[0] and width <= size[1])
 
 
-def _timed(run: Callable[[], list[Detections]]) -> tuple[list[Detections], float]:
+def _timed(run: Callable[[], list[Detections]], runs: int) -> tuple[list[Detections], float]:
     seconds = []
-    for _ in range(_TIMED):
+    for _ in range(runs):
         start = time.perf_counter()
         result = run()
         seconds.append(time.perf_counter() - start)
-    return result, statistics.median(seconds[1:])
+    return result, statistics.median(seconds[1:] or seconds)
 
 
 def _matched(expected: Detections, found: Detections, tolerance: Tolerance) -> list[tuple[int, int]]:

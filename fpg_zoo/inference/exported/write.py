@@ -20,6 +20,7 @@ from fpg_zoo.inference.exported.formats import Format
 from fpg_zoo.inference.exported.onnx_operators import OPSET, translations
 from fpg_zoo.inference.exported.quantize import Inputs, quantize_onnx, quantize_openvino
 from fpg_zoo.inference.exported.quiet import quiet
+from fpg_zoo.inference.exported.same_padding import constant_same_padding
 from fpg_zoo.inference.exported.sessions import import_runtime
 
 OPERATORS: dict[Format, Operators] = {
@@ -74,7 +75,7 @@ def write(graph: Graph, kind: Format, path: Path) -> None:
         "pt2": _write_pt2,
         "torchscript": _write_torchscript,
     }
-    with quiet():
+    with quiet(), constant_same_padding():
         writers[kind](graph, path)
 
 
