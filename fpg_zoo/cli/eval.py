@@ -30,8 +30,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command = commands.add_parser(
         "eval",
         help="box and mask AP of a model on a data set, or of a results file",
-        description="Either --model or --checkpoint with --data, or --results with --annotations. Under torchrun, the "
-        "images are shared among the processes.",
+        description="Either a model with --data, or with --annotations and --images; or --results with --annotations. "
+        "Under torchrun, the images are shared among the processes.",
     )
     add_trained_model(command, exported=True)
     command.add_argument("--data", type=Path, metavar="DIR", help="a data set (docs/data.md), or: shapes")
@@ -45,7 +45,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--save", type=Path, metavar="RESULTS", help="write detections as a COCO results file; goes on after a kill"
     )
     command.add_argument("--results", type=Path, metavar="RESULTS", help="detections, as a COCO results file")
-    command.add_argument("--annotations", type=Path, metavar="F", help="the ground truth of --results")
+    command.add_argument(
+        "--annotations", type=Path, metavar="F", help="ground truth in COCO's format, in place of --data"
+    )
     command.add_argument(
         "--allow-losses", action="store_true", help="go on where more than one annotation in ten cannot be used"
     )
@@ -69,7 +71,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     command.add_argument("--json", type=Path, metavar="F", help="write the figures, AP of each class included")
     command.add_argument("--report", type=Path, metavar="F", help="write a page of HTML: curves, confusion, images")
-    command.add_argument("--images", type=Path, metavar="DIR", help="the images of --annotations, for --report")
+    command.add_argument("--images", type=Path, metavar="DIR", help="the images of --annotations (default: beside it)")
     command.set_defaults(run=_eval)
 
 
@@ -94,15 +96,16 @@ def _eval(options: argparse.Namespace) -> int:
         if sum(other.absolute() == place.absolute() for other in places) > 1:
             raise ConfigError(f"{place}: two files to write have this name; name another for one of them")
         check_writable(place.parent)
-    if options.images is not None and (options.report is None or options.results is None):
-        raise ConfigError("--images DIR: it has the images of a report by --results RESULTS --report F; leave it out")
     if options.images is not None and not options.images.is_dir():
         raise ConfigError(f"{options.images}: no such folder; name the one that the annotation file's names start from")
-    if options.results is None and options.annotations is None:
+    if options.annotations is None and options.images is not None:
+        raise ConfigError("--images DIR: it has the images of --annotations F; give that, too, or leave it out")
+    if options.results is None:
         return _eval_model(options)
-    if options.results is None or options.annotations is None:
-        missing = "--annotations" if options.annotations is None else "--results"
-        raise ConfigError(f"no {missing}: --results RESULTS and --annotations F go together")
+    if options.annotations is None:
+        raise ConfigError("no --annotations: --results RESULTS and --annotations F go together")
+    if options.images is not None and options.report is None:
+        raise ConfigError("--images DIR: with --results, it has the images of --report F; give that, or leave it out")
     model_options = [f"--{name}" for name in _OF_A_MODEL if getattr(options, name) is not None]
     if model_options:
         raise ConfigError(
@@ -141,8 +144,10 @@ def _eval_model(options: argparse.Namespace) -> int:
             "nothing to evaluate: give --model NAME (`fpg-zoo list` has the names) or --checkpoint FILE, or detections "
             "by --results"
         )
-    if options.data is None:
-        raise ConfigError("no images: give --data DIR, a folder with annotations/instances_*.json, or --data shapes")
+    if options.data is None and options.annotations is None:
+        raise ConfigError(
+            "no images: give --data DIR, a data set (docs/data.md), --data shapes, or --annotations F with --images DIR"
+        )
     check_least(options, limit=1, batch_size=1, workers=0)
     import torch
 
@@ -161,7 +166,13 @@ def _eval_model(options: argparse.Namespace) -> int:
         model = model.to(torch.bfloat16)
     iou_types = iou_types_of(model)
     data = open_held_out(
-        options.data, options.split, limit=options.limit, masks="segm" in iou_types, allow_losses=options.allow_losses
+        options.data,
+        options.split,
+        limit=options.limit,
+        masks="segm" in iou_types,
+        allow_losses=options.allow_losses,
+        annotations=options.annotations,
+        images=options.images,
     )
     category_ids = categories_of(model, data)
     parts = parts_of(options.save, model, data) if options.save is not None else None
@@ -194,7 +205,7 @@ def _eval_model(options: argparse.Namespace) -> int:
                     model,
                     name=options.model,
                     checkpoint=options.checkpoint,
-                    data=options.data,
+                    data=options.data or options.annotations,
                     split=data.split,
                     arguments=options.argv,
                 )

@@ -10,7 +10,7 @@ HUB_PREFIX = "hf:"  # before the name of a data set on the Hugging Face hub
 TRAIN = ("train", "train2017", "training")
 VAL = ("val", "val2017", "valid", "validation")
 _TEST = ("test", "test2017", "testing")
-_WHOLE = ("all", "default")  # all images, where there are no splits
+WHOLE = "all"  # images, where there are no splits; CVAT says default
 
 
 def split_named(name: str, splits: Collection[str]) -> str | None:
@@ -21,7 +21,7 @@ def split_named(name: str, splits: Collection[str]) -> str | None:
 
 def whole_of(splits: Collection[str]) -> str | None:
     """The split that holds all images, where it is the only one; None otherwise."""
-    return first_of(_WHOLE, splits) if len(splits) == 1 else None
+    return first_of((WHOLE, "default"), splits) if len(splits) == 1 else None
 
 
 def first_of(names: Sequence[str], splits: Collection[str]) -> str | None:

@@ -17,13 +17,13 @@ from fpg_zoo.data import annotation_problems as problems
 from fpg_zoo.data.coco_annotations import Box, read_box
 from fpg_zoo.data.coco_images import image_sizes
 from fpg_zoo.data.content import Content, Problem, digest_of
+from fpg_zoo.data.split_names import WHOLE
 from fpg_zoo.data.text_files import decode_text
 from fpg_zoo.data.xml_files import MAX_XML_BYTES, DocumentTypeError, EncodingError, decode_xml, parse_xml
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import on_terminal, read_regular
 from fpg_zoo.structures.images import image_suffixes
 
-WHOLE = "all"  # the split where a folder has no lists
 _SPLITS = ("train", "val", "trainval", "test")
 
 _FLAGS = ("1", "-1", "0")  # in VOC's lists of one class: shown, not shown, difficult

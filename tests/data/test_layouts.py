@@ -289,6 +289,21 @@ def test_yolo(yaml: str, files: dict[str, str], tmp_path: Path) -> None:
     assert tuple(dataset[0].image.shape) == (3, 48, 40)
 
 
+def test_yolo_by_a_list_of_classes(tmp_path: Path) -> None:
+    """As Label Studio exports it; a YAML file, if there is one, tells more."""
+    files = {"classes.txt": "\ufeffcell\r\nnucleus\r\n\n", "notes.json": "{}", "images/a.png": "", "labels/a.txt": ROW}
+    (_yolo(tmp_path / "one", "", **files) / "data.yaml").unlink()
+    dataset = _train(tmp_path / "one")
+    assert (dataset.class_names, _files(dataset)) == (("cell", "nucleus"), ["a.png"])
+    np.testing.assert_allclose(dataset.image_info(0).objects.boxes, [[4, 5, 14, 25]], atol=1e-4)
+    (_yolo(tmp_path / "two", "", **PAIR, **{"classes.txt": "cell", "images/val/b.png": ""}) / "data.yaml").unlink()
+    assert _files(_train(tmp_path / "two")) == ["a.png"]
+    with pytest.raises(ConfigError, match=r"no split 'test' in .*classes\.txt \(YOLO\): it has train, val"):
+        open_held_out(tmp_path / "two", "test", limit=None, masks=False)
+    _yolo(tmp_path / "two", "train: images/train\nnames: [from the yaml]")
+    assert _train(tmp_path / "two").class_names == ("from the yaml",)
+
+
 def test_a_yaml_file_of_any_name_and_classes_as_they_are_written(tmp_path: Path) -> None:
     _yolo(tmp_path, "", **PAIR)
     (tmp_path / "data.yaml").rename(tmp_path / "mine.yml")
@@ -544,6 +559,9 @@ def _plain(folder: Path) -> Path:
             {"split": "val"},
             r"^no split 'val' in .*data\.yaml \(YOLO\): it has train, test$",
         ),
+        ({"classes.txt": "", **PAIR}, {}, r"classes\.txt: empty; give each line the name of a class"),
+        ({"classes.txt": "a\n\nb", **PAIR}, {}, r"classes\.txt: an empty line; give each line the name"),
+        ({"classes.txt": "a\na", **PAIR}, {}, "category name 'a' is there twice"),
         ({"Annotations/x.txt": "", "JPEGImages/a.png": ""}, {}, r"no files ending in \.xml"),
         ({"a.json": "[]"}, {"annotations": "a.json"}, "no list 'images' in it"),
         ({"a.json": "[]"}, {"annotations": "b.json"}, "no such file; name an annotation file in COCO's format"),

@@ -211,6 +211,21 @@ def test_the_procedural_scenes(precision: tuple[str, ...], tmp_path: Path) -> No
     assert {f"box_{name}": value for name, value in found.items()} == figures
 
 
+def test_an_annotation_file_and_its_images_apart(tmp_path: Path) -> None:
+    folder = make_data(tmp_path / "data", pictures=3, split="val")
+    truth = tmp_path / "elsewhere" / "truth.json"
+    truth.parent.mkdir()
+    (folder / "annotations" / "instances_val.json").rename(truth)
+    options = ["--checkpoint", _two_classes(tmp_path), "--device", "cpu", "--workers", 0]
+    apart = run("eval", *options, "--annotations", truth, "--images", folder / "val", "--save", tmp_path / "r.json")
+    assert apart.code == 0, apart.err
+    (folder / "annotations" / "instances_val.json").write_bytes(truth.read_bytes())
+    together = run("eval", *options, "--data", folder, "--save", tmp_path / "s.json")
+    assert together.code == 0, together.err
+    assert (tmp_path / "r.json").read_bytes() == (tmp_path / "s.json").read_bytes()
+    assert apart.out.replace("r.json", "s.json") == together.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
@@ -227,7 +242,8 @@ def test_the_procedural_scenes(precision: tuple[str, ...], tmp_path: Path) -> No
         (("--model", NAME, "--data", "shapes", "--json", "."), ".: a folder; name the file to write"),
         (("--checkpoint", "none.safetensors", "--data", "shapes"), "none.safetensors"),
         (("--results", "r.json"), "no --annotations: --results RESULTS and --annotations F go together"),
-        (("--annotations", "a.json"), "no --results"),
+        (("--annotations", "a.json"), "nothing to evaluate: give --model NAME"),
+        (("--model", NAME, "--annotations", "a.json"), "a.json: no such file; name an annotation file"),
         (("--results", "r", "--annotations", "a", "--limit", "3", "--model", NAME), "--results and --model, --limit"),
     ],
 )

@@ -260,7 +260,7 @@ def test_pictures_that_cannot_be_read_are_left_out_with_a_note(tmp_path: Path) -
         (("--report", "file/r.html"), "file: cannot be a folder, "),
         (("--json", "file/deeper/f.json"), "file/deeper: cannot be a folder, "),
         (("--report", "r.html", "--json", "./r.html"), "two files to write have this name"),
-        (("--images", "."), "--images DIR: it has the images of a report by --results RESULTS --report F"),
+        (("--images", "."), "--images DIR: with --results, it has the images of --report F; give that"),
         (("--images", "none", "--report", "r.html"), "none: no such folder"),
     ],
 )
@@ -280,7 +280,7 @@ def test_pictures_of_a_data_set_need_no_folder(tmp_path: Path) -> None:
     options = ["--model", "mask_rcnn_nano_fpg", "--data", "shapes", "--report", tmp_path / "r.html"]
     ended = run("eval", *options, "--images", tmp_path)
     assert ended.code == 2
-    assert "--images DIR: it has the images of a report by --results" in ended.err
+    assert "--images DIR: it has the images of --annotations F; give that, too" in ended.err
 
 
 def test_scores_of_any_range_and_no_detections(tmp_path: Path) -> None:

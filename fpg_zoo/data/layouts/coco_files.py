@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fpg_zoo.data.coco import image_places
 from fpg_zoo.data.content import Content, read_coco
+from fpg_zoo.data.split_names import WHOLE
 
 _PREFIX = "instances_"
 _BESIDE = "_annotations.coco.json"  # Roboflow's, in the folder of a split's images
 _RESULT = "result.json"  # Label Studio's
-_WHOLE = "all"
 LOOKED_FOR = f"annotations/{_PREFIX}SPLIT.json, SPLIT/{_BESIDE}, {_RESULT} with images (COCO)"
 
 
@@ -42,11 +42,11 @@ def find_coco(root: Path) -> CocoFiles | None:
         return CocoFiles(root, root, {split: (file, image_places(root, split)) for split, file in own.items()})
     beside = {file.parent.name: file for file in sorted(root.glob(f"*/{_BESIDE}"))}
     if not beside and (root / _BESIDE).is_file():
-        beside = {_WHOLE: root / _BESIDE}
+        beside = {WHOLE: root / _BESIDE}
     if beside:
         return CocoFiles(root, root, {split: (file, (file.parent,)) for split, file in beside.items()})
     if (root / _RESULT).is_file():
-        return CocoFiles(root, root, {_WHOLE: (root / _RESULT, (root, root / "images"))})
+        return CocoFiles(root, root, {WHOLE: (root / _RESULT, (root, root / "images"))})
     return None
 
 
@@ -59,4 +59,4 @@ def coco_file(file: Path, images: Path | None, data: Path | None) -> CocoFiles:
         data: the folder of the data set, if one was named.
     """
     near = data or file.parent
-    return CocoFiles(file, images or near, {_WHOLE: (file, (images,) if images else (near, near / "images"))})
+    return CocoFiles(file, images or near, {WHOLE: (file, (images,) if images else (near, near / "images"))})

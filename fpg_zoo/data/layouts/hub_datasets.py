@@ -14,14 +14,13 @@ from tqdm import tqdm
 from fpg_zoo.data.coco_images import image_sizes
 from fpg_zoo.data.content import Content, digest_of
 from fpg_zoo.data.dataset import ImageInfo
-from fpg_zoo.data.split_names import HUB_PREFIX
+from fpg_zoo.data.split_names import HUB_PREFIX, WHOLE
 from fpg_zoo.errors import ConfigError, ImageError
 from fpg_zoo.files import on_terminal, read_regular
 from fpg_zoo.structures.images import MAX_FILE_BYTES, open_image, read_image, to_pixels
 from fpg_zoo.text import printable, quoted
 
 LOOKED_FOR = "dataset_dict.json or dataset_info.json (Hugging Face datasets, saved)"
-_WHOLE = "all"
 _CATEGORY = ("category", "label")  # a column of `objects`, by either name
 _OPTIONAL = ("id", "area", "iscrowd")  # columns of `objects` that mean what they mean in COCO
 _COLUMNS = "image, and objects with bbox and category"
@@ -187,7 +186,7 @@ def _opened(place: Path, load: Any) -> HubDatasets:
         loaded = load()
     except Exception as error:  # of the library's, of the network's
         raise ConfigError(f"{place}: cannot be loaded ({printable(error) or type(error).__name__})") from None
-    return HubDatasets(place, loaded if isinstance(loaded, dict) else {_WHOLE: loaded})
+    return HubDatasets(place, loaded if isinstance(loaded, dict) else {WHOLE: loaded})
 
 
 def _inner(feature: Any) -> Any:

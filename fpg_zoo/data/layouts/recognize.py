@@ -24,7 +24,7 @@ def recognize(data: Path) -> Layout:
     if hub_datasets.is_hub_name(data):
         return hub_datasets.open_hub(data)
     if data.suffix.lower() in yolo.ENDINGS and data.is_file():
-        return yolo.YoloLayout(data)
+        return yolo.YoloLayout.of_yaml(data)
     if data.is_file():
         raise ConfigError(
             f"{data}: a file; name the folder of the data set, or an annotation file in COCO's format by annotations"

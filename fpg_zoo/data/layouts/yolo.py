@@ -1,10 +1,13 @@
-"""YOLO's layout: a YAML file that names classes and folders of images, and a text file of rows for each image."""
+"""YOLO's layout: a text file of rows for each image, and a YAML file that names classes and folders of images.
+
+Label Studio and others write `classes.txt` in place of the YAML file.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from tqdm import tqdm
 from fpg_zoo.data import annotation_problems as problems
 from fpg_zoo.data.coco_images import find_image, image_sizes
 from fpg_zoo.data.content import Content, Problem, digest_of
+from fpg_zoo.data.split_names import WHOLE
 from fpg_zoo.data.text_files import decode_text
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import on_terminal, read_regular
@@ -21,8 +25,10 @@ from fpg_zoo.structures.images import image_suffixes
 from fpg_zoo.text import printable, quoted
 
 ENDINGS = (".yaml", ".yml")
-LOOKED_FOR = "data.yaml (YOLO)"
+LOOKED_FOR = "data.yaml, classes.txt with images and labels (YOLO)"
 _USUAL = "data.yaml"
+_CLASSES = "classes.txt"
+_IMAGES, _LABELS = "images", "labels"
 _SPLITS = ("train", "val", "valid", "validation", "test")
 _NOTHING = ("", "~", "null")
 _MAX_YAML_BYTES = 1 << 20
@@ -32,7 +38,7 @@ _MAX_PARTS = 64  # of a path of another machine
 
 
 class YoloLayout:
-    """A YAML file and what it names; a `Layout`.
+    """Classes and what the splits name; a `Layout`.
 
     Attributes:
         label, place, splits, folder: as of `Layout`.
@@ -40,8 +46,35 @@ class YoloLayout:
 
     label = "YOLO"
 
-    def __init__(self, file: Path) -> None:
-        """Read the YAML file; the splits are looked at when they are read.
+    def __init__(
+        self,
+        place: Path,
+        names: Mapping[int, str],
+        entries: Mapping[str, list[str]],
+        roots: Sequence[Path],
+        *,
+        points: bool = False,
+    ) -> None:
+        """Nothing is looked at before a split is read.
+
+        Args:
+            place: for messages.
+            names: classes by index.
+            entries: paths of each split, at least one: folders of images, or text files that list images.
+            roots: folders that paths start from, at least one.
+            points: rows go on with key points after the box.
+        """
+        self.place = place
+        self.splits: Collection[str] = tuple(entries)
+        self.folder = roots[0]
+        self._names = names
+        self._entries = entries
+        self._roots = roots
+        self._points = points
+
+    @classmethod
+    def of_yaml(cls, file: Path) -> YoloLayout:
+        """Read a YAML file.
 
         Args:
             file: with `names`, a list or a table by class index, and paths under `train`, `val`, `test`: a folder, a
@@ -52,19 +85,32 @@ class YoloLayout:
             ConfigError: it cannot be read, or has no classes or splits.
         """
         content = _read_yaml(file)
-        self.place = file
-        self._names = _names(content, file)
-        self._points = "kpt_shape" in content  # rows go on with key points after the box
-        self._entries = {
-            split: entries for split in _SPLITS if (entries := _entries(content.get(split), f"{file}: {split}"))
-        }
-        if not self._entries:
+        names = _names(content, file)
+        entries = {split: there for split in _SPLITS if (there := _entries(content.get(split), f"{file}: {split}"))}
+        if not entries:
             raise ConfigError(f"{file}: no split in it; name folders of images under train, val, test")
-        self.splits: Collection[str] = tuple(self._entries)
         path = content.get("path")
         given = Path(path.replace("\\", "/")) if isinstance(path, str) and path not in _NOTHING else Path()
-        self._roots = list(dict.fromkeys(root for root in (file.parent / given, file.parent) if root.is_dir()))
-        self.folder = self._roots[0]
+        roots = list(dict.fromkeys(root for root in (file.parent / given, file.parent) if root.is_dir()))
+        return cls(file, names, entries, roots, points="kpt_shape" in content)
+
+    @classmethod
+    def of_classes(cls, file: Path) -> YoloLayout:
+        """Read a file with the name of a class in each line, beside folders `images` and `labels`.
+
+        Folders in `images` that are named as splits are those; otherwise all images are one.
+
+        Raises:
+            ConfigError: it cannot be read, or is empty.
+        """
+        lines = [line.strip() for line in _lines(file, _MAX_YAML_BYTES)]
+        while lines and not lines[-1]:
+            lines.pop()
+        if not all(lines) or not lines:
+            raise ConfigError(f"{file}: {'an empty line' if lines else 'empty'}; give each line the name of a class")
+        splits = [split for split in _SPLITS if (file.parent / _IMAGES / split).is_dir()]
+        entries = {split: [f"{_IMAGES}/{split}"] for split in splits} or {WHOLE: [_IMAGES]}
+        return cls(file, dict(enumerate(lines)), entries, [file.parent])
 
     def read(self, split: str) -> Content:
         """As of `Layout`. Sizes of images are read from their headers."""
@@ -154,11 +200,15 @@ class YoloLayout:
 
 
 def find_yolo(root: Path) -> YoloLayout | None:
-    """By `data.yaml`, or else the only YAML file of the folder that has names and splits."""
+    """By `data.yaml`, the only YAML file of the folder that has names and splits, or else `classes.txt`."""
     if (root / _USUAL).is_file():
-        return YoloLayout(root / _USUAL)
+        return YoloLayout.of_yaml(root / _USUAL)
     others = [file for file in sorted(root.iterdir()) if file.suffix.lower() in ENDINGS and _is_data_set(file)]
-    return YoloLayout(others[0]) if len(others) == 1 else None
+    if len(others) == 1:
+        return YoloLayout.of_yaml(others[0])
+    if not others and (root / _CLASSES).is_file() and (root / _IMAGES).is_dir() and (root / _LABELS).is_dir():
+        return YoloLayout.of_classes(root / _CLASSES)
+    return None
 
 
 def _is_data_set(file: Path) -> bool:
@@ -222,11 +272,11 @@ def _images_in(folder: Path) -> Iterator[Path]:
 def _label_places(image: Path) -> list[Path]:
     """Where an image's rows may be: under `labels` in place of the last `images` of its path, or beside it."""
     parts = image.parent.parts
-    last = next((place for place in reversed(range(len(parts))) if parts[place] == "images"), None)
+    last = next((place for place in reversed(range(len(parts))) if parts[place] == _IMAGES), None)
     beside = image.with_suffix(".txt")
     if last is None:
         return [beside]
-    return [Path(*parts[:last], "labels", *parts[last + 1 :], beside.name), beside]
+    return [Path(*parts[:last], _LABELS, *parts[last + 1 :], beside.name), beside]
 
 
 def _label_file(image: Path) -> Path | None:
@@ -243,7 +293,7 @@ def _without_image(folder: Path, images: list[Path]) -> Iterator[Problem]:
         folders.sort()
         for file in sorted(files):
             place = Path(parent, file)
-            if place.suffix == ".txt" and not file.startswith("._") and file != "classes.txt" and place not in known:
+            if place.suffix == ".txt" and not file.startswith("._") and file != _CLASSES and place not in known:
                 yield Problem(problems.IMAGE_MISSING, str(place.relative_to(labels).with_suffix("")), f"of {place}")
 
 
