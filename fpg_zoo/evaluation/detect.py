@@ -29,6 +29,8 @@ from fpg_zoo.evaluation.partial_results import ImageRows, Parts
 from fpg_zoo.files import on_terminal
 from fpg_zoo.inference.exported.detector import ExportedDetector
 from fpg_zoo.inference.open_model import AnyDetector
+from fpg_zoo.inference.prefetch import prefetch
+from fpg_zoo.structures import Detections
 from fpg_zoo.text import quoted
 from fpg_zoo.version import __version__
 
@@ -176,7 +178,7 @@ def detect_batches(
         dataset: its images; its annotations are not looked at.
         category_ids: the data's id of each class of the model.
         batch_size: images in a pass, at most; those of a pass are of equal padded size.
-        workers: processes that read images ahead.
+        workers: processes that read images ahead; of an exported file that takes them as they are, a thread does.
         rank, world_size: this process among those that share the images.
         done: ids of images to leave out.
 
@@ -190,14 +192,28 @@ def detect_batches(
     shares: dict[str, Any] = {"batch_size": batch_size, "rank": rank, "world_size": world_size, "done": done}
     total = sum(map(len, evaluation_batches(dataset, model.config.preprocess, **shares)))
     with tqdm(total=total, unit="image", disable=rank > 0 or not on_terminal(), leave=False) as bar:
-        for batch in evaluation_loader(dataset, model.config.preprocess, workers=workers, **shares):
-            images = batch.images.to(model.device)
-            results = model.detect(images, batch.sizes, batch.original_sizes)
+        for image_ids, results in _detected(model, dataset, workers, shares):
             yield [
                 (image_id, detections.to_coco(image_id, category_ids))
-                for image_id, detections in zip(batch.image_ids, results, strict=True)
+                for image_id, detections in zip(image_ids, results, strict=True)
             ]
             bar.update(len(results))
+
+
+def _detected(
+    model: AnyDetector, dataset: Dataset, workers: int, shares: Mapping[str, Any]
+) -> Iterator[tuple[Sequence[int | str], list[Detections]]]:
+    """The ids of each batch's images and what is detected in them."""
+    if isinstance(model, ExportedDetector) and model.description.takes_pixels:
+        batches = evaluation_batches(dataset, model.config.preprocess, **shares)
+        # There is nothing to do for workers but to decode: a thread is enough.
+        read = prefetch(lambda batch: [dataset[index].image for index in batch], batches)
+        for batch, images in zip(batches, read, strict=True):
+            yield [dataset.image_info(index).image_id for index in batch], model.detect_pixels(images.result())
+        return
+    for loaded in evaluation_loader(dataset, model.config.preprocess, workers=workers, **shares):
+        pixels = loaded.images.to(model.device)
+        yield loaded.image_ids, model.detect(pixels, loaded.sizes, loaded.original_sizes)
 
 
 def iou_types_of(model: AnyDetector) -> tuple[IouType, ...]:

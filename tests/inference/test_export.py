@@ -25,6 +25,7 @@ from fpg_zoo import Detections, Predictor
 from fpg_zoo.config.heads import SoftNMSConfig
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import ExportError
+from fpg_zoo.evaluation.detect import detect_all
 from fpg_zoo.inference import export as exporting
 from fpg_zoo.inference.exported.detector import ExportedDetector
 from fpg_zoo.inference.exported.form import ExportedForm
@@ -145,6 +146,15 @@ def test_images_as_they_are_and_whole_masks(tmp_path: Path) -> None:
     assert [float(line.split()[1]) for line in lines] == pytest.approx(found.scores.tolist(), abs=1e-3)
     (expected,) = Predictor(model)(image)  # which is padded less
     assert len(found) == pytest.approx(len(expected), abs=2)
+    scene = ShapesDataset("val", 3)
+    rows = detect_all(ExportedDetector(path), scene, scene.category_ids, batch_size=2)
+    by_hand = [
+        row
+        for index in range(3)
+        for row in Predictor(path)(scene[index].image)[0].to_coco(scene.image_info(index).image_id, scene.category_ids)
+    ]
+    assert len(rows) > 3
+    assert rows == by_hand
     with pytest.raises(ExportError, match="takes images as they are"):
         ExportedDetector(path).detect(torch.zeros(1, 3, 384, 384), [(384, 384)])
 
