@@ -22,8 +22,8 @@ from harness.measure import Row, command_line, commit, in_a_process, synchronize
 from torch import Tensor
 
 import fpg_zoo
+from fpg_zoo.data.workers import usable_workers
 from fpg_zoo.modeling.heads.rpn import ProposalSelection
-from fpg_zoo.run_training import usable_workers
 from fpg_zoo.training.callbacks import Callback, TrainState
 from fpg_zoo.training.criterion import Criterion
 from fpg_zoo.training.matching import Matcher, Sampler

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from fpg_zoo.training.callbacks import Callback, Metrics, TrainState
     from fpg_zoo.training.trainer import TrainSettings
 
-_MOST_WORKERS = 8
-
 
 def train(
     model: str | Detector | None = None,
@@ -376,14 +374,9 @@ def _train_settings(config: RunConfig, detector: DetectorConfig) -> TrainSetting
     )
 
 
-def usable_workers() -> int:
-    """Processes to read images: as many as the processors that this process may use, but for its own."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
-    return min(max(usable // local - 1, 1), _MOST_WORKERS)
-
-
 def _workers_of(wanted: int | Literal["auto"]) -> int:
+    from fpg_zoo.data.workers import usable_workers
+
     return usable_workers() if wanted == "auto" else wanted
 
 

@@ -40,7 +40,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: cuda if there is one, else cpu)")
     command.add_argument("--batch-size", type=int, default=8, metavar="N", help="images a pass (default: 8)")
     command.add_argument("--dtype", choices=("bf16",), help="compute in this precision instead of float32")
-    command.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read images (default: 2)")
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="processes that read images (default: what the processors leave)"
+    )
     command.add_argument(
         "--save", type=Path, metavar="RESULTS", help="write detections as a COCO results file; goes on after a kill"
     )
@@ -152,6 +154,7 @@ def _eval_model(options: argparse.Namespace) -> int:
     import torch
 
     from fpg_zoo.data.open_split import open_held_out
+    from fpg_zoo.data.workers import usable_workers
     from fpg_zoo.distributed import device_of_process, process_group
     from fpg_zoo.evaluation.coco_metrics import no_mask_note
     from fpg_zoo.evaluation.detect import categories_of, detect_all, image_ids_of, iou_types_of, parts_of
@@ -186,7 +189,7 @@ def _eval_model(options: argparse.Namespace) -> int:
             data.dataset,
             category_ids,
             batch_size=options.batch_size,
-            workers=options.workers,
+            workers=usable_workers() if options.workers is None else options.workers,
             processes=processes,
             parts=parts,
         )

@@ -12,6 +12,7 @@ import collections
 import io
 import math
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from fpg_zoo.errors import FPGZooError, WorkerError
 
+_MOST_WORKERS = 8
 TIMEOUT_SECONDS = 600.0  # without an answer, from which on a worker counts as hung
 _CAUSES = {
     "SIGKILL": ", as the system does when memory runs out",
@@ -34,6 +36,13 @@ _CAUSES = {
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def usable_workers() -> int:
+    """Processes to read images: as many as the processors that this process may use, but for its own."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
+    return min(max(usable // local - 1, 1), _MOST_WORKERS)
 
 
 def parallel_map(
