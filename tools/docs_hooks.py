@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-TOP_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
-COMMAND_PAGE = "api/command.md"
+COMMAND = "fpg_zoo/cli/__init__.py"
+OTHER_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", COMMAND: "api/command.md"}
 # Text and target of a link or an image; the target is neither a URL nor a place on the same page.
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 _TITLE = re.compile(r"^# ([^:\n]+)", re.MULTILINE)
@@ -37,17 +37,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     from mkdocs.structure.files import File
 
     for source, page in made_pages().items():
-        text = (ROOT / source).read_text(encoding="utf-8")
-        content = notebook_to_markdown(text) if source.endswith(".ipynb") else text
-        files.append(File.generated(config, page, content=content))
-    files.append(File.generated(config, COMMAND_PAGE, content=command_to_markdown()))
+        files.append(File.generated(config, page, content=_content(source)))
     return files
+
+
+def _content(source: str) -> str:
+    if source == COMMAND:
+        return command_to_markdown()
+    text = (ROOT / source).read_text(encoding="utf-8")
+    return notebook_to_markdown(text) if source.endswith(".ipynb") else text
 
 
 def made_pages() -> dict[str, str]:
     """Pages of the site by the files of the repository, outside `docs/`, that they are made of."""
     notebooks = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
-    return TOP_PAGES | {f"examples/notebooks/{file.name}": f"tutorials/{file.stem}.md" for file in notebooks}
+    return OTHER_PAGES | {f"examples/notebooks/{file.name}": f"tutorials/{file.stem}.md" for file in notebooks}
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
