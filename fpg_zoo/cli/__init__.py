@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(argv, argparse.Namespace(argv=argv))  # which a report tells again
+    options = build_parser().parse_args(argv, argparse.Namespace(argv=argv))  # which a report tells again
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _tell  # on one line, and without the place in our code
@@ -84,7 +84,8 @@ class _Parser(argparse.ArgumentParser):
         super().error(printable(message, _MOST_OF_AN_ARGUMENT))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command; each command's `run` takes what it parsed and returns the exit code."""
     parser = _Parser(prog="fpg-zoo", description="The published Feature Pyramid Grids detectors.")
     parser.add_argument("--version", action="version", version=f"fpg-zoo {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

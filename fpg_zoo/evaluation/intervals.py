@@ -28,7 +28,11 @@ _Kind = TypeVar("_Kind", bound=str)
 
 
 class Interval(NamedTuple):
-    """The least and the greatest value that are likely; of AP, it may reach past 0 or 1."""
+    """The least and the greatest value that are likely; of AP, it may reach past 0 or 1.
+
+    Attributes:
+        lower, upper: on the metric's scale.
+    """
 
     lower: float
     upper: float

@@ -36,6 +36,17 @@ class Criterion(nn.Module):
 
     The backbone's stem and first stages are frozen as the schedule has it: their parameters take no gradient, and their
     BatchNorms stay in eval mode whatever the mode of the rest.
+
+    Args:
+        model: a `TwoStageDetector` or `RetinaNet`; it is trained in place.
+        sample_all: use every anchor and proposal in place of a random sample.
+        frozen_stages: backbone stages that are not trained, with the stem; 0..4 of a ResNet. 0 trains the stem, too, as
+            training from scratch needs it.
+        sampling: of RoIs; the published schedule's by default.
+
+    Raises:
+        ConfigError: the backbone has not so many stages, or does not know where its own end.
+        TypeError: the detector's class has no losses.
     """
 
     def __init__(
@@ -46,19 +57,6 @@ class Criterion(nn.Module):
         frozen_stages: int = 1,
         sampling: RoISampling | None = None,
     ) -> None:
-        """Freeze what is to be frozen.
-
-        Args:
-            model: a `TwoStageDetector` or `RetinaNet`; it is trained in place.
-            sample_all: use every anchor and proposal in place of a random sample.
-            frozen_stages: backbone stages that are not trained, with the stem; 0..4 of a ResNet. 0 trains the stem,
-                too, as training from scratch needs it.
-            sampling: of RoIs; the published schedule's by default.
-
-        Raises:
-            ConfigError: the backbone has not so many stages, or does not know where its own end.
-            TypeError: the detector's class has no losses.
-        """
         super().__init__()
         stem, *stages = model.backbone.stages() if frozen_stages else [[]]
         if not 0 <= frozen_stages <= len(stages):

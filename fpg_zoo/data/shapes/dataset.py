@@ -152,7 +152,7 @@ def write_coco(
 
     Args:
         folder: made if need be. Both splits fit into one.
-        split, images, size: as of `ShapesDataset`.
+        split, num_images, size: as of `ShapesDataset`.
 
     Returns:
         What was written, as it is drawn.
