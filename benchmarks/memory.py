@@ -26,11 +26,11 @@ import fpg_zoo
 from fpg_zoo.config import DetectorConfig, FPGConfig, RetinaHeadConfig, RetinaNetConfig
 from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.modeling.tensor_memory import Ledger
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.activation_checkpointing import apply_activation_checkpointing
 from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import RECIPES
-from fpg_zoo.training.tensor_memory import Ledger
 
 SIDE, IMAGES = 640, 8
 OBJECTS = 7  # of an image, as COCO's have on average

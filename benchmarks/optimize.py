@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fpg_zoo
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.training.tensor_memory import Ledger
+from fpg_zoo.modeling.tensor_memory import Ledger
 
 # How many times as fast as the plain form, by form: of the two heaviest models, and of the others.
 AIMS = {"optimized": (2.0, 1.6), "optimized_bf16": (6.0, 4.0)}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.inference.exported.formats import format_of
+from fpg_zoo.text import printable
 
 MODEL_HELP = (
     "NAME or NAME.TAG, as `fpg-zoo list` has them; a family, with --backbone; local-dir:FOLDER or hf-hub:OWNER/REPO"
@@ -65,6 +67,14 @@ def trained_model_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "checkpoint": options.checkpoint,
         "pretrained": options.checkpoint is None,
     }
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """(height, width) of an option that takes `N`, the side of a square, or `HxW`, for argparse."""
+    sides = re.fullmatch(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", text)
+    if sides is None:
+        raise argparse.ArgumentTypeError(f"{printable(text)}: it takes N or HxW in pixels, as 640 or 480x640")
+    return int(sides[1]), int(sides[2] or sides[1])
 
 
 def check_least(options: argparse.Namespace, **least: int) -> None:
