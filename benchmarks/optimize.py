@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.measure import device_name, measure, measure_in_rounds, summary, synchronize
+from harness.measure import measure_in_rounds
 from harness.models import FORMS, PLAIN, at_random, batch_of, described, draw_files, side_of
 from harness.options import named, parsed, parser_of, write_rows
 from harness.stages import clocked
@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import fpg_zoo
+from fpg_zoo.evaluation.timing import device_name, measure, summary, synchronize
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.modeling.tensor_memory import Ledger
 

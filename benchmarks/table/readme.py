@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.measure import RESULTS, Row
-from harness.models import RANDOM
 
 import fpg_zoo
+from fpg_zoo.evaluation.benchmark import RANDOM
 from fpg_zoo.files import atomic_write
 from table.cells import first_checkpoint
 from table.scatter import Panel, Point, drawn

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness.measure import RESULTS, Row, command_line, commit, record, save
-from harness.models import RANDOM, unavailable
+from harness.models import unavailable
 from tqdm import tqdm
 
 from fpg_zoo.data.open_split import open_held_out
 from fpg_zoo.distributed import device_of_process
 from fpg_zoo.errors import ConfigError, FPGZooError, UnknownNameError
+from fpg_zoo.evaluation.benchmark import RANDOM
 from fpg_zoo.files import atomic_write, on_terminal
 from fpg_zoo.models.factory import list_models
 from fpg_zoo.weights.manifest import Published

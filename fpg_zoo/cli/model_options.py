@@ -15,6 +15,8 @@ MODEL_HELP = (
     "NAME or NAME.TAG, as `fpg-zoo list` has them; a family, with --backbone; local-dir:FOLDER or hf-hub:OWNER/REPO"
 )
 
+EXPORTED_HELP = "Or an exported file: .onnx, .pt2, .xml"
+
 
 def add_architecture(command: argparse.ArgumentParser) -> None:
     """Enter the options that say what a model is made of beside its name."""
@@ -33,11 +35,16 @@ def add_architecture(command: argparse.ArgumentParser) -> None:
 
 def add_trained_model(command: argparse.ArgumentParser, *, exported: bool) -> None:
     """Enter the options of a model with weights; `exported` ones may be named, too."""
-    files = ". Or an exported file: .onnx, .pt2, .xml" if exported else ""
+    files = f". {EXPORTED_HELP}" if exported else ""
     command.add_argument(
         "--model", metavar="NAME", help=f"{MODEL_HELP}; published weights unless --checkpoint is given{files}"
     )
     add_architecture(command)
+    add_checkpoint(command)
+
+
+def add_checkpoint(command: argparse.ArgumentParser) -> None:
+    """Enter the option of weights of one's own."""
     command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")
 
 

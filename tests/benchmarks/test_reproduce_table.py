@@ -15,7 +15,7 @@ import accuracy
 import pytest
 from conftest import ROOT
 from harness.measure import Row, record, save
-from harness.models import RANDOM, unavailable
+from harness.models import unavailable
 from json_schema import violations
 from table import cells as table_cells
 from table import reproduce as reproduce_table
@@ -25,6 +25,7 @@ import fpg_zoo
 from fpg_zoo.config.catalog import ARCHITECTURES
 from fpg_zoo.data.shapes import ShapesDataset, write_coco
 from fpg_zoo.errors import DigestError
+from fpg_zoo.evaluation.benchmark import RANDOM
 from fpg_zoo.evaluation.detect import evaluate
 from fpg_zoo.weights.manifest import Manifest, load_manifest
 
