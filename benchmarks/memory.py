@@ -1,9 +1,9 @@
 """Peak memory of a training step at 8 images of 640x640: `python benchmarks/memory.py [NAME ...]`.
 
 Measured on a GPU where there is one, and predicted everywhere: a step of few images and one of twice as many run on
-the CPU with account kept of every tensor (`ledger.py`), and what an image adds is added for the rest. Weights,
-gradients and momenta count; what kernels take for themselves does not. Beside it the published column, of the
-reference's training.
+the CPU with account kept of every tensor (`fpg_zoo.modeling.tensor_memory`), and what an image adds is added for the
+rest. Weights, gradients and momenta count; what kernels take for themselves does not. Beside it the published column,
+of the reference's training.
 """
 
 from __future__ import annotations

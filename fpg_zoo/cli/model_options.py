@@ -14,7 +14,6 @@ from fpg_zoo.text import printable
 MODEL_HELP = (
     "NAME or NAME.TAG, as `fpg-zoo list` has them; a family, with --backbone; local-dir:FOLDER or hf-hub:OWNER/REPO"
 )
-
 EXPORTED_HELP = "Or an exported file: .onnx, .pt2, .xml"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -141,7 +143,4 @@ def test_memory_is_that_of_a_process_of_its_own(tmp_path: Path, monkeypatch: pyt
 
 
 def _dies(*_: object) -> None:
-    import os
-    import signal
-
     os.kill(os.getpid(), signal.SIGKILL)
