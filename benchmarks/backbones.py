@@ -22,10 +22,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from harness.measure import RESULTS, Row, command_line, commit, device_name, measure, write
+from harness.measure import RESULTS, Row, command_line, commit, write
 
 import fpg_zoo
 from fpg_zoo.distributed import device_of_process
+from fpg_zoo.evaluation.timing import device_name, measure
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "bccd"
 METHODS = ("retinanet", "faster_rcnn")

@@ -15,22 +15,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness.measure import Spread, command_line, commit, device_name, measure_in_rounds, summary, write
-from harness.models import (
-    FORMS,
-    at_random,
-    batch_of,
-    described,
-    norms_following,
-    scenes_of,
-    spread_dense,
-    spread_rois,
-)
+from harness.measure import command_line, commit, measure_in_rounds, write
+from harness.models import FORMS, at_random, batch_of, described, scenes_of
 from torch import nn
 from torchvision.models import detection
 
 from fpg_zoo.distributed import device_of_process
 from fpg_zoo.errors import FPGZooError
+from fpg_zoo.evaluation.random_weights import norms_following, spread_dense, spread_rois
+from fpg_zoo.evaluation.timing import Spread, device_name, summary
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.modeling.preprocess import preprocess
 

@@ -17,8 +17,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.measure import Spread, measure_in_turn, write
+from harness.measure import measure_in_turn, write
 
+from fpg_zoo.evaluation.timing import Spread
 from fpg_zoo.files import sha256_of
 from fpg_zoo.weights.download import Partial, download
 from fpg_zoo.weights.store import verify_file

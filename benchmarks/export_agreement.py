@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.models import RANDOM, is_own, model_with, whose
+from harness.models import is_own, model_with, whose
 from harness.options import named, parsed, write_rows
 
 import fpg_zoo
 from fpg_zoo.errors import ExportError
+from fpg_zoo.evaluation.benchmark import RANDOM
 from fpg_zoo.modeling.detectors import Detector
 
 TEST_SUPPORT = Path(__file__).resolve().parents[1] / "tests" / "support"

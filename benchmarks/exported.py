@@ -19,17 +19,17 @@ from unittest import mock
 
 import numpy as np
 import torch
-from harness.measure import in_a_process, measure
-from harness.models import FORMS, PLAIN, RANDOM, SEED, batch_of, described, model_with, scenes_of, side_of, whose
+from harness.models import FORMS, PLAIN, SEED, batch_of, described, model_with, scenes_of, side_of, whose
 from harness.options import named, parsed, parser_of, write_rows
-from inference_memory import resident
 from numpy.typing import NDArray
 from torch import Tensor
 
 import fpg_zoo
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import ExportError
+from fpg_zoo.evaluation.benchmark import RANDOM
 from fpg_zoo.evaluation.detect import evaluate
+from fpg_zoo.evaluation.timing import in_a_process, measure, resident
 from fpg_zoo.inference.exported import agreement
 from fpg_zoo.inference.exported.agreement import ExportAgreement
 from fpg_zoo.inference.exported.formats import Dtype

@@ -32,12 +32,13 @@ from harness.gpu_checks import (
     resume_row,
     training_row,
 )
-from harness.measure import RESULTS, command_line, commit, device_name, measure, write
+from harness.measure import RESULTS, command_line, commit, write
 from harness.models import at_random, batch_of, config_of
 from memory import measured
 from training_step import stepper
 
 import fpg_zoo
+from fpg_zoo.evaluation.timing import device_name, measure
 from fpg_zoo.modeling.detectors import Detector
 
 Row = dict[str, Any]

@@ -1,4 +1,4 @@
-"""How long a model takes: `python benchmarks/latency.py [PATTERN ...]`.
+"""How long a model, or an exported file, takes: `python benchmarks/latency.py [PATTERN ...]`.
 
 The model alone, from normalized pixels on the device to detections (masks pasted), and from JPEG files to detections;
 and each stage's share of the latter. Rows are written as they come; those of other models, forms, batches, devices and
@@ -15,13 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.measure import Spread, device_name, measure
-from harness.models import FORMS, batch_of, described, described_file, draw_files, model_with, side_of, whose
+from harness.models import (
+    batch_of,
+    described,
+    described_file,
+    draw_files,
+    forms_of,
+    scenes_of,
+    side_of,
+    whose,
+)
 from harness.options import named, parsed, parser_of, write_rows
 from harness.stages import clocked
 
 import fpg_zoo
-from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.evaluation.benchmark import time_pass
+from fpg_zoo.evaluation.timing import Spread, device_name, measure
+from fpg_zoo.inference.open_model import AnyDetector
 
 UNITS = {
     "batch": "images",
@@ -35,16 +45,7 @@ UNITS = {
 }
 
 
-def alone(model: Detector, images: torch.Tensor, sizes: list[tuple[int, int]], *, runs: int) -> tuple[Spread, float]:
-    """Seconds of `detect` of a batch, and the number of detections in an image, on average."""
-    images = images.to(model.device, model.dtype)
-    detections = model.detect(images, sizes)  # the warm-up, too
-    return measure(lambda: model.detect(images, sizes), runs=runs, warmup=0), sum(map(len, detections)) / len(
-        detections
-    )
-
-
-def from_file(model: Detector, files: list[Path], *, runs: int) -> tuple[Spread, dict[str, float]]:
+def from_file(model: AnyDetector, files: list[Path], *, runs: int) -> tuple[Spread, dict[str, float]]:
     """Seconds from the files to detections on the CPU, and of each stage; medians over the same runs.
 
     On a GPU the stages wait for each other, where they would not without the clock.
@@ -65,14 +66,12 @@ def from_file(model: Detector, files: list[Path], *, runs: int) -> tuple[Spread,
 def rows_of(name: str, options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """A row for each form and batch."""
     weights = whose(name)
-    plain = model_with(name, weights).to(options.device)
     rows: list[dict[str, Any]] = []
-    for form in options.forms:
-        model = FORMS[form](plain)
+    for form, model in forms_of(name, weights, options.forms, options.device):
         for batch in options.batch:
-            images, sizes = batch_of(name, batch)
+            images, _ = batch_of(name, batch)
             files = draw_files(folder, side_of(name), batch)
-            seconds, detections = alone(model, images, sizes, runs=options.runs)
+            seconds, detections = time_pass(model, scenes_of(side_of(name), batch), runs=options.runs)
             whole, stages = from_file(model, files, runs=options.runs)
             rows.append(
                 {
@@ -101,7 +100,7 @@ def rows_of(name: str, options: argparse.Namespace, folder: Path) -> list[dict[s
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="timings of each (default: 3)")
-    options = parsed(parser)
+    options = parsed(parser, exported=True)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in named(options.patterns):

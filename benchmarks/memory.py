@@ -1,9 +1,9 @@
 """Peak memory of a training step at 8 images of 640x640: `python benchmarks/memory.py [NAME ...]`.
 
 Measured on a GPU where there is one, and predicted everywhere: a step of few images and one of twice as many run on
-the CPU with account kept of every tensor (`ledger.py`), and what an image adds is added for the rest. Weights,
-gradients and momenta count; what kernels take for themselves does not. Beside it the published column, of the
-reference's training.
+the CPU with account kept of every tensor (`fpg_zoo.modeling.tensor_memory`), and what an image adds is added for the
+rest. Weights, gradients and momenta count; what kernels take for themselves does not. Beside it the published column,
+of the reference's training.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ import fpg_zoo
 from fpg_zoo.config import DetectorConfig, FPGConfig, RetinaHeadConfig, RetinaNetConfig
 from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.modeling.tensor_memory import Ledger
 from fpg_zoo.training import Criterion
 from fpg_zoo.training.activation_checkpointing import apply_activation_checkpointing
 from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import RECIPES
-from fpg_zoo.training.tensor_memory import Ledger
 
 SIDE, IMAGES = 640, 8
 OBJECTS = 7  # of an image, as COCO's have on average

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.measure import device_name, measure, measure_in_rounds, summary, synchronize
+from harness.measure import measure_in_rounds
 from harness.models import FORMS, PLAIN, at_random, batch_of, described, draw_files, side_of
 from harness.options import named, parsed, parser_of, write_rows
 from harness.stages import clocked
@@ -28,8 +28,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import fpg_zoo
+from fpg_zoo.evaluation.timing import device_name, measure, summary, synchronize
 from fpg_zoo.modeling.detectors import Detector
-from fpg_zoo.training.tensor_memory import Ledger
+from fpg_zoo.modeling.tensor_memory import Ledger
 
 # How many times as fast as the plain form, by form: of the two heaviest models, and of the others.
 AIMS = {"optimized": (2.0, 1.6), "optimized_bf16": (6.0, 4.0)}

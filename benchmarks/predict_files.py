@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from harness.measure import Row, command_line, commit, in_a_process, write
+from harness.measure import Row, command_line, commit, write
 from harness.models import draw_files, side_of
 
 import fpg_zoo
 from fpg_zoo.data.shapes import ShapesDataset
+from fpg_zoo.evaluation.timing import in_a_process
 from fpg_zoo.modeling.preprocess import preprocess
 from fpg_zoo.structures.images import read_image, to_pixels
 
@@ -37,12 +38,12 @@ UNITS = {
     "batch": "images a pass",
     "threads": "threads of the network",
     "images_per_s": "images/s, from the first line to the last",
-    "network_images_per_s": "images/s, detect alone, before and after",
-    "of_network": "images_per_s by the mean of network_images_per_s",
+    "network_before": "images/s, detect alone, before",
+    "network_after": "images/s, detect alone, after",
+    "of_network": "images_per_s by the mean of the network's before and after",
     "second_quarter_mb": "MB resident at most while the second quarter is worked on",
     "last_quarter_mb": "MB resident at most while the last quarter is worked on",
     "killed_after": "images, of which the results were written",
-    "equal_after_resume": "whether the results are those of the run that was not killed",
 }
 
 
@@ -172,9 +173,9 @@ def row_of(name: str, kind: str, ran: Ran, count: int, batch: int, threads: int)
 
 def with_network(row: Row, rates: list[float]) -> Row:
     """A row beside the rates of the network before and after it."""
-    network = statistics.mean(rates)
-    seen = [round(rate, 2) for rate in rates]
-    return {**row, "network_images_per_s": seen, "of_network": round(row["images_per_s"] / network, 3)}
+    before, after = (round(rate, 2) for rate in rates)
+    share = row["images_per_s"] / statistics.mean(rates)
+    return {**row, "network_before": before, "network_after": after, "of_network": round(share, 3)}
 
 
 def main() -> None:

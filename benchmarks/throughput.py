@@ -1,4 +1,4 @@
-"""Images per second over many files: `python benchmarks/throughput.py [PATTERN ...]`.
+"""Images per second over many files, of models and exported files: `python benchmarks/throughput.py [PATTERN ...]`.
 
 By calling a `Predictor` with all of them, whose thread reads images ahead; through `Predictor.stream`, which does
 not; and through what `fpg-zoo eval` runs, whose workers read ahead; starting the workers counts.
@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.measure import device_name, measure
-from harness.models import FORMS, described_file, draw_files, model_with, side_of, whose
+from harness.models import described_file, draw_files, forms_of, side_of, whose
 from harness.options import named, parsed, parser_of, write_rows
 
 import fpg_zoo
 from fpg_zoo.data.coco import CocoDataset
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.evaluation.detect import detect_batches
-from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.evaluation.timing import device_name, measure
+from fpg_zoo.inference.open_model import AnyDetector
 
 UNITS = {
     "images": "images",
@@ -49,7 +49,7 @@ def draw_folder(folder: Path, side: int, count: int) -> list[Path]:
     return files
 
 
-def ways(model: Detector, folder: Path, files: list[Path], options: argparse.Namespace) -> list[tuple[Any, ...]]:
+def ways(model: AnyDetector, folder: Path, files: list[Path], options: argparse.Namespace) -> list[tuple[Any, ...]]:
     """Of each way through all files its path, batch, workers, and the function that goes it.
 
     Calls and streams of each batch; evaluation, whose batches differ in their workers alone, of the greatest.
@@ -77,12 +77,10 @@ def ways(model: Detector, folder: Path, files: list[Path], options: argparse.Nam
 def rows_of(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each form and way."""
     weights = whose(name)
-    plain = model_with(name, weights).to(options.device)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         files = draw_folder(Path(place), side_of(name), options.images)
-        for form in options.forms:
-            model = FORMS[form](plain)
+        for form, model in forms_of(name, weights, options.forms, options.device):
             for path, batch, workers, run in ways(model, Path(place), files, options):
                 seconds = measure(run, runs=options.runs, warmup=1)
                 rate = len(files) / seconds.median
@@ -117,7 +115,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, metavar="N", help="files to go through (default: 8)")
     parser.add_argument("--workers", type=int, nargs="+", default=[2], metavar="N", help="of eval (default: 2)")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="timings of each (default: 3)")
-    options = parsed(parser)
+    options = parsed(parser, exported=True)
     rows: list[dict[str, Any]] = []
     for name in named(options.patterns):
         rows += rows_of(name, options)

@@ -18,11 +18,12 @@ from typing import Any
 from unittest import mock
 
 import torch
-from harness.measure import Row, command_line, commit, in_a_process, synchronize, write
+from harness.measure import Row, command_line, commit, write
 from torch import Tensor
 
 import fpg_zoo
 from fpg_zoo.data.workers import usable_workers
+from fpg_zoo.evaluation.timing import in_a_process, synchronize
 from fpg_zoo.modeling.heads.rpn import ProposalSelection
 from fpg_zoo.training.callbacks import Callback, TrainState
 from fpg_zoo.training.criterion import Criterion

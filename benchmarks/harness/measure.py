@@ -1,30 +1,27 @@
-"""Measuring: warm-up, synchronize, repeat, median and quartiles; and a record that says what was measured where.
+"""Measuring in turn (`fpg_zoo.evaluation.timing` measures one thing), and a record that says what was measured where.
 
 `benchmarks/schema.json` has a record's form, docs/benchmarks.md how to read one.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import dataclasses
 import datetime
 import functools
 import json
-import multiprocessing
 import platform
 import shlex
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import safetensors
 import torch
 import torchvision
 
+from fpg_zoo.evaluation.timing import Spread, device_name, measure, processor, summary, synchronize
 from fpg_zoo.files import atomic_write
 from fpg_zoo.version import __version__
 
@@ -32,33 +29,6 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 Row = dict[str, Any]
 _NO_FIGURES = ("input", "environment", "command")  # of a row
 Key = TypeVar("Key")
-_Params = ParamSpec("_Params")
-_Result = TypeVar("_Result")
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """The median of several runs and the quartiles around it; seconds, or a ratio."""
-
-    median: float
-    lower: float
-    upper: float
-    runs: int
-
-
-def measure(run: Callable[[], object], *, runs: int, warmup: int = 2) -> Spread:
-    """Time `run`, after `warmup` runs that do not count, with the device synchronized at both ends."""
-    for _ in range(warmup):
-        run()
-    seconds = []
-    for _ in range(runs):
-        synchronize()
-        start = time.perf_counter()
-        run()
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    lower, median, upper = statistics.quantiles(seconds, n=4)
-    return Spread(median, lower, upper, runs)
 
 
 def measure_in_turn(
@@ -85,31 +55,6 @@ def measure_in_rounds(runs: Mapping[Key, Callable[[], object]], rounds: int) -> 
             synchronize()
             seconds[key].append(time.perf_counter() - start)
     return {key: values[1:] for key, values in seconds.items()}
-
-
-def summary(values: list[float]) -> Spread:
-    """The median and quartiles of two values or more."""
-    lower, median, upper = statistics.quantiles(values, n=4)
-    return Spread(median, lower, upper, len(values))
-
-
-def synchronize() -> None:
-    """Wait until the device has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    elif torch.backends.mps.is_available():
-        torch.mps.synchronize()
-
-
-def in_a_process(function: Callable[_Params, _Result], *args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
-    """What the function gives in a process of its own, which ends with it.
-
-    Raises:
-        BrokenProcessPool: the process was killed, or died; for want of memory, say.
-        Exception: what the function raised.
-    """
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *args, **kwargs).result()
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -211,11 +156,6 @@ def command_line() -> str:
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
-def device_name(device: str) -> str:
-    """What tells a device from others in a record: a GPU's name, else its kind."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-
-
 @functools.cache
 def commit() -> str:
     """The commit, marked if the working tree differs from it in more than earlier records.
@@ -233,12 +173,3 @@ def _git(*arguments: str) -> str:
     except OSError:  # no git here
         return ""
     return asked.stdout.strip()
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

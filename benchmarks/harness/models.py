@@ -3,22 +3,26 @@ drawn images that they are given."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 import fpg_zoo
 from fpg_zoo.config import DetectorConfig
 from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.errors import DownloadError
-from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
+from fpg_zoo.evaluation.benchmark import EXPORTED, RANDOM, SAVED, native_size
+from fpg_zoo.evaluation.random_weights import give_work
+from fpg_zoo.inference.exported.detector import ExportedDetector
+from fpg_zoo.inference.exported.formats import format_of
+from fpg_zoo.inference.open_model import AnyDetector
+from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.modeling.preprocess import preprocess
 from fpg_zoo.models.factory import published
 from fpg_zoo.models.loading import fetch
@@ -26,14 +30,14 @@ from fpg_zoo.models.names import HUB, LOCAL
 from fpg_zoo.weights.manifest import load_manifest
 
 SEED = 0
-RANDOM, SAVED = "random", "saved"
 JPEG_QUALITY = 95
-# Pairs of RoI and class that pass the threshold of scores, over a batch's images each. Trained detectors have some
-# hundreds of them, of which 100 are detected; an untrained one has none, and nothing to select or to paste.
-_PASSING = {"two-stage": 400, "dense": 1000}
-_SPREAD = 2.0  # standard deviation of class logits
-
 PLAIN = "plain"
+# What a form is prepared with, by its name.
+FORM_SETTINGS: dict[str, dict[str, Any]] = {
+    PLAIN: {},
+    "optimized": {"optimize": True},
+    "optimized_bf16": {"optimize": True, "dtype": "bf16"},
+}
 FORMS: dict[str, Callable[[Detector], Detector]] = {
     PLAIN: lambda model: model,
     "optimized": lambda model: fpg_zoo.optimize(model),
@@ -42,8 +46,13 @@ FORMS: dict[str, Callable[[Detector], Detector]] = {
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is none of the catalog's, but `local-dir:`, `hf-hub:` or a config file."""
-    return name.startswith((LOCAL, HUB)) or is_config_file(name)
+    """Whether a name is none of the catalog's, but `local-dir:`, `hf-hub:`, a config file or an exported one."""
+    return name.startswith((LOCAL, HUB)) or is_config_file(name) or is_exported(name)
+
+
+def is_exported(name: str) -> bool:
+    """Whether a name is that of an exported file."""
+    return format_of(name) is not None
 
 
 def is_config_file(name: str) -> bool:
@@ -53,13 +62,23 @@ def is_config_file(name: str) -> bool:
 
 def config_of(name: str) -> DetectorConfig:
     """The config of what `named` gives."""
+    if is_exported(name):
+        return _opened_file(name).config
     info = fpg_zoo.model_info(config=name) if is_config_file(name) else fpg_zoo.model_info(name)
     return info.config
 
 
 def side_of(name: str) -> int:
-    """The side in pixels of the square input that a model is measured on: 640, or less for the nano ones."""
+    """The side in pixels of the square input that a model is measured on: 640, or less for the nano ones and for files
+    that were exported for less."""
+    if is_exported(name):
+        return min(native_size(_opened_file(name)))
     return config_of(name).preprocess.longest_side
+
+
+@functools.cache
+def _opened_file(name: str) -> ExportedDetector:
+    return ExportedDetector(name)
 
 
 def scenes_of(side: int, count: int, *, split: Literal["train", "val"] = "val") -> list[Tensor]:
@@ -125,7 +144,10 @@ def unavailable(name: str) -> str | None:
 
 
 def whose(name: str) -> str:
-    """Which weights a model is measured with: its tag, `SAVED`, or `RANDOM` where there are none to be had."""
+    """Which weights a model is measured with: its tag, `SAVED`, `EXPORTED`, or `RANDOM` where there are none to be
+    had."""
+    if is_exported(name):
+        return EXPORTED
     if is_own(name):
         return RANDOM if is_config_file(name) else SAVED
     return RANDOM if unavailable(name) else published(name).tag
@@ -145,92 +167,24 @@ def model_with(name: str, weights: str) -> Detector:
     return fpg_zoo.create_model(published(name).name)
 
 
+def forms_of(name: str, weights: str, forms: Sequence[str], device: str) -> Iterator[tuple[str, AnyDetector]]:
+    """A model in each of these forms on a device; an exported file in the one it has, `EXPORTED`."""
+    if is_exported(name):
+        yield EXPORTED, ExportedDetector(name, device)
+        return
+    plain = model_with(name, weights).to(device)
+    for form in forms:
+        yield form, FORMS[form](plain)
+
+
 def architecture_of(name: str) -> str:
     """The architecture of a name with or without a tag."""
     return name.partition(".")[0]
 
 
 def at_random(name: str) -> Detector:
-    """A model of seeded random weights that has as much to select, and to paste, as a trained one.
-
-    Freshly initialized, maps grow from block to block and no score passes the threshold. So the BatchNorms are given
-    the statistics that they see in a drawn scene, and the class layer is scaled and shifted so that as many scores pass
-    as `_PASSING` says.
-    """
+    """A model of seeded random weights that has as much to select, and to paste, as a trained one."""
     torch.manual_seed(SEED)
     model = fpg_zoo.create_model(config=name) if is_config_file(name) else fpg_zoo.create_model(name)
-    images, sizes = batch_of(name, 1)
-    with torch.no_grad(), norms_following(model):
-        if isinstance(model, RetinaNet):
-            threshold = model.config.head.score_threshold
-            layer = model.head.classes
-            assert isinstance(layer, nn.Conv2d)
-            spread_dense(layer, lambda: model(images, sizes), threshold=threshold)
-        else:
-            assert isinstance(model, TwoStageDetector)
-            head = model.box_head
-            spread_rois(
-                head.classes,
-                lambda: model(images, sizes),
-                background=head.classes.out_features - 1,
-                threshold=model.config.box.score_threshold,
-            )
-    return model.eval()
-
-
-@contextlib.contextmanager
-def norms_following(model: nn.Module) -> Iterator[None]:
-    """While this is open, BatchNorms take the statistics of what they see, and keep the last ones."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-        norm.train()
-    yield
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
-
-
-def _inputs_of(layer: nn.Module, run: Callable[[], object]) -> list[Tensor]:
-    """What a layer is given while `run` runs."""
-    captured: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
-    run()
-    hook.remove()
-    return captured
-
-
-def spread_rois(layer: nn.Linear, run: Callable[[], object], *, background: int, threshold: float) -> None:
-    """Scale and shift the class layer of RoIs so that as many scores pass the threshold as `_PASSING` says.
-
-    Args:
-        layer: gives the logits; in place.
-        run: one pass of the model.
-        background: the place of its logit.
-        threshold: of scores.
-    """
-    (features,) = _inputs_of(layer, run)
-    classes = [place for place in range(layer.out_features) if place != background]
-    layer.weight.mul_(_SPREAD / layer(features)[:, classes].std())
-    layer.weight[background] = 0  # background's logit is the same everywhere
-    layer.bias.zero_()
-    layer.bias[classes] = -layer(features)[:, classes].mean(dim=0)
-    low, high = 0.0, 50.0  # the more for background, the fewer pass
-    for _ in range(40):
-        layer.bias[background] = (low + high) / 2
-        passing = int((layer(features).softmax(dim=-1)[:, classes] > threshold).sum())
-        low, high = ((low + high) / 2, high) if passing > _PASSING["two-stage"] else (low, (low + high) / 2)
-
-
-def spread_dense(layer: nn.Conv2d, run: Callable[[], object], *, threshold: float) -> None:
-    """As `spread_rois`, of a dense head's class layer, which looks at one level after the other."""
-    assert layer.bias is not None
-    levels = _inputs_of(layer, run)
-
-    def logits() -> Tensor:
-        return torch.cat([layer(level).flatten() for level in levels])
-
-    layer.weight.mul_(_SPREAD / logits().std())
-    least = logits().topk(_PASSING["dense"]).values[-1]
-    layer.bias.add_(math.log(threshold / (1 - threshold)) - least)
+    give_work(model, *batch_of(name, 1))
+    return model

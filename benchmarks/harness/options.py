@@ -14,7 +14,7 @@ import fpg_zoo
 from fpg_zoo.distributed import device_of_process
 from fpg_zoo.errors import ConfigError, FPGZooError, UnknownNameError
 from harness.measure import Row, command_line, commit, write
-from harness.models import FORMS, is_own
+from harness.models import FORMS, is_exported, is_own
 
 TOLD_APART_BY = ("model", "form", "batch", "device", "threads")
 
@@ -51,8 +51,13 @@ def write_rows(
     )
 
 
-def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options, checked, with the threads set and the device chosen; ends with code 2 where they cannot be used."""
+def parsed(parser: argparse.ArgumentParser, *, exported: bool = False) -> argparse.Namespace:
+    """The options, checked, with the threads set and the device chosen; ends with code 2 where they cannot be used.
+
+    Args:
+        parser: of `parser_of`.
+        exported: whether the script takes exported files.
+    """
     options = parser.parse_args()
     commit()
     try:
@@ -61,7 +66,9 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
             value = getattr(options, name, None)
             if value is not None and min(value if isinstance(value, list) else [value]) < number:
                 raise ConfigError(f"--{name} {value}: it takes at least {number}")
-        named(options.patterns)
+        for name in named(options.patterns):
+            if is_exported(name) and not exported:
+                raise ConfigError(f"{name}: exported files are for latency.py, throughput.py and exported.py --files")
         options.device = str(device_of_process(options.device))
     except FPGZooError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
@@ -72,7 +79,7 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def named(patterns: Sequence[str]) -> list[str]:
-    """The architectures that match; `local-dir:FOLDER`, `hf-hub:OWNER/REPO` and config files as they are.
+    """The architectures that match; `local-dir:FOLDER`, `hf-hub:OWNER/REPO`, config and exported files as they are.
 
     Raises:
         UnknownNameError: none does.

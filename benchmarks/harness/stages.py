@@ -11,10 +11,11 @@ from unittest import mock
 
 from torch import nn
 
+from fpg_zoo.evaluation.timing import synchronize
 from fpg_zoo.inference import predictor
+from fpg_zoo.inference.exported import detector as exported
+from fpg_zoo.inference.open_model import AnyDetector
 from fpg_zoo.modeling import detectors
-from fpg_zoo.modeling.detectors import Detector
-from harness.measure import synchronize
 
 # A detector's parts by attribute, and what they are called here. Of these, each detector has some.
 _PARTS = {
@@ -27,17 +28,19 @@ _PARTS = {
     "select": "selection",
     "box_head": "box head",
     "mask_head": "mask head",
+    "_run": "network",  # of an exported file, whose parts are not told apart
 }
 _AROUND = (  # before and after the detector
     (predictor, "read_image", "reading"),
     (predictor, "to_pixels", "reading"),
     (predictor, "preprocess", "preprocessing"),
     (detectors, "to_detections", "pasting"),
+    (exported, "to_detections", "pasting"),
 )
 
 
 @contextlib.contextmanager
-def clocked(model: Detector) -> Iterator[dict[str, float]]:
+def clocked(model: AnyDetector) -> Iterator[dict[str, float]]:
     """While this is open, the seconds of each stage of a `Predictor` of this model add up in what it gives.
 
     No stage runs within another. The device is synchronized at both ends of each, which takes time where it is no CPU.

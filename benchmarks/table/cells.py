@@ -18,15 +18,16 @@ from typing import Any
 
 import torch
 from accuracy import average_precision
-from harness.measure import Row, device_name, in_a_process, processor, record, save
-from harness.models import FORMS, RANDOM, batch_of, described, model_with
+from harness.measure import Row, record, save
+from harness.models import FORMS, batch_of, described, model_with, scenes_of, side_of
 from inference_memory import UNITS as MEMORY_UNITS
 from inference_memory import rows_of as memory_rows
-from latency import alone
 from memory import measured as training_memory
 
 import fpg_zoo
 from fpg_zoo.data.open_split import SHAPES
+from fpg_zoo.evaluation.benchmark import RANDOM, time_pass
+from fpg_zoo.evaluation.timing import device_name, in_a_process, processor
 from fpg_zoo.version import __version__
 from fpg_zoo.weights.manifest import Published, load_manifest
 
@@ -211,11 +212,11 @@ def _memory(name: str, weights: str, device: str, threads: int) -> tuple[list[Ro
 def _fps(name: str, weights: str, device: str, runs: int, threads: int) -> tuple[list[Row], dict[str, Any]]:
     torch.set_num_threads(threads)
     architecture = name.partition(".")[0]
-    images, sizes = batch_of(architecture, 1)
+    images, _ = batch_of(architecture, 1)
     plain = model_with(name, weights).to(device)
     rows: list[Row] = []
     for form, make in FORMS.items():
-        seconds, detections = alone(make(plain), images, sizes, runs=runs)
+        seconds, detections = time_pass(make(plain), scenes_of(side_of(architecture), 1), runs=runs)
         rows.append(
             {
                 "form": form,

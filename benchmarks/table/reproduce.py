@@ -1,8 +1,8 @@
 """The published table, measured again: `python benchmarks/reproduce_table.py --data COCO_DIR`, or `--quick` offline.
 
-AP, memory and frames per second of each checkpoint beside what was published, as Markdown, CSV and JSON; blank where
-not measured. The models that come with the package are always among the rows, on data that are drawn. What has been
-measured with the same settings is not measured again.
+AP, memory and frames per second of each checkpoint beside what was published and what it costs, as Markdown, CSV and
+JSON; blank where not measured. The models that come with the package are always among the rows, on data that are drawn.
+What has been measured with the same settings is not measured again.
 
 Exit codes: 0 every verdict is met (a blank is none); 1 one is missed, or a row failed for another reason than that its
 weights or data are not there; 2 refused; 130 interrupted.
@@ -20,18 +20,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import torch
 from harness.measure import RESULTS, Row, command_line, commit, record, save
-from harness.models import RANDOM, unavailable
+from harness.models import unavailable
 from tqdm import tqdm
 
 from fpg_zoo.data.open_split import open_held_out
 from fpg_zoo.distributed import device_of_process
 from fpg_zoo.errors import ConfigError, FPGZooError, UnknownNameError
+from fpg_zoo.evaluation.benchmark import RANDOM
+from fpg_zoo.evaluation.timing import device_name, processor
 from fpg_zoo.files import atomic_write, on_terminal
 from fpg_zoo.models.factory import list_models
 from fpg_zoo.weights.manifest import Published
 from table.cells import COLUMNS, Cell, Run, cell_of, first_checkpoint, measure_cell, metrics_of, table_checkpoints
-from table.text import MISSED, UNITS, as_csv, as_markdown, rows_of
+from table.text import MISSED, UNITS, as_csv, as_markdown, results_rows, rows_of
 
 DONE, NOT_MET, REFUSED, INTERRUPTED = 0, 1, 2, 130
 _RUNS = {True: 3, False: 5}  # timings of each model alone: quick or not
@@ -208,12 +211,22 @@ def table_of(asked: Sequence[Published], outcome: Outcome, *, compare_ap: bool) 
 
 
 def write_table(rows: list[Row], run: Run) -> None:
-    """`table.json`, `table.csv` and `table.md` in the run's folder."""
+    """`table.json` and `table.md` of this device, and `results.csv` of all devices, in the run's folder."""
     inputs = {"what": "of each cell, in its own file under cells/"}
     save(record(run.command, rows, device=run.device, inputs=inputs, units=UNITS), run.output / "table.json")
-    for ending, text in ((".csv", as_csv(rows)), (".md", as_markdown(rows))):
-        with atomic_write(run.output / f"table{ending}") as temporary:
+    results = run.output / "results.csv"
+    earlier = results.read_text(encoding="utf-8") if results.is_file() else ""
+    texts = {run.output / "table.md": as_markdown(rows), results: as_csv(results_rows(rows, machine(run)), earlier)}
+    for target, text in texts.items():
+        with atomic_write(target) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def machine(run: Run) -> str:
+    """What tells a device of `results.csv` from others: a GPU's name, or the processor's and its threads."""
+    if torch.device(run.device).type == "cpu":
+        return f"{processor()}, {torch.get_num_threads()} threads"
+    return device_name(run.device)
 
 
 def reproduce(options: argparse.Namespace) -> int:
@@ -246,7 +259,7 @@ def reproduce(options: argparse.Namespace) -> int:
     missed = verdicts.count(MISSED)
     print(as_markdown(rows))
     print(f"{len(verdicts) - missed} of {len(verdicts)} verdicts met, {len(outcome.failed)} cells failed")
-    print(f"written: {run.output / 'table'}.md, .csv and .json")
+    print(f"written: {run.output / 'table'}.md, table.json and results.csv")
     return NOT_MET if missed or outcome.failed else DONE
 
 

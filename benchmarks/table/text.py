@@ -1,4 +1,7 @@
-"""The table of published and measured metrics, as rows, and of these as Markdown and CSV."""
+"""The table of published and measured metrics, as rows, and of these as Markdown and CSV.
+
+`table.md` is of one device, and `results.csv` has a row for each model and device.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from harness.measure import Row
 
 import fpg_zoo
 from fpg_zoo.weights.manifest import Published
+from table.cells import table_checkpoints
 
 MET, MISSED = "met", "missed"
 # The metrics of a row of the table: column, unit, where they are published.
@@ -80,41 +84,108 @@ def rows_of(
     return rows
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """A line for each metric; blank where there is none."""
+def results_rows(rows: Sequence[Row], device: str) -> list[dict[str, Any]]:
+    """A row for each model: what it costs, and what was measured on this device; blank where nothing was.
+
+    Args:
+        rows: of `rows_of`.
+        device: by which its rows are told from those of other devices.
+    """
+    entries = {entry.name: entry for entry in table_checkpoints()}
+    data_sets = dict.fromkeys(entry.data_set for entry in entries.values())
+    results: list[dict[str, Any]] = []
+    for model, figures in _by_model(rows).items():
+        entry = entries[model]
+        info = fpg_zoo.model_info(entry.architecture)
+        cost = info.cost()
+        training = figures.get("training memory", {})
+        result = {
+            "model": model,
+            "method": info.method,
+            "neck": info.neck,
+            "device": device,
+            "weights": _weights_of(figures),
+            "img_size": "{}x{}".format(*info.config.preprocess.square_size),
+            "params_m": round(cost.parameters / 1e6, 2),
+            "gflops": round(cost.flops / 1e9, 1),
+            "activations_m": round(cost.activations / 1e6, 1),
+            "memory_mb_predicted": round(cost.memory / 1e6),
+            "memory_mb": figures["inference memory"]["measured"],
+            "fps": figures["fps"]["measured"],
+            "fps_optimized": figures["fps optimized"]["measured"],
+            "fps_optimized_bf16": figures["fps optimized_bf16"]["measured"],
+            "training_gb_published": training.get("published"),
+            "training_gb": training.get("measured"),
+        }
+        for data_set in data_sets:
+            for kind in ("box", "mask"):
+                ap = figures.get(f"{kind} AP", {}) if entry.data_set == data_set else {}
+                name = f"{data_set.lower()}_{kind}_ap"
+                result |= {f"{name}_published": ap.get("published"), name: ap.get("measured")}
+        results.append(result)
+    return results
+
+
+def as_csv(results: Sequence[dict[str, Any]], earlier: str) -> str:
+    """A line for each model and device; those that stand in an earlier file and not among `results` stay."""
+    new = {(row["model"], row["device"]) for row in results}
+    kept = [row for row in csv.DictReader(io.StringIO(earlier)) if (row.get("model"), row.get("device")) not in new]
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(stream, list(results[0]), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows([*kept, *results])
     return stream.getvalue()
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """A line for each checkpoint; blank where there is no metric."""
+    """A section for each data set that AP is of, in it a line for each checkpoint; blank where there is no metric."""
     compared = ("box AP", "mask AP")
     plain = ("fps", "fps optimized", "fps optimized_bf16", "inference memory")
     heads = ["model"]
     for name in compared:
         heads += [f"{name} published", "measured", "difference", "verdict"]
-    heads += ["fps", "fps, optimised", "fps, optimised, bf16", "memory, MB", "training GB published", "measured"]
-    heads += ["weights for fps and memory", "note"]
-    lines = [heads, ["---"] * len(heads)]
+    heads += ["fps", "fps, optimised", "fps, optimised, bf16", "memory, MB", "predicted", "parameters, M", "GFLOPs"]
+    heads += ["activations, M", "training GB published", "measured", "weights for fps and memory", "note"]
+    entries = {entry.name: entry for entry in table_checkpoints()}
+    sections: dict[str, list[list[str]]] = {}
+    for model, figures in _by_model(rows).items():
+        line = [f"`{model}`"]
+        for name in compared:
+            one = figures.get(name, {})
+            line += [_formatted(one.get("published")), _formatted(one.get("measured"), 2)]
+            line += [_formatted(one.get("difference"), 2, sign=True), one.get("verdict") or ""]
+        line += [_formatted(figures[name]["measured"], 0 if "memory" in name else 2) for name in plain]
+        line += costs_of(entries[model].architecture)
+        training = figures.get("training memory", {})
+        line += [_formatted(training.get("published")), _formatted(training.get("measured"), 1)]
+        line += [_weights_of(figures)]
+        line += ["; ".join(dict.fromkeys(row["note"] for row in figures.values() if row["note"]))]
+        sections.setdefault(entries[model].data, []).append(line)
+    return "\n".join(f"AP on {data}:\n\n{table_of(heads, lines)}" for data, lines in sections.items())
+
+
+def table_of(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, ["---"] * len(heads), *lines))
+
+
+def costs_of(architecture: str) -> list[str]:
+    """Predicted memory in MB, parameters in millions, GFLOPs and activations in millions, as they are printed."""
+    cost = fpg_zoo.model_info(architecture).cost()
+    values = ((cost.memory / 1e6, 0), (cost.parameters / 1e6, 1), (cost.flops / 1e9, 1), (cost.activations / 1e6, 1))
+    return [_formatted(value, digits) for value, digits in values]
+
+
+def _by_model(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
     by_model: dict[str, dict[str, Row]] = {}
     for row in rows:
         by_model.setdefault(row["model"], {})[row["figure"]] = row
-    for model, rows_by_metric in by_model.items():
-        line = [f"`{model}`"]
-        for name in compared:
-            one = rows_by_metric.get(name, {})
-            line += [_formatted(one.get("published")), _formatted(one.get("measured"), 2)]
-            line += [_formatted(one.get("difference"), 2, sign=True), one.get("verdict") or ""]
-        line += [_formatted(rows_by_metric[name]["measured"], 0 if "memory" in name else 2) for name in plain]
-        training = rows_by_metric.get("training memory", {})
-        line += [_formatted(training.get("published")), _formatted(training.get("measured"), 1)]
-        line += [rows_by_metric["fps"]["weights"] or rows_by_metric["inference memory"]["weights"] or ""]
-        line += ["; ".join(dict.fromkeys(row["note"] for row in rows_by_metric.values() if row["note"]))]
-        lines.append(line)
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return by_model
+
+
+def _weights_of(figures: Mapping[str, Row]) -> str:
+    """That fps and memory were measured with."""
+    return figures["fps"]["weights"] or figures["inference memory"]["weights"] or ""
 
 
 def _formatted(value: Any, digits: int | None = None, *, sign: bool = False) -> str:

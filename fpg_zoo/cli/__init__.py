@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
+from fpg_zoo.cli import benchmark as benchmarking
 from fpg_zoo.cli import compare as comparing
 from fpg_zoo.cli import data, models, weights
 from fpg_zoo.cli import eval as evaluating
@@ -89,6 +90,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fpg-zoo", description="The published Feature Pyramid Grids detectors.")
     parser.add_argument("--version", action="version", version=f"fpg-zoo {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for part in (models, weights, predicting, training, evaluating, comparing, exporting, data):
+    for part in (models, weights, predicting, training, evaluating, comparing, exporting, benchmarking, data):
         part.add_commands(commands)
     return parser

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.inference.exported.formats import format_of
+from fpg_zoo.text import printable
 
 MODEL_HELP = (
     "NAME or NAME.TAG, as `fpg-zoo list` has them; a family, with --backbone; local-dir:FOLDER or hf-hub:OWNER/REPO"
 )
+EXPORTED_HELP = "Or an exported file: .onnx, .pt2, .xml"
 
 
 def add_architecture(command: argparse.ArgumentParser) -> None:
@@ -31,11 +34,16 @@ def add_architecture(command: argparse.ArgumentParser) -> None:
 
 def add_trained_model(command: argparse.ArgumentParser, *, exported: bool) -> None:
     """Enter the options of a model with weights; `exported` ones may be named, too."""
-    files = ". Or an exported file: .onnx, .pt2, .xml" if exported else ""
+    files = f". {EXPORTED_HELP}" if exported else ""
     command.add_argument(
         "--model", metavar="NAME", help=f"{MODEL_HELP}; published weights unless --checkpoint is given{files}"
     )
     add_architecture(command)
+    add_checkpoint(command)
+
+
+def add_checkpoint(command: argparse.ArgumentParser) -> None:
+    """Enter the option of weights of one's own."""
     command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")
 
 
@@ -65,6 +73,14 @@ def trained_model_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "checkpoint": options.checkpoint,
         "pretrained": options.checkpoint is None,
     }
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """(height, width) of an option that takes `N`, the side of a square, or `HxW`, for argparse."""
+    sides = re.fullmatch(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", text)
+    if sides is None:
+        raise argparse.ArgumentTypeError(f"{printable(text)}: it takes N or HxW in pixels, as 640 or 480x640")
+    return int(sides[1]), int(sides[2] or sides[1])
 
 
 def check_least(options: argparse.Namespace, **least: int) -> None:

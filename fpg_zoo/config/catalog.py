@@ -19,16 +19,21 @@ RETINA_ANCHORS = AnchorConfig(strides=(8, 16, 32, 64, 128), scales=tuple(4 * 2 *
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What an architecture of the catalog costs, as counted by `fpg_zoo.modeling.flops`.
+    """What a detector costs for one image in float32, as counted by `fpg_zoo.modeling.costs`.
 
     Attributes:
         parameters: number of trained values; BatchNorm statistics are none.
-        flops: floating-point operations for one square image of the config's size, a multiplication and its addition
-            being two.
+        flops: floating-point operations of convolutions and matrix products, a multiplication and its addition being
+            two, as in `torch.utils.flop_counter`.
+        activations: number of values that convolutions and matrix products give, as fvcore and timm count them.
+        memory: bytes of the weights, the input and the layers' tensors at the moment when there are most. What kernels
+            take for themselves, RoIAlign, NMS and pasted masks come on top, so that a measured peak is higher.
     """
 
     parameters: int
     flops: int
+    activations: int
+    memory: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,17 +162,37 @@ ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
 
 # Counted once, so that they are known without building a model; a test counts them again.
 COSTS: dict[str, Cost] = {
-    "faster_rcnn_r50_fpg": Cost(parameters=80_025_312, flops=506_601_625_600),
-    "faster_rcnn_r50_fpg_chn128": Cost(parameters=42_357_856, flops=197_134_080_000),
-    "faster_rcnn_r50_fpn": Cost(parameters=41_755_104, flops=182_224_640_000),
-    "mask_rcnn_r50_fpg": Cost(parameters=82_669_616, flops=612_573_337_600),
-    "mask_rcnn_r50_fpg_chn128": Cost(parameters=44_707_248, flops=291_545_241_600),
-    "mask_rcnn_r50_fpn": Cost(parameters=44_399_408, flops=288_196_352_000),
-    "retinanet_r50_fpg": Cost(parameters=72_720_692, flops=271_083_571_200),
-    "retinanet_r50_fpg_chn128": Cost(parameters=40_328_756, flops=191_107_532_800),
-    "retinanet_r50_fpn": Cost(parameters=37_988_404, flops=190_697_113_600),
-    "retinanet_r50_nasfpn": Cost(parameters=59_979_828, flops=276_700_006_400),
-    "faster_rcnn_nano_fpg": Cost(parameters=2_179_528, flops=4_626_715_776),
-    "mask_rcnn_nano_fpg": Cost(parameters=2_234_376, flops=7_215_797_376),
-    "retinanet_nano_fpg": Cost(parameters=1_839_372, flops=3_836_896_128),
+    "faster_rcnn_r50_fpg": Cost(
+        parameters=80_025_312, flops=506_601_625_600, activations=272_912_500, memory=575_551_256
+    ),
+    "faster_rcnn_r50_fpg_chn128": Cost(
+        parameters=42_357_856, flops=197_134_080_000, activations=187_664_500, memory=324_296_984
+    ),
+    "faster_rcnn_r50_fpn": Cost(
+        parameters=41_755_104, flops=182_224_640_000, activations=119_824_500, memory=334_778_216
+    ),
+    "mask_rcnn_r50_fpg": Cost(
+        parameters=82_669_616, flops=612_573_337_600, activations=319_325_300, memory=628_913_272
+    ),
+    "mask_rcnn_r50_fpg_chn128": Cost(
+        parameters=44_707_248, flops=291_545_241_600, activations=234_077_300, memory=423_750_264
+    ),
+    "mask_rcnn_r50_fpn": Cost(
+        parameters=44_399_408, flops=288_196_352_000, activations=166_237_300, memory=475_589_832
+    ),
+    "retinanet_r50_fpg": Cost(
+        parameters=72_720_692, flops=271_083_571_200, activations=157_260_900, memory=395_733_416
+    ),
+    "retinanet_r50_fpg_chn128": Cost(
+        parameters=40_328_756, flops=191_107_532_800, activations=135_945_700, memory=251_854_248
+    ),
+    "retinanet_r50_fpn": Cost(
+        parameters=37_988_404, flops=190_697_113_600, activations=118_963_300, memory=242_373_088
+    ),
+    "retinanet_r50_nasfpn": Cost(
+        parameters=59_979_828, flops=276_700_006_400, activations=137_920_100, memory=332_615_528
+    ),
+    "faster_rcnn_nano_fpg": Cost(parameters=2_179_528, flops=4_626_715_776, activations=7_450_996, memory=28_025_072),
+    "mask_rcnn_nano_fpg": Cost(parameters=2_234_376, flops=7_215_797_376, activations=19_367_796, memory=60_079_872),
+    "retinanet_nano_fpg": Cost(parameters=1_839_372, flops=3_836_896_128, activations=5_781_780, memory=19_038_064),
 }

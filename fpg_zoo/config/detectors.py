@@ -48,6 +48,12 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    @property
+    def square_size(self) -> tuple[int, int]:
+        """(height, width) that a square image is resized to."""
+        side = min(self.longest_side, self.shortest_side or self.longest_side)
+        return self.fixed_size or (side, side)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TwoStageConfig:

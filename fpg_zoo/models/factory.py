@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpg_zoo.config import BackboneConfig, DetectorConfig
-from fpg_zoo.config.catalog import ARCHITECTURES, COSTS
-from fpg_zoo.config.validation import MOST_CLASSES
+from fpg_zoo.config.catalog import ARCHITECTURES, COSTS, Cost
+from fpg_zoo.config.validation import MOST_CLASSES, check_positive
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.models.config_file import read_config_file
 from fpg_zoo.models.names import HUB, LOCAL, find_architecture
@@ -48,27 +48,38 @@ class ModelInfo:
         return tuple(entry.tag for entry in self.checkpoints)
 
     @property
-    def _is_catalogs(self) -> bool:
-        return self.name in COSTS and self.config == ARCHITECTURES[self.name].build_config()
-
-    @property
     def parameters(self) -> int:
         """Number of trained values (BatchNorm statistics are none)."""
-        if self._is_catalogs:
-            return COSTS[self.name].parameters
-        from fpg_zoo.modeling.build import build_on_meta
-
-        return sum(parameter.numel() for parameter in build_on_meta(self.config, self.name).parameters())
+        return self.cost().parameters
 
     @property
     def flops(self) -> int:
-        """Floating-point operations for one square image of `config.preprocess`'s size, a multiplication and its
-        addition being two; `fpg_zoo.modeling.flops.count_flops` has what is counted, and counts other sizes."""
-        if self._is_catalogs:
-            return COSTS[self.name].flops
-        from fpg_zoo.modeling.flops import count_flops
+        """Floating-point operations for one square image, as of `cost`."""
+        return self.cost().flops
 
-        return count_flops(self.config)
+    def cost(self, image_size: int | tuple[int, int] | None = None) -> Cost:
+        """Parameters, FLOPs, activations and memory for one image; `Cost` says what each is.
+
+        Of the catalog's models at their own size they are known. Else they are counted, which takes seconds and no
+        weights.
+
+        Args:
+            image_size: the side, or (height, width), in pixels of the image as the network gets it, before padding;
+                None for what a square image is resized to.
+
+        Raises:
+            ConfigError: a side is no whole number of at least 1, or a part of the config is not registered.
+        """
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if size is not None:
+            for side in size:
+                check_positive(image_size=side)
+        catalogs = self.name in COSTS and self.config == ARCHITECTURES[self.name].build_config()
+        if catalogs and size in (None, self.config.preprocess.square_size):
+            return COSTS[self.name]
+        from fpg_zoo.modeling.costs import count_costs
+
+        return count_costs(self.config, size)
 
 
 def list_models(*patterns: str, pretrained: bool = False, exclude: str | Sequence[str] = ()) -> list[str]:

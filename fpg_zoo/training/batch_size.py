@@ -9,10 +9,10 @@ import torch
 
 from fpg_zoo.errors import ConfigError, is_out_of_memory
 from fpg_zoo.modeling.detectors import Detector
+from fpg_zoo.modeling.tensor_memory import Ledger
 from fpg_zoo.training.criterion import Criterion
 from fpg_zoo.training.optimizer import build_optimizer
 from fpg_zoo.training.recipes import Recipe
-from fpg_zoo.training.tensor_memory import Ledger
 
 _OBJECTS = 7  # of an image, as COCO's have on average
 _SHARE = 0.7  # of the memory that is free: kernels, and images with more objects, take some

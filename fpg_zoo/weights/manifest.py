@@ -60,6 +60,11 @@ class Published:
         return f"{self.architecture}.{self.tag}"
 
     @property
+    def data_set(self) -> str:
+        """The name of `data` in short, for heads of columns: `COCO`, or `shapes` of `fpg_zoo.data.shapes`."""
+        return self.data.split()[0].rpartition(".")[2]
+
+    @property
     def packaged(self) -> Path | None:
         """Where the file is, if it comes with the zoo; None if it is to be fetched."""
         name = self.url.removeprefix(PACKAGED)

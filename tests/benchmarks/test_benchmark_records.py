@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from json_schema import violations
-from table.readme import README, SCATTER, Metrics, scatter, table_text, with_table
+from table.readme import END, README, SCATTER, Metrics, scatter, table_text, with_table
+from table.text import as_csv, results_rows
 
 RESULTS = ROOT / "benchmarks" / "results"
 RECORDS = sorted(RESULTS.rglob("*.json"))
@@ -81,6 +82,23 @@ def test_the_readme_and_the_picture_are_of_the_committed_results() -> None:
     readme = README.read_text(encoding="utf-8")
     assert readme == with_table(readme, table_text(found)), "run python benchmarks/readme_table.py"
     assert SCATTER.read_text(encoding="utf-8") == scatter(found), "run python benchmarks/readme_table.py"
+
+
+def test_the_results_of_each_device_have_the_table_of_this_one() -> None:
+    found = read(RESULTS / "table" / "table.json")
+    machine = f"{found['environment']['processor']}, {found['environment']['threads']} threads"
+    heads, *rows = as_csv(results_rows(found["rows"], machine), "").splitlines()
+    lines = (RESULTS / "table" / "results.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == heads
+    assert set(rows) <= set(lines)
+
+
+def test_ap_of_each_data_set_stands_in_a_section_of_its_own() -> None:
+    section = ""
+    for line in README.read_text(encoding="utf-8").partition(END)[0].splitlines():
+        section = line if line.startswith("AP on ") else section
+        if line.startswith("| `"):
+            assert section == ("AP on fpg_zoo.data.shapes val:" if "_nano_" in line else "AP on COCO val2017:")
 
 
 def test_the_readme_gives_the_recorded_ratio_of_loading() -> None:

@@ -8,21 +8,30 @@ import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
 
+import latency
+import memory
 import pytest
+import throughput
 import torch
+from conftest import ROOT
 from harness import measure as harness
-from harness.models import RANDOM, at_random, batch_of, draw_files, model_with, whose
+from harness.models import at_random, batch_of, draw_files, model_with, whose
 from harness.options import named
 from harness.stages import clocked
-from latency import alone, from_file
+from json_schema import violations
+from latency import from_file
 from table import scatter
 from throughput import draw_folder
+from tiny_models import tiny_model
 
 import fpg_zoo
 from fpg_zoo.data.coco import CocoDataset
+from fpg_zoo.evaluation.benchmark import RANDOM
+from fpg_zoo.evaluation.timing import in_a_process
 from fpg_zoo.inference import predictor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+SCHEMA = json.loads((ROOT / "benchmarks" / "schema.json").read_text(encoding="utf-8"))
 GIVEN = {"what": "nothing"}
 UNITS = {"fps": "images/s", "batch": "images"}
 
@@ -55,9 +64,9 @@ def test_a_figure_has_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_function_has_a_process_of_its_own() -> None:
-    assert harness.in_a_process(max, 2, 3) == 3
+    assert in_a_process(max, 2, 3) == 3
     with pytest.raises(ZeroDivisionError):
-        harness.in_a_process(divmod, 1, 0)
+        in_a_process(divmod, 1, 0)
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn_nano_fpg", "retinanet_nano_fpg"])
@@ -98,10 +107,6 @@ def test_the_stages_add_up_to_the_whole(name: str, stages: set[str], optimized: 
     whole, seconds = from_file(model, files, runs=2)
     assert seconds.keys() == stages | {"reading", "preprocessing", "pasting"}
     assert 0.7 * whole.median < sum(seconds.values()) < 1.1 * whole.median
-    images, sizes = batch_of(name, 1)
-    spread, detections = alone(model, images, sizes, runs=2)
-    assert spread.runs == 2
-    assert detections == len(model.detect(images, sizes)[0])
 
 
 def test_clocks_are_taken_off(tmp_path: Path) -> None:
@@ -148,6 +153,31 @@ def test_the_scatter_is_a_picture_with_every_model_in_it() -> None:
 )
 def test_ticks_are_round_numbers(low: float, high: float, most: int, expected: list[float]) -> None:
     assert scatter.ticks(low, high, most) == expected
+
+
+@pytest.mark.slow
+def test_an_exported_file_is_measured_as_a_model_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = fpg_zoo.export(tiny_model("retinanet_nano_fpg"), tmp_path / "model.torchscript", size=(128, 128)).path
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    rows = {}
+    for script in (latency, throughput):
+        monkeypatch.setattr("sys.argv", [f"{script.__name__}.py", str(file), "--runs", "2", "--device", "cpu"])
+        script.main()
+        content = json.loads((tmp_path / f"{script.__name__}.json").read_text(encoding="utf-8"))
+        assert violations(content, SCHEMA) == []
+        rows[script] = content["rows"]
+        assert {(row["model"], row["weights"], row["form"]) for row in rows[script]} == {(str(file), *["exported"] * 2)}
+    (row,) = rows[latency]
+    assert row["input"]["shape"] == [1, 3, 128, 128]
+    assert row["stages"].keys() == {"reading", "preprocessing", "network", "pasting"}
+    assert row["detections"] == 100
+    assert [row["path"] for row in rows[throughput]] == ["call", "call", "stream", "stream", "eval"]
+    monkeypatch.setattr("sys.argv", ["memory.py", "--inference", str(file)])
+    with pytest.raises(SystemExit, match="2"):
+        memory.main()
+    assert "model.torchscript: exported files are for latency.py, throughput.py" in capsys.readouterr().err
 
 
 def test_models_of_ones_own_are_measured_too(tmp_path: Path) -> None:

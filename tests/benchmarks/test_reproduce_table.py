@@ -13,9 +13,10 @@ from typing import Any
 
 import accuracy
 import pytest
+import torch
 from conftest import ROOT
 from harness.measure import Row, record, save
-from harness.models import RANDOM, unavailable
+from harness.models import unavailable
 from json_schema import violations
 from table import cells as table_cells
 from table import reproduce as reproduce_table
@@ -25,7 +26,9 @@ import fpg_zoo
 from fpg_zoo.config.catalog import ARCHITECTURES
 from fpg_zoo.data.shapes import ShapesDataset, write_coco
 from fpg_zoo.errors import DigestError
+from fpg_zoo.evaluation.benchmark import RANDOM
 from fpg_zoo.evaluation.detect import evaluate
+from fpg_zoo.evaluation.timing import processor
 from fpg_zoo.weights.manifest import Manifest, load_manifest
 
 NANO = ("mask_rcnn_nano_fpg.shapes", "retinanet_nano_fpg.shapes", "faster_rcnn_nano_fpg.shapes")
@@ -106,6 +109,10 @@ def table(folder: Path) -> dict[tuple[str, str], Row]:
     return {(row["model"], row["figure"]): row for row in rows}
 
 
+def results(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "results.csv").open(encoding="utf-8")))
+
+
 def test_published_stands_beside_measured(
     measuring: Measuring,
     run: Callable[..., tuple[int, str, str]],
@@ -125,12 +132,30 @@ def test_published_stands_beside_measured(
     fps = rows[NANO[0], "fps optimized"]
     assert (fps["published"], fps["measured"], fps["verdict"]) == (None, 4.0, None)
     assert violations(json.loads((tmp_path / "table.json").read_text()), SCHEMA) == []
-    lines = list(csv.DictReader((tmp_path / "table.csv").open(encoding="utf-8")))
-    assert [line["measured"] for line in lines[:2]] == ["55.1", "48.1"]
+    lines = {line["model"]: line for line in results(tmp_path)}
+    assert lines.keys() == set(NANO)
+    line = lines[NANO[0]]
+    assert [line[f"shapes_{kind}_ap"] for kind in ("box", "mask")] == ["55.1", "48.1"]
+    assert (line["shapes_box_ap_published"], line["coco_box_ap"], line["coco_box_ap_published"]) == ("55.0", "", "")
+    assert (line["params_m"], line["gflops"], line["img_size"], line["fps"]) == ("2.23", "7.2", "384x384", "2.0")
+    assert line["device"] == f"{processor()}, {torch.get_num_threads()} threads"
     assert (
         "| `mask_rcnn_nano_fpg.shapes` | 55.0 | 55.10 | +0.10 | met | 48.0 | 48.10 | +0.10 | met | 2.00 | 4.00 |" in out
     )
     assert out.startswith("mask_rcnn_nano_fpg.shapes") or "box AP 55.10, mask AP 48.10 (shapes weights; 1 s)" in out
+
+
+def test_results_of_other_devices_stay(
+    measuring: Measuring, run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "results.csv").write_text(f"model,device,fps\n{NANO[0]},Abacus 3000,0.1\n", encoding="utf-8")
+    for _ in range(2):
+        run("--quick")
+        lines = [line for line in results(tmp_path) if line["model"] == NANO[0]]
+        assert [(line["device"] == "Abacus 3000", line["fps"], line["params_m"]) for line in lines] == [
+            (True, "0.1", ""),
+            (False, "2.0", "2.23"),
+        ]
 
 
 def test_a_missed_verdict_is_told_by_the_exit_code(
@@ -355,4 +380,6 @@ def test_an_architecture_without_published_weights_has_its_row(
     assert rows[name, "fps"]["measured"] is not None
     lines = table_text(Metrics(json.loads((tmp_path / "table.json").read_text(encoding="utf-8")))).splitlines()
     (line,) = (line for line in lines if named.name in line)
-    assert line.startswith(f"| `{named.name}` | RetinaNet | FPG-nano |  |  |  |  |  | ")
+    cells = line.split(" | ")
+    assert cells[:8] == [f"| `{named.name}`", "RetinaNet", "FPG-nano", "", "", "", "", ""]
+    assert cells[8:14] == ["250", "19", "1.8", "3.8", "5.8", "2.00"]

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_list_shows_every_model_in_natural_order() -> None:
     header, *rows = out.splitlines()
     assert header.split("  ")[0] == "name"
     row = next(row for row in rows if row.startswith("mask_rcnn_r50_fpg_chn128 "))
-    # The published metrics: box AP 41.7, mask AP 37.1, 15.3 GB.
+    # The published metrics: box AP 41.7, mask AP 37.1, 15.3 GB. Nothing of it is of the drawn shapes.
     assert row.split() == [
         "mask_rcnn_r50_fpg_chn128",
         "Mask",
@@ -55,6 +56,8 @@ def test_list_shows_every_model_in_natural_order() -> None:
         "FPG-chn128",
         "41.7",
         "37.1",
+        "-",
+        "-",
         "15.3",
         "coco_2022",
     ]
@@ -75,6 +78,36 @@ def test_list_follows_patterns(arguments: list[str], expected: list[str]) -> Non
     code, out, err = run("list", *arguments)
     assert (code, err) == (0, "")
     assert _listed(out) == expected
+
+
+def test_ap_of_each_data_set_has_a_column_of_its_own() -> None:
+    head, nano, large = (
+        re.split(r"\s{2,}", line) for line in run("list", "retinanet_*_fpg", "--columns", "ap")[1].splitlines()
+    )
+    assert head == ["name", "COCO box AP", "shapes box AP"]
+    assert (nano[:2], large[1:]) == (["retinanet_nano_fpg", "-"], ["40.5", "-"])
+    assert run("list", "retinanet_r50_fpn", "--columns", "ap")[1].split("\n")[0] == "name               COCO box AP"
+
+
+def test_list_has_the_columns_that_are_asked_for() -> None:
+    code, out, err = run("list", "mask_rcnn_r50_fpn", "--columns", "parameters, flops,memory,image_size")
+    assert (code, err) == (0, "")
+    assert [line.split() for line in out.splitlines()] == [
+        ["name", "params", "M", "GFLOPs", "memory", "MB", "size"],
+        ["mask_rcnn_r50_fpn", "44.40", "288.2", "476", "640x640"],
+    ]
+    (row,) = json.loads(run("list", "retinanet_r50_fpn", "--columns", "ap,parameters", "--json")[1])
+    ap = {"COCO val2017": {"box_ap": 37.9, "mask_ap": None}}
+    assert row == {"name": "retinanet_r50_fpn", "ap": ap, "parameters": 37_988_404}
+
+
+def test_a_column_that_is_not_known_is_refused_with_those_that_are() -> None:
+    assert run("list", "--columns", "ap,speed") == (
+        2,
+        "",
+        "fpg-zoo: --columns: no column 'speed': known are ap, method, neck, backbone, image_size, parameters, flops, "
+        "activations, memory, training_memory, tags\n",
+    )
 
 
 def test_list_as_json() -> None:
@@ -127,12 +160,29 @@ def test_info_tells_the_cost() -> None:
     _, out, _ = run("info", "retinanet_r50_fpn")
     assert "parameters    37,988,404\n" in out
     assert "FLOPs         190.7 G for an image of 640x640\n" in out
+    assert "activations   119.0 M\n" in out
+    assert "memory        242 MB of weights and tensors" in out
+
+
+def test_info_tells_the_cost_at_another_size() -> None:
+    # Of a network of convolutions alone, whose input is padded to multiples of 128, half the pixels cost half.
+    whole, half = (
+        json.loads(run("info", "retinanet_nano_fpg", "--image-size", size, "--json")[1]) for size in ("512", "250x512")
+    )
+    assert (whole["image_size"], half["image_size"]) == ([512, 512], [250, 512])
+    for cost in ("flops", "activations"):
+        assert whole[cost] == 2 * half[cost]
+    assert half["parameters"] == 1_839_372
+    assert (
+        "argument --image-size: 0: it takes N or HxW in pixels"
+        in run("info", "retinanet_nano_fpg", "--image-size", 0).err
+    )
 
 
 def test_an_architecture_without_published_weights_has_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     named = dataclasses.replace(ARCHITECTURES["retinanet_nano_fpg"], name="retinanet_new_fpg")
     monkeypatch.setitem(ARCHITECTURES, named.name, named)
-    assert run("list", "*_new_*")[1].splitlines()[1].split() == [named.name, "RetinaNet", "FPG-nano", *["-"] * 4]
+    assert run("list", "*_new_*")[1].splitlines()[1].split() == [named.name, "RetinaNet", "FPG-nano", "-", "-"]
     _, out, _ = run("info", named.name)
     assert "parameters    1,839,372\n" in out
     assert "checkpoints   none published\n" in out
@@ -179,7 +229,7 @@ def test_wrong_usage_is_refused(arguments: list[str]) -> None:
     assert err.startswith("usage: fpg-zoo")
 
 
-@pytest.mark.parametrize("arguments", [[], ["list"], ["list", "--json"], ["list", "--pretrained"]])
+@pytest.mark.parametrize("arguments", [[], ["list"], ["list", "--json"], ["list", "--columns", "ap,flops"]])
 def test_importing_and_listing_do_without_torch(arguments: list[str]) -> None:
     statements = [
         "import sys, fpg_zoo",

@@ -19,7 +19,7 @@ import pytest
         "import fpg_zoo.cli",
         "import fpg_zoo; fpg_zoo.list_models(pretrained=True)",
         "import fpg_zoo; fpg_zoo.model_info('mask_rcnn_r50_fpg').config",
-        "import fpg_zoo; fpg_zoo.model_info('mask_rcnn_r50_fpg').flops",
+        "import fpg_zoo; fpg_zoo.model_info('mask_rcnn_r50_fpg').cost(640)",
         "import fpg_zoo.cli; sys.stdout = sys.stderr; "
         "fpg_zoo.cli.main(['info', 'mask_rcnn_r50_fpg', '--json']); sys.stdout = sys.__stdout__",
     ],
