@@ -12,6 +12,7 @@ def main() -> None:
     serve(
         host=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"),
         port=int(os.environ.get("GRADIO_SERVER_PORT", PORT)),
+        started=lambda url: print(f"serving {url}", flush=True),
     )
 
 
