@@ -12,6 +12,8 @@ from fpg_zoo.text import printable
 
 STYLE = """
 .gradio-container { width: 100%; max-width: 1360px !important; margin: 0 auto !important; }
+.gradio-container .fillable { padding: 1.5rem clamp(.8rem, 3vw, 2rem) !important; }
+#drawn img { max-height: 85vh; }
 #picture .image-container, #drawn .image-container { padding-top: 2rem; }
 .html-container:has(.fpg) { padding: .2rem 0 !important; }
 .fpg h1 { font-size: 1.5rem; font-weight: 650; margin: 0 0 .2rem; letter-spacing: -.01em; }
@@ -25,17 +27,14 @@ STYLE = """
 .fpg .scroll { overflow-x: auto; border: 1px solid var(--border-color-primary); border-radius: 6px; }
 .gradio-container .fpg table { border: 0; border-collapse: collapse; width: 100%; margin: 0; }
 .gradio-container .fpg tr { border: 0; }
-.gradio-container .fpg :is(th, td) { border: 0; padding: .3rem .7rem; text-align: right; white-space: nowrap; }
+.gradio-container .fpg :is(th, td) { border: 0; padding: .3rem clamp(.3rem, 1.2vw, .7rem); }
+.gradio-container .fpg :is(th, td) { font-size: clamp(.8rem, 2vw, 1rem); text-align: right; white-space: nowrap; }
 .gradio-container .fpg td { border-top: 1px solid var(--border-color-primary); font-variant-numeric: tabular-nums; }
 .gradio-container .fpg :is(th, td):first-child { text-align: left; }
 .gradio-container .fpg th { font-weight: 600; color: var(--body-text-color-subdued); }
 .fpg i { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .5em; }
 .fpg a { color: var(--link-text-color); text-decoration: underline; }
 .fpg .scroll + p { margin-top: .5rem; }
-@media (max-width: 600px) {
-  .gradio-container main { padding: 1rem .8rem !important; }
-  .gradio-container .fpg :is(th, td) { padding: .3rem .35rem; font-size: .85rem; }
-}
 """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,19 @@ _LEGIBLE = {
 _ON_SHOWING = {"api_visibility": "private", "trigger_mode": "always_last"}
 
 
-def _path_of(_: Any, payload: Any) -> str | None:
-    """Of an uploaded file, which is opened where its errors are told."""
-    return None if payload is None else payload.path
+def _own(component: Any, preprocess: Callable[[Any, Any], Any]) -> Any:
+    """A class of components that takes what the browser sends in its own way.
+
+    Made without Gradio's metaclass, which writes a stub file beside the source of every class of components.
+    """
+    name = f"Own{component.__name__}"  # the browser takes components of the same name for the same
+    return abc.ABCMeta.__new__(type(component), name, (component,), {"is_template": True, "preprocess": preprocess})
 
 
-# Made without Gradio's metaclass, which writes a stub file beside the source of every class of components.
-_Upload: Any = abc.ABCMeta.__new__(type(gr.Image), "Upload", (gr.Image,), {"is_template": True, "preprocess": _path_of})
+# The file is opened where its errors are told.
+_Upload = _own(gr.Image, lambda _, payload: None if payload is None else payload.path)
+# Something else may be typed, or nothing.
+_Score = _own(gr.Slider, lambda _, payload: min(max(payload or LEAST_SCORE, LEAST_SCORE), 1.0))
 
 
 def build_page(models: Models, examples: Sequence[Path], note: str | None = None) -> Any:
@@ -89,7 +95,7 @@ def build_page(models: Models, examples: Sequence[Path], note: str | None = None
                     label="Detections", interactive=False, buttons=["download", "fullscreen"], elem_id="drawn"
                 )
                 told = gr.HTML(elem_id="told")
-                score = gr.Slider(LEAST_SCORE, 1, 0.3, step=0.01, label="Least score", elem_id="score")
+                score = _Score(LEAST_SCORE, 1, 0.3, step=0.01, label="Least score", elem_id="score")
                 classes = gr.Dropdown([], multiselect=True, label="Classes (all, if none is chosen)", elem_id="classes")
                 with gr.Row():
                     boxes = gr.Checkbox(True, label="Boxes and names", elem_id="boxes")

@@ -171,7 +171,7 @@ def test_a_picture_goes_in_and_the_slider_filters(
     with _page(served.url, width=width, dark=dark) as page:
         _upload(page, scene)
         for score in (0.3, 0.9, 0.05):
-            if score != 0.3:
+            if score != 0.3:  # as it is in the beginning
                 page.fill("#score input[type=number]", str(score))
                 page.press("#score input[type=number]", "Enter")
             kept = expected.above(score)
@@ -179,6 +179,10 @@ def test_a_picture_goes_in_and_the_slider_filters(
             assert page.locator("#told b").inner_text() == f"{len(kept)} of {len(expected)}"
             names = [name.strip() for name in page.locator("#listed td:first-child").all_inner_texts()]
             assert names == kept.names
+        for typed, score in (("7", 1.0), ("", 0.05)):  # what is out of range, or nothing
+            page.fill("#score input[type=number]", typed)
+            page.press("#score input[type=number]", "Enter")
+            _wait_for_rows(page, len(expected.above(score)))
         page.wait_for_function("document.querySelector('#drawn img').naturalWidth === 960")
         assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
         with Image.open(io.BytesIO(page.screenshot())) as screenshot:
