@@ -28,7 +28,7 @@ STYLE = """
 .gradio-container .fpg table { border: 0; border-collapse: collapse; width: 100%; margin: 0; }
 .gradio-container .fpg tr { border: 0; }
 .gradio-container .fpg :is(th, td) { border: 0; padding: .3rem clamp(.3rem, 1.2vw, .7rem); }
-.gradio-container .fpg :is(th, td) { font-size: clamp(.8rem, 2vw, 1rem); text-align: right; white-space: nowrap; }
+.gradio-container .fpg :is(th, td) { font-size: clamp(.8rem, 2vw, .9rem); text-align: right; white-space: nowrap; }
 .gradio-container .fpg td { border-top: 1px solid var(--border-color-primary); font-variant-numeric: tabular-nums; }
 .gradio-container .fpg :is(th, td):first-child { text-align: left; }
 .gradio-container .fpg th { font-weight: 600; color: var(--body-text-color-subdued); }

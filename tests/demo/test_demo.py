@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from fpg_zoo.demo import markup
 from fpg_zoo.demo.finding import Filters, Found, Models
 from fpg_zoo.demo.serve import default_models
 from fpg_zoo.errors import ImageError
+from fpg_zoo.inference.open_model import open_model
 from fpg_zoo.inference.predictor import Predictor
 from fpg_zoo.modeling.detectors import Detector
 from fpg_zoo.structures import Detections
@@ -173,6 +175,18 @@ def test_the_packaged_models_come_first_and_one_with_masks_begins() -> None:
 
 
 # The command
+
+
+def test_a_checkpoint_of_ones_own_is_the_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nano_model().save_pretrained(tmp_path / "own.safetensors")
+    offered: dict[str, dict[str, Any]] = {}
+    monkeypatch.setattr("fpg_zoo.demo.serve.serve", lambda models, **_: offered.update(models))
+    ended = run("demo", "--checkpoint", tmp_path / "own.safetensors", "--host", "0.0.0.0")
+    assert (ended.code, ended.out) == (0, "")
+    assert ended.err == "fpg-zoo: --host 0.0.0.0: whoever reaches this machine can use the page\n"
+    assert list(offered) == ["own.safetensors"]
+    model = open_model(**offered["own.safetensors"])
+    assert repr(model) == repr(nano_model())
 
 
 def test_without_gradio_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

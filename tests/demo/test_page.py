@@ -35,8 +35,13 @@ else:
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="needs Gradio: pip install 'fpg-zoo[demo]'"
+)
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None or importlib.util.find_spec("playwright") is None,
+    reason="needs Chromium and Playwright: apt-get install chromium; pip install playwright",
 )
 SPACE = ROOT / "examples" / "space"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">{{this}}${1} 自転車"
@@ -126,12 +131,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @contextlib.contextmanager
 def _page(url: str, *, width: int = 1400, dark: bool = False, may_log: bool = False) -> Iterator[Any]:
     """The page in Chromium, which asks no other host for anything, and logs no errors unless it may."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
         try:
             page = browser.new_page(viewport={"width": width, "height": 900})
             page.set_default_timeout(_PATIENCE * 1000)
@@ -162,6 +165,7 @@ def _choose(page: Any, where: str, name: str) -> None:
 
 
 @needs_gradio
+@needs_browser
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1400])
 @pytest.mark.parametrize("dark", [False, True])
@@ -191,6 +195,7 @@ def test_a_picture_goes_in_and_the_slider_filters(
 
 
 @needs_gradio
+@needs_browser
 @pytest.mark.slow
 def test_classes_drawing_and_the_file_to_download(served: Served, scene: Path, expected: Detections) -> None:
     shown = expected.above(0.3)
@@ -215,6 +220,7 @@ def test_classes_drawing_and_the_file_to_download(served: Served, scene: Path, e
 
 
 @needs_gradio
+@needs_browser
 @pytest.mark.slow
 def test_names_of_others_are_texts(served: Served, scene: Path, expected: Detections) -> None:
     names = [HOSTILE if name == "star" else name for name in expected.above(0.3).names]
@@ -230,6 +236,7 @@ def test_names_of_others_are_texts(served: Served, scene: Path, expected: Detect
 
 
 @needs_gradio
+@needs_browser
 @pytest.mark.slow
 def test_what_goes_wrong_is_one_line_and_the_page_goes_on(
     served: Served, scene: Path, expected: Detections, tmp_path: Path
