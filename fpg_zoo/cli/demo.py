@@ -19,7 +19,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command = commands.add_parser(
         "demo",
         help="a page in the browser that detects objects in a picture",
-        description="Serves a page on this machine, until Ctrl-C: a picture in, detections out. The page needs no network.",
+        description="Serves a page, until Ctrl-C: a picture in, detections out. The page itself needs no network.",
     )
     command.add_argument(
         "models",
