@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from fpg_zoo.cli import benchmark as benchmarking
 from fpg_zoo.cli import compare as comparing
-from fpg_zoo.cli import data, models, weights
+from fpg_zoo.cli import data, demo, models, weights
 from fpg_zoo.cli import eval as evaluating
 from fpg_zoo.cli import export as exporting
 from fpg_zoo.cli import predict as predicting
@@ -90,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fpg-zoo", description="The published Feature Pyramid Grids detectors.")
     parser.add_argument("--version", action="version", version=f"fpg-zoo {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for part in (models, weights, predicting, training, evaluating, comparing, exporting, benchmarking, data):
+    parts = (models, weights, predicting, training, evaluating, comparing, exporting, benchmarking, data, demo)
+    for part in parts:
         part.add_commands(commands)
     return parser

@@ -36,9 +36,20 @@ def text_color(background: Color) -> Color:
 
 
 def draw_detections(
-    detections: Detections, image: ImageLike, channel_order: ChannelOrder = "rgb", *, scores: bool = True
+    detections: Detections,
+    image: ImageLike,
+    channel_order: ChannelOrder = "rgb",
+    *,
+    boxes: bool = True,
+    scores: bool = True,
 ) -> Image.Image:
-    """A copy of an image with masks, boxes, names and `scores`, the best on top; see `Detections.draw`."""
+    """A copy of an image with masks, and with boxes, names and `scores`, the best on top; see `Detections.draw`.
+
+    Args:
+        detections, image, channel_order: as of `Detections.draw`.
+        boxes: draw boxes with their names; without, masks alone.
+        scores: write scores behind names.
+    """
     canvas = read_image(image, channel_order=channel_order)
     if (canvas.height, canvas.width) != tuple(detections.size):
         raise ValueError(
@@ -52,6 +63,8 @@ def draw_detections(
         # One by one: reordered or moved together, a large image's masks would take twice their memory.
         masks = (detections.masks[index].cpu().numpy() for index in order.tolist())
         canvas = _tinted(canvas, zip(masks, colors, strict=True))
+    if not boxes:
+        return canvas
     pen = ImageDraw.Draw(canvas)
     line = max(round(max(canvas.size) / 400), 1)
     size = max(round(max(canvas.size) / 50), 10)
