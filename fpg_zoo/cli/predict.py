@@ -56,7 +56,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     computing.add_argument("--dtype", choices=get_args(Precision), help="compute in this precision")
     computing.add_argument("--optimize", action="store_true", help="use the model's faster inference form")
     computing.add_argument(
-        "--compile", action="store_true", help="compile backbone and neck, a minute for each new image size"
+        "--compile", action="store_true", help="compile the network, a minute for each new shape of images"
     )
     command.set_defaults(run=_predict)
 

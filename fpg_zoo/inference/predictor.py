@@ -17,6 +17,7 @@ from fpg_zoo.files import on_terminal
 from fpg_zoo.inference.exported.detector import ExportedDetector
 from fpg_zoo.inference.merging import merge
 from fpg_zoo.inference.prefetch import prefetch
+from fpg_zoo.inference.prepare import prepare
 from fpg_zoo.inference.views import in_image, scaled, together, views_of
 from fpg_zoo.modeling.preprocess import padded_size, preprocess, resized_size
 from fpg_zoo.structures import Detections, check_score
@@ -66,13 +67,17 @@ class Predictor:
     Args:
         model: a detector, in eval mode whenever it is used, of the device and floating-point type to compute in. Or an
             exported one, or its file's path.
+        compile: compile the model's network, in place, as of `fpg_zoo.inference.compiled.compile_network`.
 
     Raises:
         ExportError: the path is of no exported file, or its runtime is not installed.
+        ConfigError: `compile` with an exported file.
     """
 
-    def __init__(self, model: AnyDetector | str | Path) -> None:
+    def __init__(self, model: AnyDetector | str | Path, *, compile: bool = False) -> None:
         self.model = ExportedDetector(model) if isinstance(model, (str, Path)) else model
+        if compile:
+            prepare(self.model, compile=True)
 
     def __repr__(self) -> str:
         """Such as `Predictor(TwoStageDetector(mask_rcnn_nano_fpg, 10 classes, float32 on cpu))`."""

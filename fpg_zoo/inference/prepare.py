@@ -8,6 +8,7 @@ import torch
 
 from fpg_zoo.config.validation import check_one_of
 from fpg_zoo.errors import ConfigError
+from fpg_zoo.inference.compiled import compile_network
 from fpg_zoo.inference.exported.detector import ExportedDetector
 from fpg_zoo.inference.open_model import AnyDetector
 from fpg_zoo.inference.optimized.detectors import optimize as optimized
@@ -26,7 +27,7 @@ def prepare(
         model: as it was opened; it may be changed.
         dtype: what the network computes in; None for the model's own.
         optimize: take its inference form, as of `fpg_zoo.optimize`.
-        compile: compile backbone and neck with torch.compile, at the first image of each size.
+        compile: compile the network, as of `compile_network`.
 
     Raises:
         ConfigError: an exported file comes with any of these, the detector's class has no inference form, or `dtype` is
@@ -50,6 +51,5 @@ def prepare(
             raise ConfigError(f"{printable(error)}: leave out optimize") from None
     model = model.to(kind)
     if compile:
-        model.backbone.compile()
-        model.neck.compile()
+        compile_network(model)
     return model
