@@ -30,6 +30,7 @@ from fpg_zoo.files import on_terminal
 from fpg_zoo.inference.exported.detector import ExportedDetector
 from fpg_zoo.inference.open_model import AnyDetector
 from fpg_zoo.text import quoted
+from fpg_zoo.uploads import upload_ahead
 from fpg_zoo.version import __version__
 
 _MOST_SHOWN = 5  # class names on either side
@@ -190,8 +191,8 @@ def detect_batches(
     shares: dict[str, Any] = {"batch_size": batch_size, "rank": rank, "world_size": world_size, "done": done}
     total = sum(map(len, evaluation_batches(dataset, model.config.preprocess, **shares)))
     with tqdm(total=total, unit="image", disable=rank > 0 or not on_terminal(), leave=False) as bar:
-        for batch in evaluation_loader(dataset, model.config.preprocess, workers=workers, **shares):
-            images = batch.images.to(model.device)
+        loader = evaluation_loader(dataset, model.config.preprocess, workers=workers, **shares)
+        for batch, (images,) in upload_ahead(loader, lambda batch: [batch.images], model.device):
             results = model.detect(images, batch.sizes, batch.original_sizes)
             yield [
                 (image_id, detections.to_coco(image_id, category_ids))

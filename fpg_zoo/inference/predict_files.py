@@ -100,7 +100,8 @@ def predict_files(
     model = prepare(model, dtype=running.dtype, optimize=running.optimize, compile=running.compile)
     results = ResultFiles(outputs, _settings(model_arguments, running), resume=running.resume)
     with _told_of_compiling(running), results.writing():
-        run = _Run(Predictor(model), running, results, files, stems_of(files, outputs), image_ids_of(files))
+        predictor = Predictor(model, masks_to_cpu=bool(outputs.annotated or outputs.labelme))
+        run = _Run(predictor, running, results, files, stems_of(files, outputs), image_ids_of(files))
         with tqdm(total=len(files), unit="image", disable=not on_terminal()) as run.bar:
             left = [file for file in files if not run.counted_before(file)]
             for videos, group in itertools.groupby(left, key=is_video):
