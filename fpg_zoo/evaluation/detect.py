@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fpg_zoo.config.serialization import to_dict
 from fpg_zoo.data.dataset import Dataset
@@ -29,6 +28,7 @@ from fpg_zoo.evaluation.partial_results import ImageRows, Parts
 from fpg_zoo.files import on_terminal
 from fpg_zoo.inference.exported.detector import ExportedDetector
 from fpg_zoo.inference.open_model import AnyDetector
+from fpg_zoo.progress import tqdm
 from fpg_zoo.text import quoted
 from fpg_zoo.uploads import upload_ahead
 from fpg_zoo.version import __version__

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
-from tqdm import tqdm
 
 from fpg_zoo.distributed import device_of_process
 from fpg_zoo.errors import ConfigError, FPGZooError, ImageError, is_out_of_memory
@@ -27,6 +26,7 @@ from fpg_zoo.inference.prepare import prepare
 from fpg_zoo.inference.result_files import Outputs, ResultFiles, image_ids_of, stems_of
 from fpg_zoo.inference.result_formats import Source
 from fpg_zoo.inference.video import VideoWriter, is_stream, is_video, open_video, require_av
+from fpg_zoo.progress import tqdm
 from fpg_zoo.structures import Detections
 from fpg_zoo.structures.detections import counted_names
 from fpg_zoo.structures.images import ANNOTATED_ENDING, label_of, read_image

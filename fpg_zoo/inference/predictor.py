@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, cast, get_args
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fpg_zoo.config import PreprocessConfig
 from fpg_zoo.errors import ConfigError
@@ -22,6 +21,7 @@ from fpg_zoo.inference.prefetch import prefetch
 from fpg_zoo.inference.prepare import prepare
 from fpg_zoo.inference.views import in_image, scaled, together, views_of
 from fpg_zoo.modeling.preprocess import padded_size, preprocess, resized_size
+from fpg_zoo.progress import tqdm
 from fpg_zoo.structures import Detections, check_score
 from fpg_zoo.structures.images import (
     ChannelOrder,
