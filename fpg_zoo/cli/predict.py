@@ -58,6 +58,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     computing.add_argument(
         "--compile", action="store_true", help="compile the network, a minute for each new shape of images"
     )
+    computing.add_argument(
+        "--cudnn-benchmark", action="store_true", help="on CUDA, time cuDNN's algorithms at each new shape of images"
+    )
     command.set_defaults(run=_predict)
 
 
@@ -93,6 +96,7 @@ def _predict(options: argparse.Namespace) -> int:
             dtype=options.dtype,
             optimize=options.optimize,
             compile=options.compile,
+            cudnn_benchmark=options.cudnn_benchmark,
             detecting={
                 "score": options.score,
                 "max_detections": options.max_detections,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import get_args
 
 import torch
@@ -16,6 +18,20 @@ from fpg_zoo.inference.precisions import Precision
 from fpg_zoo.text import printable
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextlib.contextmanager
+def cudnn_benchmark(enabled: bool) -> Iterator[None]:
+    """While it is open and `enabled`, cuDNN times its algorithms for each new shape and takes the fastest.
+
+    On CUDA this pays where few shapes come often. Results may differ in the last digits from run to run.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or enabled
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def prepare(
