@@ -1,9 +1,10 @@
 """Everything that needs a GPU, in at most ten minutes: `python benchmarks/gpu.py`.
 
 In order of worth: whether the device computes what the CPU does; images a second by batch, precision and form, with the
-share of the matrix rate that was measured in the same run; peak memory of training beside what was predicted; the time
-of a training step. What does not fit into the time is left out, and named. Records are written part by part. Weights
-are random, as `harness.models.at_random` makes them. `--dry-run` goes through every line on the CPU with small models.
+share of the matrix rate that was measured in the same run; images a second from decoded pixels to rows of results; peak
+memory of training beside what was predicted; the time of a training step. What does not fit into the time is left out,
+and named. Records are written part by part. Weights are random, as `harness.models.at_random` makes them. `--dry-run`
+goes through every line on the CPU with small models.
 
 Exit codes: 0; 1 a check failed or a line raised an error; 2 there is no GPU.
 """
@@ -15,6 +16,7 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 import sys
 import tempfile
 import time
@@ -33,7 +35,7 @@ from harness.gpu_checks import (
     training_row,
 )
 from harness.measure import RESULTS, command_line, commit, write
-from harness.models import at_random, batch_of, config_of
+from harness.models import at_random, batch_of, config_of, scenes_of, side_of
 from memory import measured
 from training_step import stepper
 
@@ -65,6 +67,7 @@ UNITS = {
     "published_gb": "GB",
     "step_seconds": "s a step",
     "images_per_second": "images/s, trained",
+    "pass_seconds": "s for all images, from decoded pixels on the CPU to rows of COCO results",
 }
 
 
@@ -144,6 +147,9 @@ def parity(sizes: Sizes) -> Part:
         cases = [(form, precision) for form in FORMS[:2] for precision in PRECISIONS]
         return inference_rows(plain_of(name), sizes.device, cases)
 
+    def compiled(name: str) -> list[Row]:
+        return inference_rows(plain_of(name), sizes.device, [("compiled", "fp32")])
+
     def step(name: str) -> list[Row]:
         weights = "trained" if name in NANO else "random"
         return [training_row(plain_of(name), sizes.device, weights)]
@@ -155,8 +161,9 @@ def parity(sizes: Sizes) -> Part:
     lines = [Line(f"training step of {name}", 8.0, step, {"name": name}) for name in names]
     resumed = [Line(f"resume of {name}", 25.0, resume, {"name": name}) for name in NANO]
     inferred = [Line(f"inference of {name}", 8.0, inference, {"name": name}) for name in reversed(names)]
+    graphs = [Line(f"compiled inference of {name}", 60.0, compiled, {"name": name}) for name in NANO]
     first = len(sizes.shown) + len(NANO)
-    lines = [*lines[:first], *resumed, *inferred, *lines[first:]]
+    lines = [*lines[:first], *resumed, *graphs[:1], *inferred, *lines[first:], *graphs[1:]]
     return Part("gpu_parity", 0.3, lines, ("check", "model", "form", "precision"))
 
 
@@ -210,6 +217,51 @@ def _throughput(sizes: Sizes, name: str, form: str, precision: str, batch: int) 
             "share": round(flops * batch / seconds.median / sizes.matrix_rates[precision], 4),
         }
     ]
+
+
+# How masks leave the device: as they are, or as run lengths that are counted there.
+WAYS = ("bitmaps", "run lengths")
+
+
+def pipeline(sizes: Sizes) -> Part:
+    """Images a second of a predictor, with what comes before and after the network."""
+
+    def rows(name: str, way: str, batch: int, compile: bool) -> list[Row]:
+        model = fpg_zoo.optimize(sizes.on_device(name), dtype=torch.bfloat16, compile=compile)
+        predictor = fpg_zoo.Predictor(model, masks_to_cpu=way == "bitmaps")
+        images = [scene.permute(1, 2, 0).numpy() for scene in scenes_of(side_of(name), 2 * batch)]
+
+        def whole() -> list[Row]:
+            return [row for found in predictor(images, batch) for row in found.to_coco(0)]
+
+        seconds = measure(whole, runs=2 if sizes.dry else 7, warmup=1 if sizes.dry else 2)
+        return [
+            {
+                "model": name,
+                "form": "compiled" if compile else "optimized",
+                "masks": way,
+                "precision": "bf16",
+                "batch": batch,
+                "pass_seconds": dataclasses.asdict(seconds),
+                "fps": round(len(images) / seconds.median, 2),
+                "detections": round(len(whole()) / len(images), 1),
+            }
+        ]
+
+    names = [NANO[1]] if sizes.dry else SHOWN
+    lines = [
+        Line(
+            f"predictor of {name}, masks as {way}, batch {batch}{', compiled' if compile else ''}",
+            60.0 if compile else 6.0,
+            rows,
+            {"name": name, "way": way, "batch": batch, "compile": compile},
+        )
+        for compile in (False, True)
+        for batch in sizes.batches[:2]
+        for name in names
+        for way in (WAYS if config_of(name).has_masks else WAYS[:1])
+    ]
+    return Part("gpu_pipeline", 0.15, lines, ("model", "form", "masks", "precision", "batch", "device"))
 
 
 def training_memory(sizes: Sizes) -> Part:
@@ -268,6 +320,7 @@ def training_steps(sizes: Sizes) -> Part:
 PARTS: dict[str, Callable[[Sizes], Part]] = {
     "parity": parity,
     "throughput": throughput,
+    "pipeline": pipeline,
     "memory": training_memory,
     "training_step": training_steps,
 }
@@ -330,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="at most (default: 10)")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, with small models; nothing is kept")
     options = parser.parse_args(arguments)
-    end = time.monotonic() + 60 * options.minutes
+    end = math.inf if options.dry_run else time.monotonic() + 60 * options.minutes  # a dry run leaves nothing out
     if unknown := [name for name in options.parts if name not in PARTS]:
         parser.error(f"{unknown[0]}: the parts are {', '.join(PARTS)}")
     if not options.dry_run and not torch.cuda.is_available():

@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from tqdm import tqdm
-
 from fpg_zoo.errors import ConfigError, StorageError
+from fpg_zoo.progress import tqdm
 from fpg_zoo.text import printable
 
 TEMPORARY = ".tmp-"  # begins the names of files that are being written

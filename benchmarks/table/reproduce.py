@@ -23,7 +23,6 @@ from typing import NoReturn
 import torch
 from harness.measure import RESULTS, Row, command_line, commit, record, save
 from harness.models import unavailable
-from tqdm import tqdm
 
 from fpg_zoo.data.open_split import open_held_out
 from fpg_zoo.distributed import device_of_process
@@ -32,6 +31,7 @@ from fpg_zoo.evaluation.benchmark import RANDOM
 from fpg_zoo.evaluation.timing import device_name, processor
 from fpg_zoo.files import atomic_write, on_terminal
 from fpg_zoo.models.factory import list_models
+from fpg_zoo.progress import tqdm
 from fpg_zoo.weights.manifest import Published
 from table.cells import COLUMNS, Cell, Run, cell_of, first_checkpoint, measure_cell, metrics_of, table_checkpoints
 from table.text import MISSED, UNITS, as_csv, as_markdown, results_rows, rows_of

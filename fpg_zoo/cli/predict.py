@@ -56,7 +56,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     computing.add_argument("--dtype", choices=get_args(Precision), help="compute in this precision")
     computing.add_argument("--optimize", action="store_true", help="use the model's faster inference form")
     computing.add_argument(
-        "--compile", action="store_true", help="compile backbone and neck, a minute for each new image size"
+        "--compile", action="store_true", help="compile the network, a minute for each new shape of images"
+    )
+    computing.add_argument(
+        "--cudnn-benchmark", action="store_true", help="on CUDA, time cuDNN's algorithms at each new shape of images"
     )
     command.set_defaults(run=_predict)
 
@@ -93,6 +96,7 @@ def _predict(options: argparse.Namespace) -> int:
             dtype=options.dtype,
             optimize=options.optimize,
             compile=options.compile,
+            cudnn_benchmark=options.cudnn_benchmark,
             detecting={
                 "score": options.score,
                 "max_detections": options.max_detections,

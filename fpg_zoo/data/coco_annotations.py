@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from fpg_zoo.data import annotation_problems as problems
 from fpg_zoo.data.annotation_problems import Report
@@ -17,6 +16,7 @@ from fpg_zoo.data.dataset import ImageInfo, Objects, no_objects
 from fpg_zoo.data.masks import Mask, box_around, is_empty, read_mask
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import on_terminal
+from fpg_zoo.progress import tqdm
 
 _LEAST_BOX = 0.01  # pixels; of a side. Less is lost in float32 at the far end of large images.
 _FAR = 1e9  # pixels; no coordinate is as large

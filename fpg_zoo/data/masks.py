@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_api
 
 from fpg_zoo.data.annotation_problems import MASK_MALFORMED, MASK_MISSING, MASK_TOO_LARGE, POLYGON_WITHOUT_AREA
+from fpg_zoo.errors import ConfigError
+from fpg_zoo.structures.run_lengths import compress
 
 # pycocotools counts pixels and places along an outline in 32 bits, and takes memory for each fifth of a pixel of an
 # outline before it looks at anything. What lies beyond these bounds ends in a signal there, not in an error.
@@ -46,6 +47,19 @@ class RunLengths:
 
 
 Mask = Polygons | RunLengths
+
+
+def pycocotools_mask() -> Any:
+    """The module `pycocotools.mask`.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        from pycocotools import mask
+    except ImportError:
+        raise ConfigError("polygons and evaluation need the package pycocotools: pip install pycocotools") from None
+    return mask
 
 
 def read_mask(segmentation: object, size: tuple[int, int], complain: Callable[[str], None]) -> Mask | None:
@@ -130,9 +144,7 @@ def _run_lengths(value: dict[str, object], size: tuple[int, int]) -> RunLengths:
         if lengths.ndim != 1 or lengths.dtype.kind not in "iuf" or (lengths != np.floor(lengths)).any():
             raise ValueError
         _check_lengths(lengths, size)
-        counts = mask_api.frPyObjects({"size": list(size), "counts": lengths.astype(np.int64).tolist()}, *size)[
-            "counts"
-        ]
+        counts = compress(lengths.astype(np.int64)).encode("ascii")
     elif isinstance(counts, str):
         counts = counts.encode("ascii")
         _check_lengths(_decoded_lengths(counts), size)
@@ -172,24 +184,27 @@ def is_empty(mask: Mask) -> bool:
     """Whether a mask has no pixel by its form: polygons of one point each, or run lengths of the background alone."""
     if isinstance(mask, Polygons):
         return all((part == part[0]).all() for part in mask.parts)
-    return bool(mask_api.area({"size": list(mask.size), "counts": mask.counts}) == 0)
+    return not _decoded_lengths(mask.counts)[1::2].any()
 
 
 def rasterize(polygons: Polygons, size: tuple[int, int]) -> np.ndarray:
     """(height, width) uint8, 1 inside; what of the polygons lies out of `size` is cut off."""
-    mask: np.ndarray = mask_api.decode(compressed(polygons, size))
+    mask: np.ndarray = pycocotools_mask().decode(compressed(polygons, size))
     return mask
 
 
 def decode(mask: RunLengths) -> np.ndarray:
     """(height, width) uint8 of the whole image, 1 inside."""
-    decoded: np.ndarray = mask_api.decode({"size": list(mask.size), "counts": mask.counts})
-    return decoded
+    lengths = _decoded_lengths(mask.counts)
+    values = np.arange(len(lengths), dtype=np.uint8) & 1
+    pixels: np.ndarray = values.repeat(lengths).reshape(mask.size[::-1]).T
+    return pixels
 
 
 def compressed(mask: Mask, size: tuple[int, int]) -> dict[str, Any]:
     """The run lengths of a mask as pycocotools takes them; `size` is (height, width) of the image."""
     if isinstance(mask, Polygons):
+        mask_api = pycocotools_mask()
         rle: dict[str, Any] = mask_api.merge(
             mask_api.frPyObjects([part.ravel().tolist() for part in mask.parts], *size)
         )
@@ -199,7 +214,7 @@ def compressed(mask: Mask, size: tuple[int, int]) -> dict[str, Any]:
 
 def box_around(mask: Mask, size: tuple[int, int]) -> list[float]:
     """[x, y, width, height] in pixels around a mask in an image of `size` (height, width); zeros for an empty one."""
-    box: list[float] = mask_api.toBbox(compressed(mask, size)).tolist()
+    box: list[float] = pycocotools_mask().toBbox(compressed(mask, size)).tolist()
     return box
 
 
@@ -208,7 +223,7 @@ def filled(bbox: Sequence[float], size: tuple[int, int]) -> dict[str, Any]:
     x, y, across, down = bbox
     left, top = max(x, 0.0), max(y, 0.0)  # pycocotools takes memory for what lies outside, too
     clipped = [left, top, min(x + across, size[1]) - left, min(y + down, size[0]) - top]
-    rle: dict[str, Any] = mask_api.frPyObjects(np.array([clipped], dtype=np.float64), *size)[0]
+    rle: dict[str, Any] = pycocotools_mask().frPyObjects(np.array([clipped], dtype=np.float64), *size)[0]
     return rle
 
 

@@ -11,8 +11,6 @@ from typing import Any
 from xml.etree.ElementTree import Element
 from xml.parsers import expat
 
-from tqdm import tqdm
-
 from fpg_zoo.data import annotation_problems as problems
 from fpg_zoo.data.coco_annotations import Box, read_box
 from fpg_zoo.data.coco_images import image_sizes
@@ -22,6 +20,7 @@ from fpg_zoo.data.text_files import decode_text
 from fpg_zoo.data.xml_files import MAX_XML_BYTES, DocumentTypeError, EncodingError, decode_xml, parse_xml
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import on_terminal, read_regular
+from fpg_zoo.progress import tqdm
 from fpg_zoo.structures.images import image_suffixes
 
 _SPLITS = ("train", "val", "trainval", "test")

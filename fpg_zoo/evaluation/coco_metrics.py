@@ -13,12 +13,12 @@ import numpy as np
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tqdm import tqdm
 
 from fpg_zoo.data.masks import can_have_masks, filled
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.evaluation.intervals import Matches, matches_of
 from fpg_zoo.files import on_terminal
+from fpg_zoo.progress import tqdm
 
 IouType = Literal["bbox", "segm"]
 IOU_TYPES: dict[IouType, str] = {"bbox": "box", "segm": "mask"}  # pycocotools' names, and ours in metrics

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fpg_zoo.config.serialization import to_dict
 from fpg_zoo.data.dataset import Dataset
@@ -30,8 +29,10 @@ from fpg_zoo.files import on_terminal
 from fpg_zoo.inference.exported.detector import ExportedDetector
 from fpg_zoo.inference.open_model import AnyDetector
 from fpg_zoo.inference.prefetch import prefetch
+from fpg_zoo.progress import tqdm
 from fpg_zoo.structures import Detections
 from fpg_zoo.text import quoted
+from fpg_zoo.uploads import upload_ahead
 from fpg_zoo.version import __version__
 
 _MOST_SHOWN = 5  # class names on either side
@@ -211,8 +212,8 @@ def _detected(
         for batch, images in zip(batches, read, strict=True):
             yield [dataset.image_info(index).image_id for index in batch], model.detect_pixels(images.result())
         return
-    for loaded in evaluation_loader(dataset, model.config.preprocess, workers=workers, **shares):
-        pixels = loaded.images.to(model.device)
+    loader = evaluation_loader(dataset, model.config.preprocess, workers=workers, **shares)
+    for loaded, (pixels,) in upload_ahead(loader, lambda batch: [batch.images], model.device):
         yield loaded.image_ids, model.detect(pixels, loaded.sizes, loaded.original_sizes)
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
-from tqdm import tqdm
 
 from fpg_zoo.data.masks import compressed, from_coco
 from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, IouType, Row, annotations_for, in_order
 from fpg_zoo.files import on_terminal
+from fpg_zoo.progress import tqdm
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU: at least the former finds an object, less than the latter touches none
 MOST_DETECTIONS = 100  # of a class in an image, as in COCO's metrics

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import on_terminal
+from fpg_zoo.progress import tqdm
 
 _RECALLS = np.linspace(0, 1, 101)  # at which COCO's AP reads the curve
 _DEVIATIONS = 1.96  # of a normal distribution, which 95 % lie within

@@ -9,8 +9,6 @@ from pathlib import Path
 from reprlib import repr as abbreviated  # the beginning of what may be long
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from fpg_zoo.data.annotation_problems import MASK_TOO_LARGE, Report
 from fpg_zoo.data.coco import read_annotations
 from fpg_zoo.data.coco_annotations import AnnotationReader, plain_ids
@@ -20,6 +18,7 @@ from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.evaluation.coco_metrics import IouType, iou_types_with_objects, no_mask_note
 from fpg_zoo.files import on_terminal
+from fpg_zoo.progress import tqdm
 
 _KEYS: dict[IouType, str] = {"bbox": "bbox", "segm": "segmentation"}
 _FAR = 1e9  # pixels; no coordinate is as large

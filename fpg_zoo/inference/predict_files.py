@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
-from tqdm import tqdm
 
 from fpg_zoo.distributed import device_of_process
 from fpg_zoo.errors import ConfigError, FPGZooError, ImageError, is_out_of_memory
@@ -23,10 +22,11 @@ from fpg_zoo.inference.open_model import open_model
 from fpg_zoo.inference.precisions import Precision
 from fpg_zoo.inference.predictor import Predictor
 from fpg_zoo.inference.prefetch import prefetch
-from fpg_zoo.inference.prepare import prepare
+from fpg_zoo.inference.prepare import cudnn_benchmark, prepare
 from fpg_zoo.inference.result_files import Outputs, ResultFiles, image_ids_of, stems_of
 from fpg_zoo.inference.result_formats import Source
 from fpg_zoo.inference.video import VideoWriter, is_stream, is_video, open_video, require_av
+from fpg_zoo.progress import tqdm
 from fpg_zoo.structures import Detections
 from fpg_zoo.structures.detections import counted_names
 from fpg_zoo.structures.images import ANNOTATED_ENDING, label_of, read_image
@@ -55,6 +55,7 @@ class Running:
     Attributes:
         device: where the model runs; None for cuda if there is one, else cpu, and cpu for an exported file.
         batch_size, dtype, optimize, compile: as of `Predictor.__call__` and `prepare`.
+        cudnn_benchmark: as of `prepare.cudnn_benchmark`.
         detecting: the other arguments of `Predictor.__call__`, by name.
         resume: go on with what an earlier run with the same settings has begun.
     """
@@ -64,6 +65,7 @@ class Running:
     dtype: Precision | None = None
     optimize: bool = False
     compile: bool = False
+    cudnn_benchmark: bool = False
     detecting: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = False
 
@@ -99,8 +101,9 @@ def predict_files(
     model = open_model(**model_arguments, device=device)
     model = prepare(model, dtype=running.dtype, optimize=running.optimize, compile=running.compile)
     results = ResultFiles(outputs, _settings(model_arguments, running), resume=running.resume)
-    with _told_of_compiling(running), results.writing():
-        run = _Run(Predictor(model), running, results, files, stems_of(files, outputs), image_ids_of(files))
+    with _told_of_compiling(running), cudnn_benchmark(running.cudnn_benchmark), results.writing():
+        predictor = Predictor(model, masks_to_cpu=bool(outputs.annotated or outputs.labelme))
+        run = _Run(predictor, running, results, files, stems_of(files, outputs), image_ids_of(files))
         with tqdm(total=len(files), unit="image", disable=not on_terminal()) as run.bar:
             left = [file for file in files if not run.counted_before(file)]
             for videos, group in itertools.groupby(left, key=is_video):
@@ -130,6 +133,8 @@ def _told_of_compiling(running: Running) -> Iterator[None]:
 def _settings(model_arguments: Mapping[str, Any], running: Running) -> dict[str, Any]:
     """What decides about the detections, as values of JSON. A file counts as another one when it was written anew."""
     settings: dict[str, Any] = {"dtype": running.dtype, "optimize": running.optimize, **running.detecting}
+    if running.compile:  # which may pad images more
+        settings["compile"] = True
     for name, value in model_arguments.items():
         path = Path(str(value).removeprefix("local-dir:")).expanduser()
         settings[name] = None if value is None else str(value)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
-from tqdm import tqdm
+import torch
+from torch import Tensor
 
 from fpg_zoo.config import PreprocessConfig
 from fpg_zoo.errors import ConfigError
@@ -17,8 +18,10 @@ from fpg_zoo.files import on_terminal
 from fpg_zoo.inference.exported.detector import ExportedDetector
 from fpg_zoo.inference.merging import merge
 from fpg_zoo.inference.prefetch import prefetch
+from fpg_zoo.inference.prepare import prepare
 from fpg_zoo.inference.views import in_image, scaled, together, views_of
 from fpg_zoo.modeling.preprocess import padded_size, preprocess, resized_size
+from fpg_zoo.progress import tqdm
 from fpg_zoo.structures import Detections, check_score
 from fpg_zoo.structures.images import (
     ChannelOrder,
@@ -29,6 +32,7 @@ from fpg_zoo.structures.images import (
     to_pixels,
 )
 from fpg_zoo.text import printable
+from fpg_zoo.uploads import to_device, upload_ahead
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,13 +70,20 @@ class Predictor:
     Args:
         model: a detector, in eval mode whenever it is used, of the device and floating-point type to compute in. Or an
             exported one, or its file's path.
+        compile: compile the model's network, in place, as of `fpg_zoo.inference.compiled.compile_network`.
+        masks_to_cpu: give masks on the CPU, as everything else. If False they stay on the model's device, where
+            `Detections.to_coco` makes run lengths of them, and bitmaps need not come over. Not with `slice` or `tta`.
 
     Raises:
         ExportError: the path is of no exported file, or its runtime is not installed.
+        ConfigError: `compile` with an exported file.
     """
 
-    def __init__(self, model: AnyDetector | str | Path) -> None:
+    def __init__(self, model: AnyDetector | str | Path, *, compile: bool = False, masks_to_cpu: bool = True) -> None:
+        self._masks_to_cpu = masks_to_cpu
         self.model = ExportedDetector(model) if isinstance(model, (str, Path)) else model
+        if compile:
+            prepare(self.model, compile=True)
 
     def __repr__(self) -> str:
         """Such as `Predictor(TwoStageDetector(mask_rcnn_nano_fpg, 10 classes, float32 on cpu))`."""
@@ -132,7 +143,7 @@ class Predictor:
         # For a single image a bar would tell nothing, and it would stand under the bar of a caller's own loop.
         with tqdm(total=len(inputs), unit="image", disable=len(inputs) == 1 or not on_terminal(), leave=False) as bar:
             results = []
-            for detections in self._detect_all(read, batch_size, manner):
+            for detections in self._detect_all(read, batch_size, manner, ahead=True):
                 results.append(detections)
                 bar.update()
         return results
@@ -177,7 +188,7 @@ class Predictor:
         self._check(batch_size, manner, channel_order)
         iterator = iter(images)
         batches = iter(lambda: _read(itertools.islice(iterator, batch_size), channel_order), [])
-        return self._detect_all(batches, batch_size, manner)
+        return self._detect_all(batches, batch_size, manner, ahead=False)
 
     def _check(self, batch_size: int, manner: _Manner, channel_order: ChannelOrder) -> None:
         if batch_size < 1:
@@ -193,10 +204,14 @@ class Predictor:
                 )
 
     def _detect_all(
-        self, batches: Iterable[list[Image.Image]], batch_size: int, manner: _Manner
+        self, batches: Iterable[list[Image.Image]], batch_size: int, manner: _Manner, *, ahead: bool
     ) -> Iterator[Detections]:
+        """Each image's detections; with `ahead`, the next batch may be asked for before they are there."""
         if manner.slice is None and not manner.tta:
-            found = (self._detect(batch, manner.score, 1.0) for batch in batches)
+            moved: Iterator[list[Tensor]] = map(self._moved, batches)
+            if ahead:
+                moved = (pixels for _, pixels in upload_ahead(batches, _pixels_of, self._pixel_device))
+            found = (self._detect(pixels, manner.score, 1.0) for pixels in moved)
         else:
             found = ([self._detect_views(image, batch_size, manner)] for batch in batches for image in batch)
         for results in found:
@@ -211,19 +226,30 @@ class Predictor:
         numbered = iter(enumerate(views))
         for scale, same in itertools.groupby(numbered, key=lambda pair: pair[1].scale):
             while batch := list(itertools.islice(same, batch_size)):
-                results = self._detect([view.of(image) for _, view in batch], manner.score, scale)
+                results = self._detect(self._moved([view.of(image) for _, view in batch]), manner.score, scale)
                 for (number, view), detections in zip(batch, results, strict=True):
-                    parts.append(in_image(detections, view, number, size))
+                    parts.append(in_image(detections.to("cpu"), view, number, size))
         return merge(together(parts), size, self.model.class_names)
 
-    def _detect(self, images: Sequence[Image.Image], score: float, scale: float) -> list[Detections]:
+    @property
+    def _pixel_device(self) -> torch.device:
+        """Where images' pixels are to be."""
+        model = self.model
+        takes_pixels = isinstance(model, ExportedDetector) and model.description.takes_pixels
+        return torch.device("cpu") if takes_pixels else model.device
+
+    def _moved(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        device = self._pixel_device
+        return [to_device(pixels, device) for pixels in _pixels_of(images)]
+
+    def _detect(self, images: Sequence[Tensor], score: float, scale: float) -> list[Detections]:
         # What lies beyond an image is zero in the input but not in the maps, where biases are added: padding beyond
         # the image's own would change its detections. So only images of equal padded size share a pass.
         config = self.model.config.preprocess
         config = config if scale == 1.0 else scaled(config, scale)
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
-            size = resized_size(image.height, image.width, config)
+            size = resized_size(image.shape[-2], image.shape[-1], config)
             groups.setdefault(padded_size(*size, config.pad_divisor), []).append(index)
         by_index: dict[int, Detections] = {}
         for members in groups.values():
@@ -231,14 +257,23 @@ class Predictor:
             by_index.update(zip(members, results, strict=True))
         return [by_index[index] for index in range(len(images))]
 
-    def _detect_batch(self, images: Sequence[Image.Image], score: float, config: PreprocessConfig) -> list[Detections]:
+    def _detect_batch(self, images: Sequence[Tensor], score: float, config: PreprocessConfig) -> list[Detections]:
         model = self.model
         if isinstance(model, ExportedDetector) and model.description.takes_pixels:
-            return model.detect_pixels([to_pixels(image) for image in images], score=score)
-        batch, sizes = preprocess([to_pixels(image).to(model.device) for image in images], config)
-        original_sizes = [(image.height, image.width) for image in images]
+            return model.detect_pixels(images, score=score)
+        batch, sizes = preprocess(images, config)
+        original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         results = model.detect(batch, sizes, original_sizes, score=score)
-        return [detections.to("cpu") for detections in results]
+        return [self._fetched(detections) for detections in results]
+
+    def _fetched(self, detections: Detections) -> Detections:
+        if self._masks_to_cpu:
+            return detections.to("cpu")
+        return replace(replace(detections, masks=None).to("cpu"), masks=detections.masks)
+
+
+def _pixels_of(images: Sequence[Image.Image]) -> list[Tensor]:
+    return [to_pixels(image) for image in images]
 
 
 def _read(images: Iterable[ImageLike], channel_order: ChannelOrder) -> list[Image.Image]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import get_args
 
 import torch
 
 from fpg_zoo.config.validation import check_one_of
 from fpg_zoo.errors import ConfigError
+from fpg_zoo.inference.compiled import compile_network
 from fpg_zoo.inference.exported.detector import ExportedDetector
 from fpg_zoo.inference.open_model import AnyDetector
 from fpg_zoo.inference.optimized.detectors import optimize as optimized
@@ -15,6 +18,20 @@ from fpg_zoo.inference.precisions import Precision
 from fpg_zoo.text import printable
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextlib.contextmanager
+def cudnn_benchmark(enabled: bool) -> Iterator[None]:
+    """While it is open and `enabled`, cuDNN times its algorithms for each new shape and takes the fastest.
+
+    On CUDA this pays where few shapes come often. Results may differ in the last digits from run to run.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or enabled
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def prepare(
@@ -26,7 +43,7 @@ def prepare(
         model: as it was opened; it may be changed.
         dtype: what the network computes in; None for the model's own.
         optimize: take its inference form, as of `fpg_zoo.optimize`.
-        compile: compile backbone and neck with torch.compile, at the first image of each size.
+        compile: compile the network, as of `compile_network`.
 
     Raises:
         ConfigError: an exported file comes with any of these, the detector's class has no inference form, or `dtype` is
@@ -50,6 +67,5 @@ def prepare(
             raise ConfigError(f"{printable(error)}: leave out optimize") from None
     model = model.to(kind)
     if compile:
-        model.backbone.compile()
-        model.neck.compile()
+        compile_network(model)
     return model

@@ -52,6 +52,11 @@ class Detector(nn.Module, ABC):
         about = f"{len(self.class_names)} classes, {str(self.dtype).removeprefix('torch.')} on {self.device}"
         return f"{type(self).__name__}({printable(self.name)}, {about})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold: not a compiled network, which would stay that of this object's weights."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {name: value for name, value in state.items() if name != "run_dense"}
+
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.config.class_names
@@ -101,6 +106,17 @@ class Detector(nn.Module, ABC):
 
         Returns:
             Each image's instances, best first, in pixels of the padded batch; mask maps not yet pasted.
+        """
+
+    @abstractmethod
+    def run_dense(self, images: Tensor) -> tuple[Sequence[Tensor], ...]:
+        """Run what comes before any choice of boxes: backbone, neck and dense head, whose sizes depend on no value.
+
+        Args:
+            images: (N, 3, H, W), as of `detect`.
+
+        Returns:
+            Per level the head's scores and deltas, after a two-stage detector's pyramid.
         """
 
     @abstractmethod
@@ -208,8 +224,7 @@ class TwoStageDetector(Detector):
     def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
         if without_waiting.suits(self.config, images.device):
             return self._find(images, sizes, torch.ones((), dtype=torch.bool, device=images.device))[0]
-        pyramid = self.neck(self.backbone(images))
-        objectness, deltas = self.rpn(pyramid)
+        pyramid, objectness, deltas = self.run_dense(images)
         proposals = [instance.boxes for instance in self.select_proposals(objectness, deltas, sizes)]
         logits, refinements = self.box_head(pyramid, boxes_to_rois(proposals))
         instances = self.select_boxes(logits, refinements, proposals, sizes)
@@ -218,15 +233,17 @@ class TwoStageDetector(Detector):
     def _find(self, images: Tensor, sizes: Sizes, flag: Tensor) -> tuple[list[Instances], bool]:
         if not without_waiting.suits(self.config, images.device):
             return super()._find(images, sizes, flag)
-        pyramid = self.neck(self.backbone(images))
-        objectness, deltas = self.rpn(pyramid)
+        pyramid, objectness, deltas = self.run_dense(images)
         regions = without_waiting.choose_proposals(objectness, deltas, sizes, self.config)
         chosen = without_waiting.run_box_head(self.box_head, pyramid, regions, sizes, self.config)
         return without_waiting.finish(chosen, self.mask_head, pyramid, flag)
 
-    def run_layers(self, images: Tensor) -> None:
+    def run_dense(self, images: Tensor) -> tuple[Sequence[Tensor], ...]:
         pyramid = self.neck(self.backbone(images))
-        self.rpn(pyramid)
+        return pyramid, *self.rpn(pyramid)
+
+    def run_layers(self, images: Tensor) -> None:
+        pyramid, *_ = self.run_dense(images)
         channels = pyramid[0].shape[1]
         heads = ((self.box_head, self.config.rpn.proposals), (self.mask_head, self.config.box.detections))
         for head, count in heads:
@@ -262,17 +279,21 @@ class RetinaNet(Detector):
     def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
         if without_waiting.suits(self.config, images.device):
             return self._find(images, sizes, torch.ones((), dtype=torch.bool, device=images.device))[0]
-        logits, deltas = self.head(self.neck(self.backbone(images)))
+        logits, deltas = self.run_dense(images)
         return self.select(logits, deltas, sizes)
 
     def _find(self, images: Tensor, sizes: Sizes, flag: Tensor) -> tuple[list[Instances], bool]:
         if not without_waiting.suits(self.config, images.device):
             return super()._find(images, sizes, flag)
-        logits, deltas = self.head(self.neck(self.backbone(images)))
+        logits, deltas = self.run_dense(images)
         return without_waiting.choose_dense(logits, deltas, sizes, self.config, flag)
 
+    def run_dense(self, images: Tensor) -> tuple[Sequence[Tensor], ...]:
+        logits, deltas = self.head(self.neck(self.backbone(images)))
+        return logits, deltas
+
     def run_layers(self, images: Tensor) -> None:
-        self.head(self.neck(self.backbone(images)))
+        self.run_dense(images)
 
 
 def __getattr__(name: str) -> Any:

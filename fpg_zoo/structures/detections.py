@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import html
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fpg_zoo.config.coco_classes import COCO_CATEGORIES, COCO_CLASSES
+from fpg_zoo.structures.run_lengths import encode
 from fpg_zoo.text import printable
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class Detections:
             category_ids = list(COCO_CATEGORIES.values()) if is_coco else range(1, len(self.class_names) + 1)
         if len(category_ids) != len(self.class_names):
             raise ValueError(f"{len(category_ids)} category_ids for {len(self.class_names)} classes: give one for each")
-        detections = self.to("cpu")
+        detections = replace(self, masks=None).to("cpu")
         rows: list[dict[str, Any]] = [
             {
                 "image_id": image_id,
@@ -171,8 +172,8 @@ class Detections:
                 detections.boxes.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True
             )
         ]
-        if detections.masks is not None:
-            for row, rle in zip(rows, _encode(detections.masks), strict=True):
+        if self.masks is not None:
+            for row, rle in zip(rows, encode(self.masks), strict=True):
                 row["segmentation"] = rle
         return rows
 
@@ -245,27 +246,3 @@ class Detections:
 def counted_names(names: Iterable[str]) -> str:
     """How many there are of each, for people, the most frequent first: "2 cat, 1 dog"."""
     return ", ".join(f"{count} {printable(name)}" for name, count in collections.Counter(names).most_common())
-
-
-def _encode(masks: Tensor) -> Iterator[dict[str, Any]]:
-    """Compressed run lengths of (K, H, W) bool masks; only the rows and columns that hold any are gone through."""
-    from pycocotools import mask as mask_api
-
-    height, width = masks.shape[1:]
-    for mask in masks.numpy():
-        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-        ends = np.zeros(0, dtype=np.int64)
-        if len(rows):
-            top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-            framed = np.zeros((right - left, bottom - top + 2), dtype=bool)  # column after column, zeros at both ends
-            framed[:, 1:-1] = mask[top:bottom, left:right].T
-            column, row = np.nonzero(framed[:, 1:] != framed[:, :-1])
-            ends = (column + left) * height + row + top
-            # A run that goes on in the next column neither ends nor begins there.
-            goes_on = np.flatnonzero(ends[1:] == ends[:-1])
-            ends = np.delete(ends, np.concatenate((goes_on, goes_on + 1)))
-        counts = np.diff(ends, prepend=0, append=height * width)
-        if len(ends) and ends[-1] == height * width:
-            counts = counts[:-1]
-        rle = mask_api.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-        yield {"size": [height, width], "counts": rle["counts"].decode("ascii")}

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import on_terminal
+from fpg_zoo.progress import tqdm
 from fpg_zoo.run_log import is_evaluation
 from fpg_zoo.text import printable
 from fpg_zoo.training.loggers.group import open_loggers

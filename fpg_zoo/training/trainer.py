@@ -47,6 +47,7 @@ from fpg_zoo.training.run_checkpoints import (
     save_state,
 )
 from fpg_zoo.training.run_config import write_run_file
+from fpg_zoo.uploads import to_device
 from fpg_zoo.weights.manifest import nearest
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -384,7 +385,7 @@ class _Run:
 
     def _losses(self, criterion: nn.Module, batch: TrainBatch) -> dict[str, Tensor]:
         device = self.model.device
-        images = batch.images.to(device, memory_format=torch.channels_last)
+        images = to_device(batch.images, device).contiguous(memory_format=torch.channels_last)
         padded_sizes = [(images.shape[-2], images.shape[-1])] * len(images) if self.pad_to_crop else None
         amp = self.settings.amp
         with torch.autocast(device.type, dtype=AMP[amp or "bf16"], enabled=amp is not None):

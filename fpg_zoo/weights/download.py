@@ -22,11 +22,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from tqdm import tqdm
-
 from fpg_zoo.errors import DownloadError, StorageError
 from fpg_zoo.files import on_terminal, open_regular, read_regular, storage_errors
 from fpg_zoo.http_client import FetchError, Response, check_letters, masked, open_url
+from fpg_zoo.progress import tqdm
 from fpg_zoo.text import printable
 from fpg_zoo.version import __version__
 

@@ -21,7 +21,7 @@ def test_a_dry_run_goes_through_every_line_and_keeps_nothing(tmp_path: Path) -> 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "error=" not in ended.stdout
     assert "no time for" not in ended.stdout
-    for part in ("gpu_parity", "gpu_throughput", "gpu_memory", "gpu_training_step"):
+    for part in ("gpu_parity", "gpu_throughput", "gpu_pipeline", "gpu_memory", "gpu_training_step"):
         assert f"{part}.json" in ended.stdout
     assert {file: file.read_bytes() for file in RESULTS.glob("*.json")} == before
 

@@ -7,11 +7,13 @@ import dataclasses
 import gc
 import weakref
 from collections.abc import Sequence
+from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import PUBLISHED, golden_model
+from elsewhere import Elsewhere
 from tiny_models import tiny_model
 from torch import nn
 
@@ -29,6 +31,7 @@ from fpg_zoo.config import (
 from fpg_zoo.inference.optimized.convolutions import Convolution, UpsampleConvolution
 from fpg_zoo.modeling.build import build_detector
 from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
+from fpg_zoo.modeling.heads import roi_align
 from fpg_zoo.modeling.layers import ConvNorm
 from fpg_zoo.modeling.necks.fpn import FPN
 
@@ -130,6 +133,37 @@ def test_in_bfloat16_the_pyramid_is_near(name: str, dtype: torch.dtype) -> None:
         assert _apart(expected, found) < 2e-2
     (found,) = made.detect(images.to(dtype), [(128, 256)])
     assert found.boxes.dtype == found.scores.dtype == torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, torch.float32) for name in NANO), *((name, torch.bfloat16) for name in (*NANO, "retinanet_r50_nasfpn"))],
+)
+def test_on_a_gpu_the_form_detects_the_same_channels_last(name: str, dtype: torch.dtype) -> None:
+    """The second device is computed by the CPU, without its kernels that add in a convolution's pass."""
+    plain = copy.deepcopy(tiny_model(name))
+    torch.manual_seed(0)
+    images, sizes, device = torch.randn(2, 3, 128, 128), [(128, 100), (96, 128)], Elsewhere()
+    with mock.patch.object(roi_align, "_aligned", roi_align.by_torchvision):
+        expected = plain.detect(images, sizes)
+    device.put_module(plain)
+    outputs: list[torch.Tensor] = []
+    with device.active():
+        made = fpg_zoo.optimize(plain, dtype=dtype)
+        for module in made.modules():
+            if isinstance(module, (Convolution, UpsampleConvolution, nn.Conv2d)):
+                module.register_forward_hook(lambda module, args, output: outputs.append(output))
+        found = made.detect(device.put(images), sizes)
+    assert len(outputs) > 40
+    # Of one pixel, or one channel, the order cannot be told from another.
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in outputs)
+    assert {x.dtype for x in outputs} == {dtype}
+    for before, after in zip(expected, found, strict=True):
+        assert device.has(after.boxes)
+        assert after.boxes.dtype == after.scores.dtype == torch.float32
+        if dtype == torch.float32:
+            assert _matched(before, after) >= 0.97 * len(before) > 40
 
 
 GRIDS = {

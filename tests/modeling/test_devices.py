@@ -15,6 +15,8 @@ from elsewhere import CUDA, Elsewhere, MixedDevicesError
 from tiny_models import tiny_model
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 import fpg_zoo
 from fpg_zoo.modeling import postprocess, without_waiting
@@ -125,11 +127,29 @@ def test_a_constant_without_a_device_is_found(
         elsewhere(tiny_model(name).eval(), torch.randn(1, 3, 128, 128), [(128, 128)])
 
 
+class Devices(TorchDispatchMode):
+    """The devices of the tensors that operations give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.seen |= {one.device.type for one in tree_flatten(result)[0] if isinstance(one, Tensor)}
+        return result
+
+
 @pytest.mark.parametrize("name", fpg_zoo.list_models("*_r50_*"))
 def test_the_published_networks_have_no_tensor_on_another_device(name: str) -> None:
-    """torch's tensors without values have real devices, whose mixing is an error."""
+    """torch's tensors without values have real devices, whose mixing is an error.
+
+    Nor is there a single number on the CPU, which would keep a network from becoming a CUDA graph.
+    """
     with FakeTensorMode():
         with CUDA:
             model = build_detector(fpg_zoo.model_info(name).config).eval()
             images = torch.zeros(2, 3, 640, 640)
-        model.run_layers(images)
+        with Devices() as devices, torch.no_grad():
+            model.run_layers(images)
+        assert devices.seen == {"cuda"}

@@ -16,7 +16,6 @@ from pycocotools import mask as mask_api
 from fpg_zoo.config.coco_classes import COCO_CLASSES
 from fpg_zoo.modeling.postprocess import paste_mask, to_detections
 from fpg_zoo.structures import Detections, Instances
-from fpg_zoo.structures.detections import _encode
 
 
 def _picture_of(rows):
@@ -396,20 +395,3 @@ def test_numpy_indices_in_descending_order_are_taken():
 def test_what_is_no_index_is_refused(index):
     with pytest.raises(TypeError, match="pass whole numbers, bools or a slice"):
         _detections()[index]
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_run_lengths_are_those_of_pycocotools(seed: int) -> None:
-    """Noise, blocks, whole columns and rows, everything and nothing."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.rand(6, 13, 17, generator=generator) < torch.linspace(0.02, 0.98, 6)[:, None, None]
-    odd = torch.zeros(7, 13, 17, dtype=torch.bool)
-    odd[1] = True
-    odd[2, :, 3:9] = True  # whole columns: one run
-    odd[3, 4:9] = True
-    odd[4, 5:, 2] = odd[4, :6, 3] = True  # a run over the border of two columns
-    odd[5, -1, -1] = True
-    odd[6, 0, 0] = True
-    masks = torch.cat((noise, odd))
-    expected = [mask_api.encode(np.asfortranarray(mask.numpy().astype(np.uint8))) for mask in masks]
-    assert list(_encode(masks)) == [{"size": [13, 17], "counts": rle["counts"].decode()} for rle in expected]

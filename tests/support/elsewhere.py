@@ -1,16 +1,19 @@
 """A second device without one: tensors that say they are on `cuda`, are computed on the CPU, and mix with no others.
 
-What a GPU would wait for is counted: values that a program looks at, and sizes that depend on values.
+What a GPU would wait for is counted: values that a program looks at, and sizes that depend on values. What is copied on
+a stream of its own may not be used before that has been waited for.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import traceback
 import weakref
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -27,15 +30,23 @@ class MixedDevicesError(RuntimeError):
     """An operation of tensors of both devices."""
 
 
+class NotThereError(RuntimeError):
+    """An operation of a tensor that may still be on its way."""
+
+
 class Elsewhere:
     """What is on the second device.
 
     Attributes:
         waits: how often a GPU would have been waited for, by the operation and the line of the package.
+        copies: how many tensors went over on a stream of their own.
     """
 
     def __init__(self) -> None:
         self.waits: collections.Counter[str] = collections.Counter()
+        self.copies = 0
+        self._side = False
+        self._coming: set[int] = set()  # storages
         self._there: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def has(self, tensor: Tensor) -> bool:
@@ -49,6 +60,17 @@ class Elsewhere:
             self._there[key] = weakref.ref(storage)
             tensor._elsewhere = storage  # type: ignore[attr-defined]  # the wrapper lives as long as the tensor
         return tensor
+
+    def bring(self, tensor: Tensor) -> Tensor:
+        """As `put`, of what comes from the CPU."""
+        if self._side:
+            self._coming.add(tensor.untyped_storage()._cdata)
+            self.copies += 1
+        return self.put(tensor)
+
+    def check_there(self, tensors: list[Tensor]) -> None:
+        if not self._side and any(one.untyped_storage()._cdata in self._coming for one in tensors):
+            raise NotThereError(str([tuple(one.shape) for one in tensors]))
 
     def take(self, tensor: Tensor) -> Tensor:
         self._there.pop(tensor.untyped_storage()._cdata, None)
@@ -65,8 +87,41 @@ class Elsewhere:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[Elsewhere]:
-        with _Operations(self), _Functions(self):
+        main = _Stream(self)
+        with (
+            mock.patch.object(torch.cuda, "Stream", functools.partial(_Stream, self)),
+            mock.patch.object(torch.cuda, "stream", lambda stream: stream.used()),
+            mock.patch.object(torch.cuda, "current_stream", return_value=main),
+            mock.patch.object(Tensor, "pin_memory", lambda tensor: tensor),
+            mock.patch.object(Tensor, "record_stream", lambda tensor, stream: stream.keep(tensor)),
+            _Operations(self),
+            _Functions(self),
+        ):
             yield self
+
+
+class _Stream:
+    """A stream of the second device; its events are the storages that were on their way."""
+
+    def __init__(self, elsewhere: Elsewhere, device: object = None) -> None:
+        self.elsewhere = elsewhere
+        self._waited: set[int] = set()
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        self.elsewhere._side = True
+        yield
+        self.elsewhere._side = False
+
+    def record_event(self) -> set[int]:
+        return set(self.elsewhere._coming)
+
+    def wait_event(self, event: set[int]) -> None:
+        self._waited |= event
+
+    def keep(self, tensor: Tensor) -> None:
+        """Stands for `Tensor.record_stream`."""
+        self.elsewhere._coming -= self._waited & {tensor.untyped_storage()._cdata}
 
 
 class _Operations(TorchDispatchMode):
@@ -79,6 +134,7 @@ class _Operations(TorchDispatchMode):
         there = [one for one in tensors if self.elsewhere.has(one)]
         here = [one for one in tensors if one.ndim and not self.elsewhere.has(one)]
         name = func.__name__.partition(".")[0]
+        self.elsewhere.check_there(there)
         if there and here and name not in _MOVES:
             raise MixedDevicesError(f"{func}: {[tuple(one.shape) for one in here]} on the CPU, others on {CUDA}")
         if there:
@@ -141,6 +197,6 @@ class _Functions(TorchFunctionMode):
         if target.type == "cuda":
             if waits:
                 self.elsewhere.wait("copy to")
-            return self.elsewhere.put(copied)
+            return self.elsewhere.bring(copied)
         self.elsewhere.wait("cpu")
         return self.elsewhere.take(copied)

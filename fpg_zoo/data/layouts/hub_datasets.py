@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from fpg_zoo.data.coco_images import image_sizes
 from fpg_zoo.data.content import Content, digest_of
@@ -17,6 +16,7 @@ from fpg_zoo.data.dataset import ImageInfo
 from fpg_zoo.data.split_names import HUB_PREFIX, WHOLE
 from fpg_zoo.errors import ConfigError, ImageError
 from fpg_zoo.files import on_terminal, read_regular
+from fpg_zoo.progress import tqdm
 from fpg_zoo.structures.images import MAX_FILE_BYTES, open_image, read_image, to_pixels
 from fpg_zoo.text import printable, quoted
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from fpg_zoo.data import annotation_problems as problems
 from fpg_zoo.data.coco_images import find_image, image_sizes
@@ -21,6 +20,7 @@ from fpg_zoo.data.split_names import WHOLE
 from fpg_zoo.data.text_files import decode_text
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import on_terminal, read_regular
+from fpg_zoo.progress import tqdm
 from fpg_zoo.structures.images import image_suffixes
 from fpg_zoo.text import printable, quoted
 

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from pycocotools import mask as mask_api
 
 from fpg_zoo.config.validation import check_one_of, check_positive, check_tuple
 from fpg_zoo.data.dataset import ImageInfo, Objects, Sample, no_objects
@@ -23,6 +22,7 @@ from fpg_zoo.data.shapes.painting import paint
 from fpg_zoo.data.shapes.scenes import MOST_OBJECTS, Scene, scene
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.files import atomic_write
+from fpg_zoo.structures.run_lengths import encode
 
 Split = Literal["train", "val"]
 
@@ -139,8 +139,9 @@ class ShapesDataset:
 
 
 def _run_lengths(placed: Scene, place: int) -> RunLengths:
-    mask = placed.visible(place)
-    return RunLengths((mask.shape[0], mask.shape[1]), mask_api.encode(mask.view(np.uint8))["counts"])
+    (rle,) = encode(torch.from_numpy(placed.visible(place))[None])
+    height, width = rle["size"]
+    return RunLengths((height, width), rle["counts"].encode("ascii"))
 
 
 def write_coco(

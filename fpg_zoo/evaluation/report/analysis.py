@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from pycocotools.cocoeval import Params
-from tqdm import tqdm
 
 from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, IouType, Scores, annotations_for
 from fpg_zoo.evaluation.report.coco_rows import Row, overlaps, size_of
@@ -24,6 +23,7 @@ from fpg_zoo.evaluation.report.confusion import (
 )
 from fpg_zoo.evaluation.report.worst_images import MatchedImage, Pixels, WorstImage, drawn
 from fpg_zoo.files import on_terminal
+from fpg_zoo.progress import tqdm
 
 MOST_IMAGES = 12
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from fpg_zoo.inference.compiled import compile_network
 from fpg_zoo.inference.optimized.backbone import FusedResNet
 from fpg_zoo.inference.optimized.convolutions import copy_with_folded_norms, release_sources
 from fpg_zoo.inference.optimized.heads import FusedBoxHead, FusedMaskHead, FusedRetinaHead, FusedRPN
 from fpg_zoo.inference.optimized.necks import FusedFPN, fuse_fpg, fuse_nasfpn
 from fpg_zoo.inference.optimized.winograd import WinogradConvolution, has_full_precision_matmul, use_winograd
 from fpg_zoo.modeling.backbones.resnet import ResNet
-from fpg_zoo.modeling.detectors import Detector, RetinaNet, Sizes, TwoStageDetector
+from fpg_zoo.modeling.detectors import Detector, RetinaNet, TwoStageDetector
 from fpg_zoo.modeling.heads.retina_head import RetinaHead
 from fpg_zoo.modeling.heads.roi_heads import BoxHead, MaskHead
 from fpg_zoo.modeling.heads.rpn import RPN
 from fpg_zoo.modeling.necks.fpg import FPG
 from fpg_zoo.modeling.necks.fpn import FPN
 from fpg_zoo.modeling.necks.nasfpn import NASFPN
-from fpg_zoo.structures import Instances
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -87,8 +87,8 @@ class OptimizedTwoStage(InferenceForm, TwoStageDetector):
         if plain.mask_head is None:
             self.mask_head = None
 
-    def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
-        return TwoStageDetector.forward(self, images.contiguous(memory_format=torch.channels_last), sizes)
+    def run_dense(self, images: Tensor) -> tuple[Sequence[Tensor], ...]:
+        return TwoStageDetector.run_dense(self, images.contiguous(memory_format=torch.channels_last))
 
 
 class OptimizedRetinaNet(InferenceForm, RetinaNet):
@@ -98,8 +98,8 @@ class OptimizedRetinaNet(InferenceForm, RetinaNet):
         super().__init__(plain)
         self.select = plain.select
 
-    def forward(self, images: Tensor, sizes: Sizes) -> list[Instances]:
-        return RetinaNet.forward(self, images.contiguous(memory_format=torch.channels_last), sizes)
+    def run_dense(self, images: Tensor) -> tuple[Sequence[Tensor], ...]:
+        return RetinaNet.run_dense(self, images.contiguous(memory_format=torch.channels_last))
 
 
 # Detectors by class, exactly that, as of `FUSED_PARTS`.
@@ -125,7 +125,7 @@ def optimize(model: Detector, *, dtype: torch.dtype | None = None, compile: bool
         model: in eval mode; it is left as it is.
         dtype: what to compute the network in; boxes, scores and the choice among them stay in float32. None for the
             model's own.
-        compile: also compile backbone and neck with torch.compile, which takes a minute at each new input size. There
+        compile: also compile the form, as of `compile_network`, which takes a minute at each new input shape. There
             are no Winograd convolutions then.
 
     Returns:
@@ -151,7 +151,8 @@ def optimize(model: Detector, *, dtype: torch.dtype | None = None, compile: bool
     form.eval().requires_grad_(False)
     if dtype is not None:
         form.to(dtype)
+    if form.device.type != "cpu":  # a part without a fused form, too, whose weights would be turned at every call
+        form.to(memory_format=torch.channels_last)
     if compile:
-        form.backbone.compile()
-        form.neck.compile()
+        compile_network(form)
     return form

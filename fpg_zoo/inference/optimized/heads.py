@@ -84,7 +84,11 @@ class FusedBoxHead(nn.Module):
         )
 
     def forward(self, pyramid: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.pooling(pyramid, rois).permute(0, 2, 3, 1).flatten(1)
+        return self.predict(self.pooling(pyramid, rois))
+
+    def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, of pooled maps (R, channels, pool, pool)."""
+        x = pooled.permute(0, 2, 3, 1).flatten(1)
         x = self.fc1(x).relu_()
         x = self.fc2(x).relu_()
         logits, deltas = self.last(x).split(self.sizes, dim=1)
@@ -92,7 +96,7 @@ class FusedBoxHead(nn.Module):
 
 
 class FusedMaskHead(nn.Module):
-    """As `fpg_zoo.modeling.heads.roi_heads.MaskHead`, a chunk of RoIs at a time, whose maps then stay in the cache.
+    """As `fpg_zoo.modeling.heads.roi_heads.MaskHead`; on the CPU some RoIs at a time, whose maps stay in the cache.
 
     Each pixel gives the transposed convolution's 2x2 outputs by itself: a 1x1 convolution to four times the channels.
     The outputs are put into their places after the last layer, which has fewer channels and looks at single pixels.
@@ -112,17 +116,20 @@ class FusedMaskHead(nn.Module):
         self.classes = _linear(plain.classes.weight.flatten(1), plain.classes.bias)
 
     def forward(self, pyramid: Sequence[Tensor], rois: Tensor) -> Tensor:
-        pooled = self.pooling(pyramid, rois)
+        return self.predict(self.pooling(pyramid, rois))
+
+    def predict(self, pooled: Tensor) -> Tensor:
+        """As `forward`, of pooled maps (R, channels, pool, pool)."""
         side, classes = pooled.shape[-1], self.classes.out_features
-        logits = pooled.new_empty(len(rois), side, 2, side, 2, classes)
-        chunks = zip(torch.split(logits, _ROIS_PER_CHUNK), torch.split(pooled, _ROIS_PER_CHUNK), strict=True)
-        for output, x in chunks:
+        logits = pooled.new_empty(len(pooled), side, 2, side, 2, classes)
+        chunk = _ROIS_PER_CHUNK if pooled.device.type == "cpu" else max(len(pooled), 1)
+        for output, x in zip(torch.split(logits, chunk), torch.split(pooled, chunk), strict=True):
             for conv in self.convs:
                 x = conv(x, relu=True)
             x = self.upsample(x, relu=True).permute(0, 2, 3, 1)
             x = self.classes(x.reshape(*x.shape[:3], 4, -1))  # (R', side, side, 2 * 2, C)
             output.copy_(x.view(*x.shape[:3], 2, 2, classes).transpose(2, 3))
-        return logits.view(len(rois), 2 * side, 2 * side, classes).permute(0, 3, 1, 2)
+        return logits.view(len(pooled), 2 * side, 2 * side, classes).permute(0, 3, 1, 2)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
