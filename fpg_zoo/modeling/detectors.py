@@ -243,7 +243,7 @@ class TwoStageDetector(Detector):
         return pyramid, *self.rpn(pyramid)
 
     def run_layers(self, images: Tensor) -> None:
-        pyramid, *_ = self.run_dense(images)
+        pyramid = self.run_dense(images)[0]
         channels = pyramid[0].shape[1]
         heads = ((self.box_head, self.config.rpn.proposals), (self.mask_head, self.config.box.detections))
         for head, count in heads:
