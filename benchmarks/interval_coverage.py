@@ -75,10 +75,8 @@ def drawn(name: str, images: int, sets: int, others: int) -> Iterator[Scores]:
     content = scenes.annotations()
     rows = detect_all(model, scenes, scenes.category_ids, batch_size=8, workers=1)
     objects_of, rows_of = by_image(content["annotations"]), by_image(rows)
-    for first, last in [
-        (0, others),
-        *((others + place * images, others + (place + 1) * images) for place in range(sets)),
-    ]:
+    bounds = [0, *range(others, len(scenes) + 1, images)]
+    for first, last in itertools.pairwise(bounds):
         entries = content["images"][first:last]
         ids = [entry["id"] for entry in entries]
         part = {**content, "images": entries, "annotations": [one for key in ids for one in objects_of.get(key, [])]}
