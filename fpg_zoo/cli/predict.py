@@ -19,7 +19,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Enter it into the parser."""
     command = commands.add_parser("predict", help="detect objects in images")
     command.add_argument(
-        "images", nargs="+", metavar="IMAGES", help="files, folders (without subfolders), glob patterns, URLs"
+        "images", nargs="+", metavar="IMAGES", help="files, videos, folders (without subfolders), glob patterns, URLs"
     )
     add_trained_model(command, exported=True)
     command.add_argument("--score", type=float, default=0.3, metavar="S", help="least score, 0..1 (default: 0.3)")
