@@ -17,7 +17,7 @@ from fpg_zoo.text import printable
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Enter it into the parser."""
-    command = commands.add_parser("predict", help="detect objects in images")
+    command = commands.add_parser("predict", help="detect objects in images and videos")
     command.add_argument(
         "images", nargs="+", metavar="IMAGES", help="files, videos, folders (without subfolders), glob patterns, URLs"
     )
