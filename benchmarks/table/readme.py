@@ -54,7 +54,7 @@ def table_text(metrics: Metrics) -> str:
     """A table in Markdown for each data set that AP is of, and what a reader has to know of the metrics."""
     heads = ["name", "method", "neck", "box AP", "measured", "mask AP", "measured"]
     heads += ["training, GB", "memory, MB", "predicted", "parameters, M", "GFLOPs", "activations, M"]
-    heads += ["fps", "fps, optimised", "tags"]
+    heads += ["fps", "fps, optimized", "tags"]
     sections: dict[str, list[list[str]]] = {}
     for name in in_order():
         info = fpg_zoo.model_info(name)

@@ -144,7 +144,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
     heads = ["model"]
     for name in compared:
         heads += [f"{name} published", "measured", "difference", "verdict"]
-    heads += ["fps", "fps, optimised", "fps, optimised, bf16", "memory, MB", "predicted", "parameters, M", "GFLOPs"]
+    heads += ["fps", "fps, optimized", "fps, optimized, bf16", "memory, MB", "predicted", "parameters, M", "GFLOPs"]
     heads += ["activations, M", "training GB published", "measured", "weights for fps and memory", "note"]
     entries = {entry.name: entry for entry in table_checkpoints()}
     sections: dict[str, list[list[str]]] = {}

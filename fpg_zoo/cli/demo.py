@@ -18,7 +18,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Enter it into the parser."""
     command = commands.add_parser(
         "demo",
-        help="a page in the browser that detects objects in a picture",
+        help="a page in the browser that detects objects in an image",
         description="Serves a page, until Ctrl-C: a picture in, detections out. The page itself needs no network.",
     )
     command.add_argument(

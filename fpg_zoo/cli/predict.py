@@ -17,9 +17,9 @@ from fpg_zoo.text import printable
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Enter it into the parser."""
-    command = commands.add_parser("predict", help="detect objects in images")
+    command = commands.add_parser("predict", help="detect objects in images and videos")
     command.add_argument(
-        "images", nargs="+", metavar="IMAGES", help="files, folders (without subfolders), glob patterns, URLs"
+        "images", nargs="+", metavar="IMAGES", help="files, videos, folders (without subfolders), glob patterns, URLs"
     )
     add_trained_model(command, exported=True)
     command.add_argument("--score", type=float, default=0.3, metavar="S", help="least score, 0..1 (default: 0.3)")

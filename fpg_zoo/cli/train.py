@@ -29,7 +29,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Enter them into the parser."""
     command = commands.add_parser(
         "train",
-        help="train a detector on images with annotations in COCO's format",
+        help="train a detector on annotated images",
         description="Under torchrun, every process trains on its share and the gradients are averaged.",
     )
     add = command.add_argument

@@ -183,7 +183,9 @@ def _format(path: Path, given: str | None) -> Format:
     if given is not None and given not in FORMATS:
         raise ExportError(f"format={given!r}: it takes one of {', '.join(FORMATS)}")
     if of_suffix is None or (given is not None and given != of_suffix):
-        raise ExportError(f"{printable(path)}: its name does not say the format {given or ''}: end it in {suffixes}")
+        raise ExportError(
+            f"{printable(path)}: its name does not say the format{f' {given}' if given else ''}: end it in {suffixes}"
+        )
     return of_suffix
 
 
