@@ -54,8 +54,8 @@ def test_nothing_else_in_the_package_prints() -> None:
                 "sys.stderr.write",
             ):
                 places.add(path.relative_to(Path(fpg_zoo.__file__).parent).as_posix())
-    # The store says that it waits, in words of its own and a name of the manifest. A run's lines are of numbers. What is
-    # written above a bar is printed where there are no bars.
+    # The store says that it waits, in words of its own and a name of the manifest. A run's lines are of numbers. What
+    # is written above a bar is printed where there are no bars.
     assert places - {"weights/store.py", "training/logger.py", "progress.py"} == {"cli/printing.py"}
 
 
