@@ -18,6 +18,14 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def small_to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor, of some kilobytes, on a device. CUDA takes a copy of it at once, and the program does not wait.
+
+    MPS might read it when it is gone, so there it is waited for.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def upload_ahead(
     batches: Iterable[Batch], tensors_of: Callable[[Batch], Sequence[Tensor]], device: torch.device
 ) -> Iterator[tuple[Batch, list[Tensor]]]:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as mask_api
-
-from fpg_zoo.data.masks import can_have_masks, read_mask
+from fpg_zoo.data.masks import can_have_masks, pycocotools_mask, read_mask
 from fpg_zoo.data.text_files import read_json
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.evaluation.results_file import box_fault, is_number
@@ -99,7 +97,7 @@ def agreement(image_id: int | str, expected: Sequence[Row], found: Sequence[Row]
     rows = sorted(expected, key=lambda row: -row["score"])
     matched = 0
     if rows and found and all(key in row for row in found):
-        overlaps = mask_api.iou([row[key] for row in rows], [row[key] for row in found], [0] * len(found))
+        overlaps = pycocotools_mask().iou([row[key] for row in rows], [row[key] for row in found], [0] * len(found))
         free = set(range(len(found)))
         for place, row in enumerate(rows):
             near = [

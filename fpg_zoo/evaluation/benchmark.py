@@ -128,7 +128,7 @@ def benchmark(
     """
     exported = name is not None and format_of(name) is not None
     place = str(device_of_process("cpu" if exported and device is None else device))
-    with _threads(threads):
+    with _threads(threads), torch.cuda.device(place) if place.startswith("cuda") else contextlib.nullcontext():
         model, weights = open_to_measure(name, backbone=backbone, config=config, checkpoint=checkpoint, device=place)
         size = image_size or native_size(model)
         with tempfile.TemporaryDirectory() as folder:
@@ -283,15 +283,15 @@ def _memory(
     del model
     gc.collect()
     if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() / 1e6
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device) / 1e6
     else:
         with contextlib.suppress(OSError):  # not every system can; the peak of making the model then counts, too
             _RESET.write_text("5")
         before = resident()
     for _ in range(2):
         run()
-    peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else resident(peak=True)
+    peak = torch.cuda.max_memory_allocated(device) / 1e6 if on_gpu else resident(peak=True)
     return Memory(imported, before, peak)
 
 

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from pycocotools import mask as mask_api
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from fpg_zoo.data.masks import can_have_masks, filled
+from fpg_zoo.data.masks import can_have_masks, filled, pycocotools_mask
 from fpg_zoo.errors import ConfigError
 from fpg_zoo.evaluation.intervals import Matches, matches_of
 from fpg_zoo.files import on_terminal
 from fpg_zoo.progress import tqdm
+
+mask_api = pycocotools_mask()  # tells what is missing before the imports below would
+
+from pycocotools.coco import COCO  # noqa: E402
+from pycocotools.cocoeval import COCOeval  # noqa: E402
 
 IouType = Literal["bbox", "segm"]
 IOU_TYPES: dict[IouType, str] = {"bbox": "box", "segm": "mask"}  # pycocotools' names, and ours in metrics

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as mask_api
 
-from fpg_zoo.data.masks import compressed, from_coco
+from fpg_zoo.data.masks import compressed, from_coco, pycocotools_mask
 from fpg_zoo.evaluation.coco_metrics import IOU_TYPES, IouType, Row, annotations_for, in_order
 from fpg_zoo.files import on_terminal
 from fpg_zoo.progress import tqdm
@@ -223,7 +222,7 @@ def _ious(
         if iou_type == "bbox"
         else [[compressed(from_coco(row["segmentation"]), size) for row in some] for some in (rows, others)]
     )
-    ious: NDArray[np.float64] = mask_api.iou(*shapes, [int(crowd)] * len(others))
+    ious: NDArray[np.float64] = pycocotools_mask().iou(*shapes, [int(crowd)] * len(others))
     return ious
 
 

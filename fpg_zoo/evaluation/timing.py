@@ -57,7 +57,7 @@ def summary(values: list[float]) -> Spread:
 
 
 def synchronize() -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device, of several GPUs torch's current one, has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     elif torch.backends.mps.is_available():

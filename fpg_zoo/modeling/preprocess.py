@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fpg_zoo.config import PreprocessConfig
 from fpg_zoo.modeling.opencv import Pixels, is_in_range, opencv_resizer
+from fpg_zoo.uploads import small_to_device
 
 _UNIT = 2048  # a weight of 1 in the fixed-point arithmetic of `resize`
 
@@ -69,8 +70,8 @@ def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
     # At the left and right border the one pixel there gets the whole weight; at the top and bottom the border row is
     # taken twice with both weights, each product cut off on its own.
     columns[left == right] = 0
-    left_weight, right_weight = fixed_point_weights(_moved(columns, image.device))
-    upper_weight, lower_weight = fixed_point_weights(_moved(rows[:, None], image.device))
+    left_weight, right_weight = fixed_point_weights(small_to_device(columns, image.device))
+    upper_weight, lower_weight = fixed_point_weights(small_to_device(rows[:, None], image.device))
     # Rows and columns are selected while they are bytes: what is widened to 32 bits is of the output's size, however
     # large the image is.
     source_rows, places = torch.cat((upper, lower)).unique(return_inverse=True)  # type: ignore[no-untyped-call]
@@ -93,12 +94,7 @@ def _neighbours(in_size: int, out_size: int) -> tuple[tuple[Tensor, Tensor], Ten
 
 
 def _select(image: Tensor, dim: int, places: Tensor) -> Tensor:
-    return image.index_select(dim, _moved(places, image.device))
-
-
-def _moved(small: Tensor, device: torch.device) -> Tensor:
-    """On the device; for tensors as small as these, a GPU is not waited for."""
-    return small.to(device, non_blocking=True)
+    return image.index_select(dim, small_to_device(places, image.device))
 
 
 def fixed_point_weights(fraction: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +107,7 @@ def normalize(image: Tensor, config: PreprocessConfig) -> Tensor:
     if config.channel_order == "BGR":
         image = image.flip(-3)
     mean, std = (
-        _moved(torch.tensor(values, dtype=torch.float32, device="cpu")[:, None, None], image.device)
+        small_to_device(torch.tensor(values, dtype=torch.float32, device="cpu")[:, None, None], image.device)
         for values in (config.mean, config.std)
     )
     return (image.float() - mean) / std

@@ -27,6 +27,7 @@ from fpg_zoo.modeling.heads.fixed_selection import (
 from fpg_zoo.modeling.heads.roi_align import MultiLevelRoIAlign, aligned
 from fpg_zoo.modeling.heads.roi_heads import BoxHead, MaskHead, maps_of_class
 from fpg_zoo.structures import Instances
+from fpg_zoo.uploads import small_to_device
 
 _WAYS = Ways(by_kernel, by_sort)
 
@@ -102,7 +103,7 @@ def _known(*values: Tensor) -> list[list[int]]:
 
 
 def _on_device(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    return torch.tensor(list(sizes), dtype=torch.int64, device="cpu").to(device, non_blocking=True)
+    return small_to_device(torch.tensor(list(sizes), dtype=torch.int64, device="cpu"), device)
 
 
 def _rois(boxes: Tensor) -> Tensor:

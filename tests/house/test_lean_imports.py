@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command import environment
+from conftest import ROOT
 
 # As if they were not installed, for `find_spec`, too, by which torch looks for tqdm.
 BLOCKED = """
@@ -40,7 +41,7 @@ print("done")
 
 EVALUATION = """
 try:
-    import fpg_zoo.evaluation
+    from fpg_zoo.evaluation import coco_scores
 except ValueError as error:
     print(type(error).__name__, error)
 from fpg_zoo.data.masks import Polygons, rasterize
@@ -50,11 +51,16 @@ try:
 except ValueError as error:
     print(type(error).__name__, error)
 """
+BENCHMARK = """
+sys.path.insert(0, sys.argv[2])
+import gpu
+print("done")
+"""
 MESSAGE = "ConfigError polygons and evaluation need the package pycocotools: pip install pycocotools"
 
 
-def output_of(code: str, folder: Path) -> str:
-    command = [sys.executable, "-c", BLOCKED + code, str(folder)]
+def output_of(code: str, folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-c", BLOCKED + code, str(folder), *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment(), timeout=600)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
@@ -63,6 +69,11 @@ def output_of(code: str, folder: Path) -> str:
 @pytest.mark.slow
 def test_a_detection_and_a_training_step_need_neither_pycocotools_nor_tqdm(tmp_path: Path) -> None:
     assert output_of(WORK, tmp_path).splitlines()[-1] == "done"
+
+
+@pytest.mark.slow
+def test_benchmarks_on_a_gpu_need_neither(tmp_path: Path) -> None:
+    assert output_of(BENCHMARK, tmp_path, str(ROOT / "benchmarks")) == "done\n"
 
 
 @pytest.mark.slow

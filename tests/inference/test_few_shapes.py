@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -29,11 +30,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def not_compiled() -> Iterator[None]:
     """What torch.compile is given runs as it is."""
-    before = torch._dynamo.config.recompile_limit
+    config: Any = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.7
+    before = getattr(config, name)
     torch.compiler.set_stance("force_eager")
     yield
     torch.compiler.set_stance("default")
-    torch._dynamo.config.recompile_limit = before
+    setattr(config, name, before)
 
 
 def test_the_shapes_are_those_of_usual_images() -> None:

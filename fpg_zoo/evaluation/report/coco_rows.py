@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_api
 
-from fpg_zoo.data.masks import Mask, RunLengths, compressed, from_coco
+from fpg_zoo.data.masks import Mask, RunLengths, compressed, from_coco, pycocotools_mask
 from fpg_zoo.evaluation.coco_metrics import IouType
 
 Row = Mapping[str, Any]  # of an annotation or a results file
@@ -32,7 +31,7 @@ def box_of(row: Row, size: tuple[int, int] | None) -> tuple[float, float, float,
     """x, y, width, height in pixels; around the mask where a row has no box."""
     box = row.get("bbox")
     if box is None:
-        box = mask_api.toBbox(_run_lengths(row, size))
+        box = pycocotools_mask().toBbox(_run_lengths(row, size))
     x, y, width, height = (float(side) for side in box)
     return x, y, width, height
 
@@ -55,7 +54,7 @@ def overlaps(kind: IouType, rows: Sequence[Row], objects: Sequence[Row], size: t
         if kind == "bbox"
         else [[_run_lengths(row, size) for row in some] for some in (rows, objects)]
     )
-    ious: np.ndarray = mask_api.iou(*shapes, [int(row["iscrowd"]) for row in objects])
+    ious: np.ndarray = pycocotools_mask().iou(*shapes, [int(row["iscrowd"]) for row in objects])
     return ious
 
 

@@ -17,6 +17,7 @@ from fpg_zoo.modeling.preprocess import padded_size, preprocess, resized_size
 from fpg_zoo.structures import Detections
 
 _TIMED = 3  # runs of each side, of a single image
+_IN_A_BATCH = 4  # images at most; of many, a batch would take more memory than there is
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class ExportAgreement:
 
     Attributes:
         images: how many were looked at, one by one.
-        at_once: whether they were given all in one batch, too, as a file that takes any number is; the counts are of
-            both.
+        at_once: whether the first ones, four at most, were given in one batch, too, as a file that takes any number is;
+            the counts are of both.
         expected, found: detections of the model and of the file; in less precision than fp32 those of a score of 0.3
             or more, which are matched among all of the other side's.
         matched: of those expected, how many have one of the same class within the tolerance.
@@ -71,7 +72,7 @@ class ExportAgreement:
     def line(self) -> str:
         """For people."""
         masks = "" if self.worst_mask_iou is None else f", masks by an IoU of {self.worst_mask_iou:.3f}"
-        at_once = ", one by one and at once" if self.at_once else ""
+        at_once = ", one by one and in a batch" if self.at_once else ""
         return (
             f"{self.matched} of {self.expected} detections matched in {self.images} images{at_once} "
             f"({self.found} found); scores differ by {self.worst_score:.1e}, boxes by {self.worst_box:.1e} "
@@ -95,7 +96,7 @@ def compare(model: Detector, file: ExportedDetector, images: Sequence[Tensor]) -
     passes = [[image] for image in images]
     at_once = file.description.batch is None and not file.description.takes_pixels and len(images) > 1
     if at_once:
-        passes.append(list(images))
+        passes.append(list(images[:_IN_A_BATCH]))
     for batch in passes:
         of_model, of_file, seconds = _both(model, file, batch)
         if len(batch) == 1:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fpg_zoo.config import AnchorConfig
+from fpg_zoo.uploads import small_to_device
 
 
 def cell_anchors(stride: int, config: AnchorConfig) -> Tensor:
@@ -33,7 +34,7 @@ def level_anchors(height: int, width: int, stride: int, config: AnchorConfig, de
     y = torch.arange(height, device=device) * stride
     centre_y, centre_x = torch.meshgrid(y, x, indexing="ij")
     centres = torch.stack((centre_x, centre_y, centre_x, centre_y), dim=-1)
-    return (centres[:, :, None] + cell_anchors(stride, config).to(device, non_blocking=True)).reshape(-1, 4)
+    return (centres[:, :, None] + small_to_device(cell_anchors(stride, config), device)).reshape(-1, 4)
 
 
 def anchors_like(maps: Sequence[Tensor], config: AnchorConfig) -> list[Tensor]:
