@@ -45,12 +45,17 @@ def upload_ahead(
         return
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     waiting: tuple[Batch, list[Tensor], torch.cuda.Event] | None = None
-    for batch in batches:
-        with torch.cuda.stream(stream):
-            moving = batch, [to_device(tensor, device) for tensor in tensors_of(batch)], stream.record_event()
+    try:
+        for batch in batches:
+            with torch.cuda.stream(stream):
+                moving = batch, [to_device(tensor, device) for tensor in tensors_of(batch)], stream.record_event()
+            if waiting is not None:
+                yield _arrived(*waiting, device)
+            waiting = moving
+    except Exception:  # what a batch raises counts when its turn comes
         if waiting is not None:
             yield _arrived(*waiting, device)
-        waiting = moving
+        raise
     if waiting is not None:
         yield _arrived(*waiting, device)
 

@@ -48,7 +48,7 @@ def _demo(options: argparse.Namespace) -> int:
     serve(
         _models(options),
         device=options.device,
-        host=options.host,
+        host=options.host.strip("[]"),
         port=options.port,
         examples=options.examples,
         open_browser=options.open,

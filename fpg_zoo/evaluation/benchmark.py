@@ -131,6 +131,7 @@ def benchmark(
     with _threads(threads), torch.cuda.device(place) if place.startswith("cuda") else contextlib.nullcontext():
         model, weights = open_to_measure(name, backbone=backbone, config=config, checkpoint=checkpoint, device=place)
         size = image_size or native_size(model)
+        cost = model_info(model.name, config=model.config).cost(size)  # first, as it is refused in a moment
         with tempfile.TemporaryDirectory() as folder:
             if isinstance(model, Detector):
                 file = Path(folder) / "model.safetensors"
@@ -154,7 +155,7 @@ def benchmark(
             throughput=batch_size / batch.median,
             memory=memory.needed,
             detections=detections,
-            cost=model_info(model.name, config=model.config).cost(size),
+            cost=cost,
         )
 
 

@@ -62,10 +62,12 @@ def norms_following(model: nn.Module) -> Iterator[None]:
     for norm in norms:
         norm.momentum = 1.0
         norm.train()
-    yield
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
 
 
 def _inputs_of(layer: nn.Module, run: Callable[[], object]) -> list[Tensor]:

@@ -82,12 +82,12 @@ def resident(*, peak: bool = False) -> float:
     """
     try:
         lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
-    except OSError:
+        return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024 / 1e6
+    except (OSError, KeyError):  # some sandboxes have the file without these rows
         import resource  # which Windows has not
 
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most / 1e6 if sys.platform == "darwin" else most * 1024 / 1e6
-    return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024 / 1e6
 
 
 def device_name(device: str) -> str:

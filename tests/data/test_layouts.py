@@ -562,6 +562,7 @@ def _plain(folder: Path) -> Path:
         ({"classes.txt": "", **PAIR}, {}, r"classes\.txt: empty; give each line the name of a class"),
         ({"classes.txt": "a\n\nb", **PAIR}, {}, r"classes\.txt: an empty line; give each line the name"),
         ({"classes.txt": "a\na", **PAIR}, {}, "category name 'a' is there twice"),
+        ({"classes.txt": "a", "images/b.png": "", **PAIR}, {}, r"b\.png: beside folders of splits \(train\)"),
         ({"Annotations/x.txt": "", "JPEGImages/a.png": ""}, {}, r"no files ending in \.xml"),
         ({"a.json": "[]"}, {"annotations": "a.json"}, "no list 'images' in it"),
         ({"a.json": "[]"}, {"annotations": "b.json"}, "no such file; name an annotation file in COCO's format"),

@@ -43,6 +43,18 @@ def test_one_batch_is_ahead_and_none_is_used_before_it_is_there() -> None:
     assert device.copies == 3
 
 
+def test_a_batch_that_fails_loses_none_before_it() -> None:
+    def failing() -> Iterator[Tensor]:
+        yield from (torch.zeros(2), torch.ones(2))
+        raise ValueError("the third")
+
+    with Elsewhere().active():
+        batches = upload_ahead(failing(), lambda one: [one], torch.device("cuda"))
+        assert [next(batches)[0].tolist() for _ in range(2)] == [[0, 0], [1, 1]]
+        with pytest.raises(ValueError, match="the third"):
+            next(batches)
+
+
 def test_without_a_gpu_nothing_is_taken_ahead() -> None:
     taken: list[int] = []
     seen = [

@@ -108,7 +108,11 @@ class YoloLayout:
             lines.pop()
         if not all(lines) or not lines:
             raise ConfigError(f"{file}: {'an empty line' if lines else 'empty'}; give each line the name of a class")
-        splits = [split for split in _SPLITS if (file.parent / _IMAGES / split).is_dir()]
+        images = file.parent / _IMAGES
+        splits = [split for split in _SPLITS if (images / split).is_dir()]
+        beside = next(_images_in(images, deep=False), None) if splits else None
+        if beside is not None:
+            raise ConfigError(f"{beside}: beside folders of splits ({', '.join(splits)}); move it into one of them")
         entries = {split: [f"{_IMAGES}/{split}"] for split in splits} or {WHOLE: [_IMAGES]}
         return cls(file, dict(enumerate(lines)), entries, [file.parent])
 
@@ -260,10 +264,10 @@ def _entries(value: Any, where: str) -> list[str]:
     return entries
 
 
-def _images_in(folder: Path) -> Iterator[Path]:
-    """In it and in its folders, sorted. What macOS puts beside files of other systems (`._NAME`) is none."""
+def _images_in(folder: Path, *, deep: bool = True) -> Iterator[Path]:
+    """In it and, `deep`, in its folders, sorted. What macOS puts beside files of other systems (`._NAME`) is none."""
     for parent, folders, files in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(folders) if deep else []
         for file in sorted(files):
             if not file.startswith("._") and file.lower().endswith(image_suffixes()):
                 yield Path(parent, file)
