@@ -139,12 +139,13 @@ def _both(
     batch, sizes = preprocess([image.to(model.device) for image in images], model.config.preprocess)
     # Padded as the file has it: padding reaches the maps, and a detection may depend on it.
     batch = padded(batch, file.description).to(model.dtype)
-    expected, model_seconds = _timed(lambda: model.detect(batch, sizes, frames), runs)
+    # On a GPU, what is found is there once it is on the CPU.
+    expected, model_seconds = _timed(lambda: [one.to("cpu") for one in model.detect(batch, sizes, frames)], runs)
     if file.description.takes_pixels:
         found, file_seconds = _timed(lambda: file.detect_pixels(images), runs)
     else:
         found, file_seconds = _timed(lambda: file.detect(batch.float().to(file.device), sizes, frames), runs)
-    return [one.to("cpu") for one in expected], [one.to("cpu") for one in found], (model_seconds, file_seconds)
+    return expected, [one.to("cpu") for one in found], (model_seconds, file_seconds)
 
 
 def fits(image: Tensor, model: Detector, size: tuple[int, int] | None) -> bool:
