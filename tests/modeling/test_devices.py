@@ -5,6 +5,7 @@ The second device is one of `elsewhere`: it says it is `cuda`, and computes on t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -87,7 +88,7 @@ def nothing(boxes: Tensor, scores: Tensor, iou: float, most: int) -> Tensor:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", NANO)
 def test_losses_stay_on_the_device(name: str) -> None:
-    model = tiny_model(name).train()
+    model = copy.deepcopy(tiny_model(name)).train()
     criterion = Criterion(model, frozen_stages=0)
     device = Elsewhere()
     device.put_module(criterion)
