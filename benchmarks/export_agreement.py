@@ -74,8 +74,8 @@ def main() -> None:
     for kind in options.formats:
         for name in named(options.patterns):
             row = row_of(name, kind)
-            told = row.get("refused") or f"{row['matched']} of {row['expected']} matched, {row['found']} found"
-            print(f"{kind:9} {name:28} {told}", flush=True)
+            outcome = row.get("refused") or f"{row['matched']} of {row['expected']} matched, {row['found']} found"
+            print(f"{kind:9} {name:28} {outcome}", flush=True)
             write_rows("export_agreement", [row], "cpu", units=UNITS, identified_by=("model", "format"))
 
 

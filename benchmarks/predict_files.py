@@ -27,7 +27,7 @@ from harness.models import draw_files, side_of
 
 import fpg_zoo
 from fpg_zoo.data.shapes import ShapesDataset
-from fpg_zoo.evaluation.timing import in_a_process
+from fpg_zoo.evaluation.timing import in_a_process, resident_of
 from fpg_zoo.modeling.preprocess import preprocess
 from fpg_zoo.structures.images import read_image, to_pixels
 
@@ -48,7 +48,7 @@ UNITS = {
 
 
 class Ran(NamedTuple):
-    """What a run told: seconds at which each line came, and MB resident with when they were looked at."""
+    """What a run printed: seconds at which each line came, and MB resident with when they were looked at."""
 
     lines: list[float]
     memory: list[tuple[float, float]]
@@ -78,14 +78,11 @@ def predict(arguments: list[str], threads: int, *, kill_after: int | None = None
 
 def watch(process: subprocess.Popen[str], memory: list[tuple[float, float]]) -> None:
     """Look at the memory of a process ten times a second while it runs."""
-    status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
         try:
-            sizes = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmRSS")]
-        except OSError:  # it has just ended
+            memory.append((time.perf_counter(), resident_of(process.pid)))
+        except (OSError, KeyError):  # it has just ended
             return
-        if sizes:
-            memory.append((time.perf_counter(), int(sizes[0]) / 1000))
         time.sleep(0.1)
 
 

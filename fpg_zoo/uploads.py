@@ -26,7 +26,7 @@ def small_to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
-def upload_ahead(
+def prefetch_to_device(
     batches: Iterable[Batch], tensors_of: Callable[[Batch], Sequence[Tensor]], device: torch.device
 ) -> Iterator[tuple[Batch, list[Tensor]]]:
     """Batches with their tensors on a device.

@@ -18,5 +18,5 @@ class SharedEntries(griffe.Extension):  # type: ignore[misc, unused-ignore]  # g
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring and "Attributes:" in obj.docstring.value:
             before, heading, attributes = obj.docstring.value.partition("Attributes:")
-            joined = _SHARED.sub(lambda entry: entry[0].rstrip().replace(", ", f",{_NO_BREAK_SPACE}") + " ", attributes)
-            obj.docstring.value = before + heading + joined
+            names = _SHARED.sub(lambda entry: entry[0].rstrip().replace(", ", f",{_NO_BREAK_SPACE}") + " ", attributes)
+            obj.docstring.value = before + heading + names

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fpg_zoo.cli.exit_codes import DONE
-from fpg_zoo.cli.model_options import MODEL_HELP, add_architecture, trained_model_arguments
+from fpg_zoo.cli.model_options import MODEL_HELP, add_architecture, add_checkpoint, trained_model_arguments
 from fpg_zoo.cli.printing import print_line, print_notice
 from fpg_zoo.errors import ConfigError
 
@@ -28,7 +28,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help=f"to choose from: {MODEL_HELP}, or an exported file; default: all with published weights",
     )
     add_architecture(command)
-    command.add_argument("--checkpoint", type=Path, metavar="F", help="weights to use instead; tells the model, too")
+    add_checkpoint(command)
     command.add_argument(
         "--device", metavar="D", help="as of predict (default: cuda if there is one, else cpu; of exported files cpu)"
     )

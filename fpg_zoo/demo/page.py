@@ -37,7 +37,7 @@ def _own(component: Any, preprocess: Callable[[Any, Any], Any]) -> Any:
     return abc.ABCMeta.__new__(type(component), name, (component,), {"is_template": True, "preprocess": preprocess})
 
 
-# The file is opened where its errors are told.
+# The file is opened where its errors become messages.
 _Upload = _own(gr.Image, lambda _, payload: None if payload is None else payload.path)
 # Something else may be typed, or nothing.
 _Score = _own(gr.Slider, lambda _, payload: min(max(payload or LEAST_SCORE, LEAST_SCORE), 1.0))
@@ -70,7 +70,7 @@ def build_page(models: Models, examples: Sequence[Path], note: str | None = None
         shown = found.shown(Filters(score, frozenset(still), boxes, masks))
         return (
             found,
-            *_told(found, shown),
+            *_outputs(found, shown),
             gr.update(choices=classes, value=still),
             gr.update(interactive=found.has_masks),
         )
@@ -78,7 +78,7 @@ def build_page(models: Models, examples: Sequence[Path], note: str | None = None
     def redraw(found: Found | None, score: float, labels: list[int], boxes: bool, masks: bool) -> tuple[Any, ...]:
         if found is None:
             return gr.skip(), gr.skip(), gr.skip()
-        return _told(found, found.shown(Filters(score, frozenset(labels), boxes, masks)))
+        return _outputs(found, found.shown(Filters(score, frozenset(labels), boxes, masks)))
 
     with gr.Blocks(
         title="Feature Pyramid Grids", analytics_enabled=False, delete_cache=(_CLEANED_EVERY, _KEPT)
@@ -94,19 +94,19 @@ def build_page(models: Models, examples: Sequence[Path], note: str | None = None
                 drawn = gr.Image(
                     label="Detections", interactive=False, buttons=["download", "fullscreen"], elem_id="drawn"
                 )
-                told = gr.HTML(elem_id="told")
+                summary = gr.HTML(elem_id="summary")
                 score = _Score(LEAST_SCORE, 1, 0.3, step=0.01, label="Least score", elem_id="score")
                 classes = gr.Dropdown([], multiselect=True, label="Classes (all, if none is chosen)", elem_id="classes")
                 with gr.Row():
                     boxes = gr.Checkbox(True, label="Boxes and names", elem_id="boxes")
                     masks = gr.Checkbox(True, label="Masks", elem_id="masks")
-                listed = gr.HTML(elem_id="listed")
+                table = gr.HTML(elem_id="table")
         filters = [score, classes, boxes, masks]
         gr.on(
             [picture.change, model.input],
             detect,
             [picture, model, *filters],
-            [state, drawn, told, listed, classes, masks],
+            [state, drawn, summary, table, classes, masks],
             concurrency_limit=1,
             show_progress_on=[drawn],
             **_ON_SHOWING,
@@ -115,7 +115,7 @@ def build_page(models: Models, examples: Sequence[Path], note: str | None = None
             [each.input for each in filters],
             redraw,
             [state, *filters],
-            [drawn, told, listed],
+            [drawn, summary, table],
             show_progress="hidden",
             **_ON_SHOWING,
         )
@@ -140,7 +140,7 @@ def launch_options() -> dict[str, Any]:
     }
 
 
-def _told(found: Found, shown: Shown) -> tuple[Any, str, str]:
+def _outputs(found: Found, shown: Shown) -> tuple[Any, str, str]:
     return shown.picture, markup.summary(found, shown), markup.table(found, shown)
 
 

@@ -32,7 +32,7 @@ from fpg_zoo.inference.prefetch import prefetch
 from fpg_zoo.progress import tqdm
 from fpg_zoo.structures import Detections
 from fpg_zoo.text import quoted
-from fpg_zoo.uploads import upload_ahead
+from fpg_zoo.uploads import prefetch_to_device
 from fpg_zoo.version import __version__
 
 _MOST_SHOWN = 5  # class names on either side
@@ -213,7 +213,7 @@ def _detected(
             yield [dataset.image_info(index).image_id for index in batch], model.detect_pixels(images.result())
         return
     loader = evaluation_loader(dataset, model.config.preprocess, workers=workers, **shares)
-    for loaded, (pixels,) in upload_ahead(loader, lambda batch: [batch.images], model.device):
+    for loaded, (pixels,) in prefetch_to_device(loader, lambda batch: [batch.images], model.device):
         yield loaded.image_ids, model.detect(pixels, loaded.sizes, loaded.original_sizes)
 
 

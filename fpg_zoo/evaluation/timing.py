@@ -17,7 +17,6 @@ import torch
 
 _Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
-_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,28 @@ def resident(*, peak: bool = False) -> float:
     Not by getrusage where it can be helped: a process begins with the peak of the one that started it.
     """
     try:
-        lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
-        return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024 / 1e6
+        return resident_of("self", peak=peak)
     except (OSError, KeyError):  # some sandboxes have the file without these rows
         import resource  # which Windows has not
 
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most / 1e6 if sys.platform == "darwin" else most * 1024 / 1e6
+
+
+def resident_of(process: int | str, *, peak: bool = False) -> float:
+    """MB of a process in memory, now or at most.
+
+    Args:
+        process: its id, or `self`.
+        peak: at most.
+
+    Raises:
+        OSError: there is no /proc, or the process has ended.
+        KeyError: the process is about to end, or its memory is not shown.
+    """
+    status = Path("/proc", str(process), "status").read_text()
+    lines = dict(line.split(":", 1) for line in status.splitlines())
+    return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024 / 1e6
 
 
 def device_name(device: str) -> str:

@@ -32,7 +32,7 @@ from fpg_zoo.structures.images import (
     to_pixels,
 )
 from fpg_zoo.text import printable
-from fpg_zoo.uploads import to_device, upload_ahead
+from fpg_zoo.uploads import prefetch_to_device, to_device
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -143,7 +143,7 @@ class Predictor:
         # For a single image a bar would tell nothing, and it would stand under the bar of a caller's own loop.
         with tqdm(total=len(inputs), unit="image", disable=len(inputs) == 1 or not on_terminal(), leave=False) as bar:
             results = []
-            for detections in self._detect_all(read, batch_size, manner, ahead=True):
+            for detections in self._detect_all(read, batch_size, manner, prefetch_batches=True):
                 results.append(detections)
                 bar.update()
         return results
@@ -188,7 +188,7 @@ class Predictor:
         self._check(batch_size, manner, channel_order)
         iterator = iter(images)
         batches = iter(lambda: _read(itertools.islice(iterator, batch_size), channel_order), [])
-        return self._detect_all(batches, batch_size, manner, ahead=False)
+        return self._detect_all(batches, batch_size, manner, prefetch_batches=False)
 
     def _check(self, batch_size: int, manner: _Manner, channel_order: ChannelOrder) -> None:
         if batch_size < 1:
@@ -204,13 +204,13 @@ class Predictor:
                 )
 
     def _detect_all(
-        self, batches: Iterable[list[Image.Image]], batch_size: int, manner: _Manner, *, ahead: bool
+        self, batches: Iterable[list[Image.Image]], batch_size: int, manner: _Manner, *, prefetch_batches: bool
     ) -> Iterator[Detections]:
-        """Each image's detections; with `ahead`, the next batch may be asked for before they are there."""
+        """Each image's detections; with `prefetch_batches`, the next batch may be asked for before they are there."""
         if manner.slice is None and not manner.tta:
             moved: Iterator[list[Tensor]] = map(self._moved, batches)
-            if ahead:
-                moved = (pixels for _, pixels in upload_ahead(batches, _pixels_of, self._pixel_device))
+            if prefetch_batches:
+                moved = (pixels for _, pixels in prefetch_to_device(batches, _pixels_of, self._pixel_device))
             found = (self._detect(pixels, manner.score, 1.0) for pixels in moved)
         else:
             found = ([self._detect_views(image, batch_size, manner)] for batch in batches for image in batch)

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 from command import run
+from drawn_scenes import write_scene
 from PIL import Image, ImageFilter
 
 import fpg_zoo
-from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.demo import markup
 from fpg_zoo.demo.finding import Filters, Found, Models
 from fpg_zoo.demo.serve import default_models
@@ -41,9 +41,7 @@ def nano_model() -> Detector:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("scene") / "a scene.png"
-    Image.fromarray(ShapesDataset("val", 3)[2].image.permute(1, 2, 0).numpy()).save(file)
-    return file
+    return write_scene(tmp_path_factory.mktemp("scene") / "a scene.png")
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +129,10 @@ def test_large_pictures_are_reduced(tmp_path: Path) -> None:
 )
 def test_what_is_no_picture_is_told_without_its_place(tmp_path: Path, make: Callable[[Path], None], cause: str) -> None:
     make(tmp_path / "bad.png")
-    with pytest.raises(ImageError) as told:
+    with pytest.raises(ImageError) as refused:
         Models({"nano": nano_model}).find(tmp_path / "bad.png", "nano")
-    assert str(told.value).startswith(cause)
-    assert str(tmp_path) not in str(told.value)
+    assert str(refused.value).startswith(cause)
+    assert str(tmp_path) not in str(refused.value)
 
 
 def test_the_last_three_models_are_kept() -> None:

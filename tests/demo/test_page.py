@@ -20,11 +20,11 @@ import pytest
 import yaml
 from command import environment
 from conftest import ROOT
+from drawn_scenes import write_scene
 from packaging.requirements import Requirement
 from PIL import Image
 
 import fpg_zoo
-from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.inference.predictor import Predictor
 from fpg_zoo.structures import Detections
 
@@ -94,9 +94,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("scene") / "scene.png"
-    Image.fromarray(ShapesDataset("val", 3)[2].image.permute(1, 2, 0).numpy()).save(file)
-    return file
+    return write_scene(tmp_path_factory.mktemp("scene") / "scene.png")
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +154,7 @@ def _upload(page: Any, file: Path) -> None:
 
 
 def _wait_for_rows(page: Any, count: int) -> None:
-    page.wait_for_function(f"document.querySelectorAll('#listed tbody tr').length === {count}")
+    page.wait_for_function(f"document.querySelectorAll('#table tbody tr').length === {count}")
 
 
 def _choose(page: Any, where: str, name: str) -> None:
@@ -180,8 +178,8 @@ def test_a_picture_goes_in_and_the_slider_filters(
                 page.press("#score input[type=number]", "Enter")
             kept = expected.above(score)
             _wait_for_rows(page, len(kept))
-            assert page.locator("#told b").inner_text() == f"{len(kept)} of {len(expected)}"
-            names = [name.strip() for name in page.locator("#listed td:first-child").all_inner_texts()]
+            assert page.locator("#summary b").inner_text() == f"{len(kept)} of {len(expected)}"
+            names = [name.strip() for name in page.locator("#table td:first-child").all_inner_texts()]
             assert names == kept.names
         for typed, score in (("7", 1.0), ("", 0.05)):  # what is out of range, or nothing
             page.fill("#score input[type=number]", typed)
@@ -208,7 +206,7 @@ def test_classes_drawing_and_the_file_to_download(served: Served, scene: Path, e
         _choose(page, "#classes", name)
         _wait_for_rows(page, len(of_class))
         with page.expect_download() as download:
-            page.click("#listed a")
+            page.click("#table a")
         assert download.value.suggested_filename == "scene.png.json"
         assert json.loads(Path(download.value.path()).read_text()) == of_class
         drawn = page.get_attribute("#drawn img", "src")
@@ -229,7 +227,7 @@ def test_names_of_others_are_texts(served: Served, scene: Path, expected: Detect
         _choose(page, "#model", "local-dir:hostile")
         _upload(page, scene)
         _wait_for_rows(page, len(names))
-        assert [name.strip() for name in page.locator("#listed td:first-child").all_inner_texts()] == names
+        assert [name.strip() for name in page.locator("#table td:first-child").all_inner_texts()] == names
         _choose(page, "#classes", HOSTILE)
         _wait_for_rows(page, names.count(HOSTILE))
         assert page.title() == "Feature Pyramid Grids"
@@ -249,18 +247,18 @@ def test_what_goes_wrong_is_one_line_and_the_page_goes_on(
         _upload(page, tmp_path / "notes.txt")
         page.get_by_text("Invalid file type").wait_for()
         _upload(page, tmp_path / "bad.png")
-        page.wait_for_selector("#told [role=alert]")
-        assert page.inner_text("#told").startswith("bad.png: not an image in a format that is read (JPEG, PNG, ")
+        page.wait_for_selector("#summary [role=alert]")
+        assert page.inner_text("#summary").startswith("bad.png: not an image in a format that is read (JPEG, PNG, ")
         page.locator("button.gallery-item").first.click()
-        page.wait_for_selector("#told [role=status]")
+        page.wait_for_selector("#summary [role=status]")
         _choose(page, "#model", "mask_rcnn_r50_fpn")
-        page.wait_for_selector("#told [role=alert]")
-        assert page.inner_text("#told").startswith(
+        page.wait_for_selector("#summary [role=alert]")
+        assert page.inner_text("#summary").startswith(
             f"mask_rcnn_r50_fpn.coco_2022 is not in the cache {served.folder / 'cache'} and HF_HUB_OFFLINE forbids"
         )
-        assert page.locator("#listed tr").count() == 0
+        assert page.locator("#table tr").count() == 0
         _choose(page, "#model", "mask_rcnn_nano_fpg")
-        page.wait_for_selector("#told [role=status]")
+        page.wait_for_selector("#summary [role=status]")
         _upload(page, scene)
         _wait_for_rows(page, len(expected.above(0.3)))
     with _page(served.url, may_log=True) as page:  # that the server refused it, if it was asked before the page knew

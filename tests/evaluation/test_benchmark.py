@@ -64,17 +64,17 @@ def test_a_saved_model_is_measured_as_it_is(tmp_path: Path, unmeasured_memory: l
     options = ("--runs", 2, "--batch-size", 3, "--dtype", "bf16", "--optimize", "--threads", 1, "--device", "cpu")
     code, out, err = run("benchmark", f"local-dir:{tmp_path / 'saved'}", *options, "--json")
     assert (code, err) == (0, "")
-    told = json.loads(out)
-    assert (told["model"], told["weights"], told["dtype"]) == ("mask_rcnn_nano_fpg", "saved", "bf16")
-    assert (told["optimized"], told["threads"], told["batch_size"]) == (True, 1, 3)
-    assert told["image_size"] == [LONGEST_SIDE] * 2
-    assert told["memory"] == 121.5
-    latency = told["latency"]
+    output = json.loads(out)
+    assert (output["model"], output["weights"], output["dtype"]) == ("mask_rcnn_nano_fpg", "saved", "bf16")
+    assert (output["optimized"], output["threads"], output["batch_size"]) == (True, 1, 3)
+    assert output["image_size"] == [LONGEST_SIDE] * 2
+    assert output["memory"] == 121.5
+    latency = output["latency"]
     assert latency["runs"] == 2
     assert 0 < latency["lower"] <= latency["median"] <= latency["upper"]
-    assert told["throughput"] > 1 / latency["median"] / 3  # a batch of three does not take as long as nine
-    assert told["detections"] == 100
-    assert told["cost"]["parameters"] == sum(parameter.numel() for parameter in tiny_model().parameters())
+    assert output["throughput"] > 1 / latency["median"] / 3  # a batch of three does not take as long as nine
+    assert output["detections"] == 100
+    assert output["cost"]["parameters"] == sum(parameter.numel() for parameter in tiny_model().parameters())
     assert not unmeasured_memory[0].exists()  # it was written for the other process alone
 
 
@@ -120,9 +120,9 @@ def test_what_cannot_be_measured_is_refused_in_one_line(arguments: tuple[object,
 def test_an_exported_file_is_measured_as_a_model_is(tmp_path: Path, unmeasured_memory: list[Path]) -> None:
     model = tiny_model("retinanet_nano_fpg")
     file = fpg_zoo.export(model, tmp_path / "model.onnx", size=(128, 128)).path
-    told = json.loads(run("benchmark", file, "--runs", 2, "--json")[1])
-    assert (told["model"], told["weights"], told["dtype"]) == ("retinanet_nano_fpg", "exported", "fp32")
-    assert (told["image_size"], unmeasured_memory) == ([128, 128], [file])
+    output = json.loads(run("benchmark", file, "--runs", 2, "--json")[1])
+    assert (output["model"], output["weights"], output["dtype"]) == ("retinanet_nano_fpg", "exported", "fp32")
+    assert (output["image_size"], unmeasured_memory) == ([128, 128], [file])
     assert "optimize does not apply to an exported file" in run("benchmark", file, "--optimize").err
     assert "its images have 128x128 pixels" in run("benchmark", file, "--image-size", 256).err
 

@@ -54,10 +54,10 @@ def test_the_image_builds() -> None:
     if docker is None or subprocess.run([docker, "info"], capture_output=True).returncode:
         pytest.skip("needs a Docker engine")
     subprocess.run([docker, "build", "-t", "fpg-zoo-test", "."], cwd=ROOT, check=True)
-    told = subprocess.run(
+    listed = subprocess.run(
         [docker, "run", "--rm", "fpg-zoo-test", "list", "--pretrained"], check=True, capture_output=True, text=True
     )
-    assert "mask_rcnn_nano_fpg" in told.stdout
+    assert "mask_rcnn_nano_fpg" in listed.stdout
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)

@@ -21,7 +21,7 @@ from fpg_zoo.data.shapes import ShapesDataset
 from fpg_zoo.evaluation.detect import detect_batches
 from fpg_zoo.modeling.preprocess import preprocess
 from fpg_zoo.structures import Detections
-from fpg_zoo.uploads import upload_ahead
+from fpg_zoo.uploads import prefetch_to_device
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -37,7 +37,7 @@ def test_one_batch_is_ahead_and_none_is_used_before_it_is_there() -> None:
     device = Elsewhere()
     with device.active():
         seen = []
-        for batch, (tensor,) in upload_ahead(counted(taken), lambda one: [one], torch.device("cuda")):
+        for batch, (tensor,) in prefetch_to_device(counted(taken), lambda one: [one], torch.device("cuda")):
             seen.append((len(taken), bool(torch.equal(tensor.cpu(), batch))))
     assert seen == [(2, True), (3, True), (3, True)]
     assert device.copies == 3
@@ -49,7 +49,7 @@ def test_a_batch_that_fails_loses_none_before_it() -> None:
         raise ValueError("the third")
 
     with Elsewhere().active():
-        batches = upload_ahead(failing(), lambda one: [one], torch.device("cuda"))
+        batches = prefetch_to_device(failing(), lambda one: [one], torch.device("cuda"))
         assert [next(batches)[0].tolist() for _ in range(2)] == [[0, 0], [1, 1]]
         with pytest.raises(ValueError, match="the third"):
             next(batches)
@@ -59,7 +59,7 @@ def test_without_a_gpu_nothing_is_taken_ahead() -> None:
     taken: list[int] = []
     seen = [
         (len(taken), tensor is batch)
-        for batch, (tensor,) in upload_ahead(counted(taken), lambda one: [one], torch.device("cpu"))
+        for batch, (tensor,) in prefetch_to_device(counted(taken), lambda one: [one], torch.device("cpu"))
     ]
     assert seen == [(1, True), (2, True), (3, True)]
 
