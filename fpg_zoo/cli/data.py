@@ -27,7 +27,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="The first images of a run with this seed, with their masks, boxes and class names.",
     )
     command.add_argument("--data", required=True, type=Path, metavar="DIR", help="as of train; or: shapes")
-    command.add_argument("--split", default="train", metavar="S", help="of DIR (default: train)")
+    command.add_argument("--split", metavar="S", help="of DIR (default: train, or all images without splits)")
+        "--split", metavar="S", help="of DIR (default: train, or all images where there are no splits)"
+    )
     command.add_argument(
         "--allow-losses", action="store_true", help="go on where more than one annotation in ten cannot be used"
     )

@@ -29,6 +29,15 @@ def _show(data: Any, page: Path, *options: Any) -> Any:
     return run("data", "show", "--data", data, "--output", page, *options)
 
 
+def test_without_splits_all_images_are_shown_as_they_are_trained_on(data: Path, tmp_path: Path) -> None:
+    """Label Studio's layout has none."""
+    content = (data / "annotations" / "instances_train.json").read_bytes()
+    (tmp_path / "result.json").write_bytes(content)
+    (tmp_path / "images").symlink_to(data / "train")
+    ended = _show(tmp_path, tmp_path / "page.png")
+    assert (ended.code, "3 images with 3 objects" in ended.err) == (0, True), ended.err
+
+
 def test_a_picture_is_a_grid_of_squares(data: Path, tmp_path: Path) -> None:
     page = tmp_path / "new" / "page.PNG"
     ended = _show(data, page, "--count", 5)
