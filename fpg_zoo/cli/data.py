@@ -28,8 +28,6 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     command.add_argument("--data", required=True, type=Path, metavar="DIR", help="as of train; or: shapes")
     command.add_argument("--split", metavar="S", help="of DIR (default: train, or all images without splits)")
-        "--split", metavar="S", help="of DIR (default: train, or all images where there are no splits)"
-    )
     command.add_argument(
         "--allow-losses", action="store_true", help="go on where more than one annotation in ten cannot be used"
     )
